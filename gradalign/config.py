@@ -1,0 +1,311 @@
+"""One model of a run's settings: command-line flags, GRADALIGN_* variables, a file, and run.json.
+
+Every field of `ScoreConfig` is a flag of `gradalign score` (`num_rollouts` is `--num-rollouts`),
+an environment variable (`GRADALIGN_NUM_ROLLOUTS`), a key of the YAML, TOML or JSON file given by
+`--config`, and a key of `config` in a report's run.json, which loads again as such a file.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
+
+from gradalign import diagnostics
+from gradalign.errors import UsageError
+
+DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
+
+GROUPS = {
+    "what": "What to compare",
+    "rollouts": "Rollouts",
+    "nodes": "Nodes and candidates",
+    "models": "Models and prompts",
+    "engine": "Engine",
+    "run": "The run",
+}
+
+
+def _setting(default: Any, group: str, help_text: str, *, affects_result: bool = True) -> Any:
+    """Declare a field; `affects_result` False leaves it out of what a resumed run must match."""
+    extra: dict[str, JsonValue] = {"group": group, "affects_result": affects_result}
+    if default is ...:
+        return Field(description=help_text, json_schema_extra=extra)
+    if isinstance(default, (list, dict)):
+        return Field(default_factory=default.copy, description=help_text, json_schema_extra=extra)
+    return Field(default=default, description=help_text, json_schema_extra=extra)
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class ScoreConfig(BaseModel):
+    """Everything that decides what `gradalign score` does; see each field's description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    student: str = _setting(..., "what", "Model id, folder, or demo:NAME of the student.")
+    teachers: list[str] = _setting(
+        ...,
+        "what",
+        "MODEL or MODEL+CONTEXT, repeatable; `self` is the student's own checkpoint.",
+    )
+    task: str = _setting(..., "what", "Task name or a questions file; see `gradalign tasks list`.")
+    methods: list[str] = _setting(
+        list(DEFAULT_METHODS), "what", "Method, repeatable; see `gradalign methods list`."
+    )
+    verifier: str | None = _setting(
+        None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
+    )
+    limit: PositiveInt | None = _setting(None, "what", "Use at most this many questions.")
+    sample_ids: list[str] = _setting([], "what", "Use only this question, repeatable.")
+    seed: int = _setting(0, "what", "Seed of every random choice of the run.")
+
+    num_rollouts: PositiveInt = _setting(4, "rollouts", "Spines sampled per question.")
+    continuations: Annotated[int, Field(ge=2)] = _setting(
+        8, "rollouts", "Targeted rollouts per candidate (on average, if not uniform)."
+    )
+    budget: PositiveInt | None = _setting(
+        None, "rollouts", "Targeted rollouts per question at most, instead of --continuations."
+    )
+    target_se: Annotated[float, Field(gt=0)] | None = _setting(
+        None,
+        "rollouts",
+        "Go on until the rollouts' share of the pooled alignment's standard error is this small "
+        "(at most --budget, or ten times --continuations).",
+    )
+    allocation: Literal["uniform", "neyman"] = _setting(
+        "neyman", "rollouts", "How targeted rollouts are spread over candidates."
+    )
+    max_tokens: PositiveInt | None = _setting(
+        None, "rollouts", "Longest response; default: what the context leaves, at most 2048."
+    )
+    temperature: Annotated[float, Field(gt=0)] = _setting(
+        1.0, "rollouts", "Sampling temperature of spines and continuations."
+    )
+    top_p: Fraction = _setting(1.0, "rollouts", "Nucleus mass; 1 for none.")
+    top_k: Annotated[int, Field(ge=0)] = _setting(0, "rollouts", "Most probable kept; 0 for all.")
+
+    nodes: PositiveInt = _setting(16, "nodes", "Nodes chosen per spine.")
+    node_sampler: Literal["all", "uniform", "entropy", "stratified"] = _setting(
+        "entropy", "nodes", "How nodes are chosen; inclusion probabilities are exact."
+    )
+    max_candidates: Annotated[int, Field(ge=2)] = _setting(
+        8, "nodes", "Candidate tokens per node at most."
+    )
+    coverage: Fraction = _setting(
+        0.98, "nodes", "Take the student's tokens until this much of its mass is covered."
+    )
+    min_prob: Annotated[float, Field(ge=0, lt=1)] = _setting(
+        0.01, "nodes", "A teacher's token is a candidate if the student gives it this much."
+    )
+    support_size: Annotated[int, Field(ge=16)] = _setting(
+        128, "nodes", "Top tokens of student and of teacher kept at a node."
+    )
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
+        "auto", "models", "Weights of all models; auto: the checkpoint's, float32 on CPU."
+    )
+    device: str = _setting("auto", "models", "auto, cpu, cuda, cuda:1, mps, ...")
+    revision: str | None = _setting(None, "models", "Hub revision of the student.")
+    teacher_revision: str | None = _setting(None, "models", "Hub revision of the teachers.")
+    trust_remote_code: bool = _setting(False, "models", "Run code that comes with a checkpoint.")
+    chat_template: str | None = _setting(
+        None, "models", "File with a chat template, instead of the tokenizers' own."
+    )
+    teacher_chat_template: str | None = _setting(
+        None, "models", "The same for the teachers; default: --chat-template."
+    )
+    chat_template_kwargs: dict[str, Any] = _setting(
+        {}, "models", "JSON passed to the student's chat template."
+    )
+    teacher_chat_template_kwargs: dict[str, Any] = _setting(
+        {}, "models", "JSON passed to the teachers' chat template."
+    )
+    response_prefix: str = _setting("", "models", "Text that every response starts with.")
+    mask_special: bool = _setting(
+        False, "models", "Leave nodes where a special token was drawn out of the summary."
+    )
+    stop_token_ids: list[int] = _setting([], "models", "Further token id that ends a response.")
+
+    engine: str = _setting(
+        "auto",
+        "engine",
+        "auto, transformers, vllm or server; auto takes server if there is a --base-url, vllm if a "
+        "GPU and vllm are there.",
+    )
+    base_urls: list[str] = _setting(
+        [],
+        "engine",
+        "Running vLLM server of the student, http://HOST:PORT, repeatable. A key is read from "
+        "GRADALIGN_API_KEY or OPENAI_API_KEY.",
+        affects_result=False,
+    )
+    teacher_base_urls: list[str] = _setting(
+        [],
+        "engine",
+        "MODEL=http://HOST:PORT of a vLLM server that has a teacher's model, repeatable; its top "
+        "tokens then stand for its distribution.",
+    )
+    engine_args: dict[str, Any] = _setting(
+        {}, "engine", "key=value for the engine, repeatable.", affects_result=False
+    )
+    batch_tokens: PositiveInt = _setting(
+        16384, "engine", "Tokens per teacher-forced forward pass.", affects_result=False
+    )
+    verify_workers: PositiveInt = _setting(
+        2, "engine", "Processes that run the verifier.", affects_result=False
+    )
+    verify_timeout_seconds: Annotated[float, Field(gt=0)] = _setting(
+        10.0, "engine", "A verification that takes longer counts as a failure."
+    )
+
+    output_dir: str = _setting(
+        ..., "run", "Folder or fsspec URL of the report.", affects_result=False
+    )
+    shard_size: PositiveInt = _setting(16, "run", "Questions per shard, the unit of resuming.")
+    bootstrap_resamples: Annotated[int, Field(ge=100)] = _setting(
+        2000, "run", "Cluster-bootstrap resamples behind every interval."
+    )
+    diagnose: list[str] = _setting(
+        [],
+        "run",
+        "all, none, or one of "
+        f"{', '.join(diagnostics.NAMES)}; repeatable. Default: those that need no sampling "
+        "(not prefix). `gradalign diagnose` adds more later.",
+        affects_result=False,
+    )
+    executor: Literal["local", "ray"] = _setting(
+        "local", "run", "Where shards are done: in this process or on Ray.", affects_result=False
+    )
+    num_workers: PositiveInt = _setting(
+        1, "run", "Workers of --executor ray, each with its own model.", affects_result=False
+    )
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = _setting(
+        None,
+        "run",
+        "GPUs of a Ray worker; default: tensor_parallel_size of the engine, 0 without GPUs.",
+        affects_result=False,
+    )
+    labels: dict[str, str] = _setting(
+        {}, "run", "KEY=VALUE kept in run.json, repeatable.", affects_result=False
+    )
+
+    @field_validator("teachers", "methods")
+    @classmethod
+    def _not_empty_and_distinct(cls, values: list[str]) -> list[str]:
+        if not values:
+            raise ValueError("give at least one")
+        if len(set(values)) != len(values):
+            raise ValueError(f"each only once, got {values}")
+        return values
+
+    @field_validator("diagnose")
+    @classmethod
+    def _known_diagnostics(cls, values: list[str]) -> list[str]:
+        diagnostics.chosen(values)
+        return values
+
+    @classmethod
+    def build(cls, values: dict[str, Any]) -> ScoreConfig:
+        """Validate, with errors that name the flag.
+
+        Raises:
+            UsageError: a value is missing, unknown, or out of range.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{flag_of(str(item['loc'][0])) if item['loc'] else 'config'}: "
+                f"{item['msg'].removeprefix('Value error, ')}"
+                + (
+                    ""
+                    if item["type"] in {"missing", "extra_forbidden"}
+                    else f" (got {_shorten(item['input'])})"
+                )
+                for item in error.errors()
+            )
+            raise UsageError(f"{problems}.", "See `gradalign score --help`.") from None
+
+    def result_fields(self) -> dict[str, Any]:
+        """Return the settings that decide the result, as plain JSON values."""
+        fields = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if field_extra(name)["affects_result"]
+        }
+        # Which teachers are on servers decides the result; where the servers are does not.
+        fields["teacher_base_urls"] = sorted(
+            {entry.partition("=http")[0] for entry in self.teacher_base_urls}
+        )
+        return fields
+
+
+SINGULAR_FLAGS = {
+    "teachers": "--teacher",
+    "methods": "--method",
+    "sample_ids": "--sample-id",
+    "labels": "--label",
+    "engine_args": "--engine-args",
+    "base_urls": "--base-url",
+    "teacher_base_urls": "--teacher-base-url",
+    "stop_token_ids": "--stop-token-id",
+}
+
+
+def flag_of(field_name: str) -> str:
+    """Return the command-line flag of a field, such as `--num-rollouts`."""
+    return SINGULAR_FLAGS.get(field_name, "--" + field_name.replace("_", "-"))
+
+
+def field_extra(name: str) -> dict[str, Any]:
+    """Return what `_setting` stored for a field: its group and whether it affects results."""
+    extra = ScoreConfig.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return dict(extra)
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Read settings from .yaml, .yml, .toml or .json; a report's run.json works too.
+
+    Raises:
+        UsageError: the file is missing, unreadable, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}.") from error
+    try:
+        if path.suffix == ".toml":
+            data: Any = tomllib.loads(text)
+        elif path.suffix == ".json":
+            data = json.loads(text)
+        else:
+            import yaml
+
+            data = yaml.safe_load(text)
+    except Exception as error:  # each parser has its own exception type
+        raise UsageError(f"{path} cannot be parsed: {error}.") from error
+    if isinstance(data, dict) and isinstance(data.get("config"), dict):
+        data = data["config"]
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} must hold a mapping of settings, got {type(data).__name__}.")
+    return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

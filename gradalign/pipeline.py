@@ -1,0 +1,158 @@
+"""The stages in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradalign import diagnostics
+from gradalign.config import ScoreConfig
+from gradalign.contexts import TeacherSpec
+from gradalign.errors import RunError, UsageError
+from gradalign.executors import open_executor
+from gradalign.planning import Plan, make_plan, record_actual, record_plan
+from gradalign.planning.probe import probe
+from gradalign.progress import Reporter, SilentReporter
+from gradalign.report.folder import RunFolder
+from gradalign.report.remarks import sampling_warning
+from gradalign.report.report import Report
+from gradalign.runlog import RunLog
+from gradalign.stages.align import Align
+from gradalign.stages.base import Resolved, Run, Stage
+from gradalign.stages.branch import Branch
+from gradalign.stages.checks import check
+from gradalign.stages.continuation_scores import StudentContinuations, TeacherContinuations
+from gradalign.stages.diagnose_plan import diagnose_stages, looks_ahead
+from gradalign.stages.diagnose_summary import summarise_diagnostics
+from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
+from gradalign.stages.noise_floor import noise_floor, unknown_candidates
+from gradalign.stages.prepare import check_only, prepare
+from gradalign.stages.sample import Sample
+from gradalign.stages.summarise import summarise
+from gradalign.stages.workload import workload_of
+
+
+def score_config(
+    config: ScoreConfig,
+    *,
+    resume: bool = True,
+    reporter: Reporter | None = None,
+    with_probe: bool = False,
+) -> Report:
+    """Do the main job: from a configuration to a finished report.
+
+    Args:
+        config: all settings.
+        resume: take up what `output_dir` holds of the same configuration; False starts over.
+        reporter: where progress goes; None for silence.
+        with_probe: calibrate the plan in run.json by a probe.
+
+    Raises:
+        GradalignError: with what to do; finished shards are kept.
+    """
+    reporter = reporter or SilentReporter()
+    run, log = prepare(config, resume=resume)
+    record_plan(run, log, reporter, with_probe=with_probe)
+    for warning in sampling_warning(config.model_dump()):
+        reporter.remark(warning)
+    with open_executor(config) as executor:
+        for stage in stages(run):
+            executor.run_stage(stage, run, log, reporter)
+    summarise(run, log)
+    log.data["noise_floor"] = noise_floor(run)
+    log.data["totals"]["unknown_candidates"] = unknown_candidates(run)
+    summarise_diagnostics(run, diagnostics.chosen(config.diagnose))
+    record_actual(run, log)
+    log.finish()
+    return Report(config.output_dir)
+
+
+def plan_config(
+    config: ScoreConfig,
+    *,
+    resume: bool = True,
+    reporter: Reporter | None = None,
+    with_probe: bool = False,
+    check_folder: bool = True,
+) -> Plan:
+    """Make every check of a run and work out what it will cost; nothing is written.
+
+    Args:
+        config: all settings.
+        resume: whether what `output_dir` holds must match, as for `score_config`.
+        reporter: where progress of the probe goes; None for silence.
+        with_probe: open the models and measure, instead of assuming.
+        check_folder: whether `output_dir` is to be checked too.
+
+    Raises:
+        GradalignError: as the run itself would before its models run.
+    """
+    checked = check_only(config, resume=resume) if check_folder else check(config)
+    calibration = probe(config, checked.resolved, reporter) if with_probe else None
+    return make_plan(config, checked.resolved, workload_of(checked), calibration)
+
+
+def diagnose_run(
+    path: str, names: Sequence[str] = (), *, reporter: Reporter | None = None
+) -> Report:
+    """Compute diagnostics that a finished run lacks, from what it holds.
+
+    Args:
+        path: the run's folder or fsspec URL.
+        names: which; all of them if none are given, also the one that samples.
+        reporter: where progress goes; None for silence.
+
+    Raises:
+        UsageError: an unknown name.
+        RunError: no run is there, or one that is not finished.
+    """
+    asked = list(names) or ["all"]
+    try:
+        wanted = diagnostics.chosen(asked)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+    reporter = reporter or SilentReporter()
+    log = RunLog.load(RunFolder(path))
+    if log.data.get("status") != "done":
+        raise RunError(
+            f"{path} is not finished (status: {log.data.get('status')}).",
+            "Run its `gradalign score` command again, then diagnose.",
+        )
+    config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": asked})
+    run = Run(config, Resolved(**log.resolved))
+    with open_executor(config) as executor:
+        for stage in [*_scoring_stages(run), *diagnose_stages(run, wanted)]:
+            executor.run_stage(stage, run, log, reporter)
+    summarise_diagnostics(run, wanted)
+    return Report(path)
+
+
+def stages(run: Run) -> list[Stage]:
+    """Return the stages of a run; one model is in memory at a time."""
+    by_model = _by_model(run)
+    return [
+        Sample(),
+        StudentPositions(),
+        *(TeacherPositions(model, teachers) for model, teachers in by_model.items()),
+        StudentSupports(),
+        Branch(),
+        *_scoring_stages(run),
+        Align(),
+        *diagnose_stages(run, diagnostics.chosen(run.config.diagnose)),
+    ]
+
+
+def _scoring_stages(run: Run) -> list[Stage]:
+    """Return the stages that score continuations, if a method or a diagnostic looks at them."""
+    if not (run.needs_continuation_scores or looks_ahead(run)):
+        return []
+    return [
+        StudentContinuations(),
+        *(TeacherContinuations(model, group) for model, group in _by_model(run).items()),
+    ]
+
+
+def _by_model(run: Run) -> dict[str, list[TeacherSpec]]:
+    grouped: dict[str, list[TeacherSpec]] = {}
+    for teacher in run.teachers:
+        grouped.setdefault(run.model_of(teacher), []).append(teacher)
+    return grouped

@@ -1,0 +1,125 @@
+"""A new method or teacher on a finished run's rollouts: nothing is sampled again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow.compute as pc
+
+from gradalign import methods as catalogue
+from gradalign.config import ScoreConfig
+from gradalign.errors import RunError, UsageError
+from gradalign.models.prompts import template_hash
+from gradalign.pipeline import score_config
+from gradalign.progress import Reporter
+from gradalign.report.folder import RunFolder
+from gradalign.report.report import Report
+from gradalign.report.schema import table_names
+from gradalign.runlog import RunLog
+from gradalign.stages.base import Resolved, Run
+from gradalign.stages.checks import Checked, check
+from gradalign.stages.distribute import tempering
+from gradalign.stages.prepare import fingerprints
+from gradalign.stages.workload import workload_of
+
+SAMPLED = ("questions", "spines", "positions", "continuations", "passes", "nodes", "branches")
+"""What rollouts made, and the student's own pass: kept whatever is added."""
+
+PER_TEACHER = ("supports", "distributions", "tokens", "continuation_scores", "diagnostics_prefix")
+"""What each teacher said: kept, unless a new method needs more of it."""
+
+
+def rescore(
+    path: str,
+    *,
+    methods: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> Report:
+    """Add methods and teachers to a finished run, from its stored rollouts.
+
+    A new method repeats `align` and what follows; where it looks at continuations or at another
+    temperature than the run stored, the models read the stored texts again. A new teacher reads
+    the responses, and the continuations where a method needs that. Candidates stay those of the
+    run: a token that only the new teacher likes was never forced, which `norm_on_support` shows.
+    The run becomes one of the new settings, and is resumed as such if this is interrupted.
+
+    Args:
+        path: the run's folder or URL.
+        methods: method specs to add.
+        teachers: MODEL or MODEL+CONTEXT to add.
+        reporter: where progress goes; None for silence.
+
+    Raises:
+        UsageError: nothing new is asked for, or a name is unknown.
+        RunError: the run is not finished.
+    """
+    folder = RunFolder(path)
+    log = RunLog.load(folder)
+    if log.data.get("status") != "done":
+        raise RunError(
+            f"{path} is not finished (status: {log.data.get('status')}).",
+            "Run its `gradalign score` command again, then rescore.",
+        )
+    before = ScoreConfig.build({**log.config, "output_dir": path})
+    known = {catalogue.get(spec).spec for spec in before.methods}
+    new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
+    new_teachers = [spec for spec in teachers if spec not in before.teachers]
+    if not new_methods and not new_teachers:
+        raise UsageError("nothing new to score.", "Give a --method or --teacher that it lacks.")
+    after = ScoreConfig.build(
+        {
+            **log.config,
+            "output_dir": path,
+            "methods": [*before.methods, *new_methods],
+            "teachers": [*before.teachers, *new_teachers],
+        }
+    )
+    checked = check(after.model_copy(update={"max_tokens": _longest(folder)}))
+    resolved = Resolved(**log.resolved)
+    stale = [name for name in table_names() if name not in (*SAMPLED, *PER_TEACHER, "summary")]
+    if tempering(Run(before, resolved)) != tempering(Run(after, resolved)):
+        # The tails were stored at the temperatures of the methods then: read them again.
+        stale += ["supports", "distributions", "tokens"]
+    # First what would be wrong under the new settings, then the settings: if this is cut off
+    # in between, the old settings make the old result again.
+    folder.remove(["summary.parquet", "summary.json", *stale])
+    _record(log, after, checked)
+    return score_config(after, reporter=reporter)
+
+
+def _longest(folder: RunFolder) -> int:
+    """Return the length of the longest stored response: what a new teacher must have room for."""
+    longest = 1
+    for shard in folder.files("spines"):
+        spines = folder.read_table("spines", shard)["num_tokens"].to_numpy()
+        made = folder.read_table("continuations", shard)
+        forced_at = made["position"].to_numpy().astype(np.int64)
+        after = pc.list_value_length(made["token_ids"]).to_numpy().astype(np.int64)
+        longest = max(
+            longest, int(spines.max(initial=0)), int((forced_at + 1 + after).max(initial=0))
+        )
+    return longest
+
+
+def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
+    """Make run.json that of a run of these settings, which has work left."""
+    for teacher in checked.teachers:
+        reader = teacher.reader
+        log.data["models"].setdefault(
+            reader.model,
+            {
+                "commit": reader.commit,
+                "template": template_hash(
+                    reader.tokenizer, reader.template, reader.template_kwargs
+                ),
+            },
+        )
+    log.data["fingerprints"] = fingerprints(config)
+    log.data["workload"] = asdict(workload_of(checked))
+    log.data["config"] = config.model_dump(mode="json")
+    log.data["status"] = "running"
+    log.data.pop("finished", None)
+    log.save()
