@@ -1,0 +1,21 @@
+"""Checkpoints, tokenizers, prompts, and teacher-forced distributions."""
+
+from gradalign.models.loading import (
+    commit_hash,
+    context_length,
+    load_config,
+    loaded_model,
+    resolve_device,
+    resolve_dtype,
+    resolve_model,
+)
+
+__all__ = [
+    "commit_hash",
+    "context_length",
+    "load_config",
+    "loaded_model",
+    "resolve_device",
+    "resolve_dtype",
+    "resolve_model",
+]

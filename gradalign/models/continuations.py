@@ -1,0 +1,215 @@
+"""Teacher-forced scores of many continuations that branch off one sequence.
+
+All continuations of a spine share its tokens up to their node. The spine is read once, and each
+continuation starts from a copy of the keys and values up to its own node, so that only the
+continuations' own tokens are computed.
+
+Axes: _B continuations in a batch, _W columns of the copied beginning, _T new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.models.distributions import (
+    LOGITS_BYTES,
+    ForcedSequence,
+    forced_log_probs,
+    response_distribution,
+)
+from gradalign.rollouts.base import SamplingSettings
+
+if TYPE_CHECKING:
+    import torch
+
+Float32s = npt.NDArray[np.float32]
+
+CACHE_BYTES = 1 << 30
+"""Largest copy of keys and values that one batch may make."""
+
+_COLUMN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Offshoot:
+    """A continuation as it branches off.
+
+    Attributes:
+        start: how many tokens of the trunk come before it.
+        token_ids: the forced candidate and what was drawn after it.
+    """
+
+    start: int
+    token_ids: Sequence[int]
+
+
+def offshoot_logprobs(
+    model: torch.nn.Module,
+    trunk_ids: Sequence[int],
+    offshoots: Sequence[Offshoot],
+    *,
+    sampling: SamplingSettings | None = None,
+    batch_tokens: int = 16384,
+) -> list[Float32s]:
+    """Return log-probabilities (natural log) of every token AFTER each forced candidate.
+
+    Args:
+        model: a causal language model of transformers.
+        trunk_ids: the prompt and the spine.
+        offshoots: the continuations, each starting inside the trunk.
+        sampling: temperature and truncation to apply, None for the plain distribution.
+        batch_tokens: new tokens per forward pass at most.
+    """
+    scores: list[Float32s] = [np.zeros(0, dtype=np.float32)] * len(offshoots)
+    order = [i for i in range(len(offshoots)) if len(offshoots[i].token_ids) > 1]
+    if not order:
+        return scores
+    if not _copies_columns(model):
+        return _without_cache(model, trunk_ids, offshoots, sampling, batch_tokens, scores)
+    trunk = list(trunk_ids[: max(offshoots[i].start for i in order)])
+    layers = _read_trunk(model, trunk)
+    order.sort(key=lambda i: (offshoots[i].start, len(offshoots[i].token_ids)))
+    for batch in _batches(order, offshoots, layers, batch_tokens, _vocab_size(model)):
+        logits_BTV = _read_offshoots(model, layers, [offshoots[i] for i in batch])
+        for row, i in enumerate(batch):
+            tokens = np.asarray(offshoots[i].token_ids[1:], dtype=np.int64)
+            scores[i] = _picked(logits_BTV[row, : len(tokens)], tokens, sampling)
+    return scores
+
+
+def _copies_columns(model: Any) -> bool:
+    """Whether every layer keeps one key and one value per token, which can be copied."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return kinds <= _COLUMN_LAYERS and not getattr(model, "_is_stateful", False)
+
+
+def _without_cache(
+    model: torch.nn.Module,
+    trunk_ids: Sequence[int],
+    offshoots: Sequence[Offshoot],
+    sampling: SamplingSettings | None,
+    batch_tokens: int,
+    scores: list[Float32s],
+) -> list[Float32s]:
+    """Read every continuation with its whole beginning: right for any model."""
+    sequences = [
+        ForcedSequence([*trunk_ids[: item.start], item.token_ids[0]], item.token_ids[1:])
+        for item in offshoots
+    ]
+    for i, log_probs_TV in forced_log_probs(
+        model, sequences, batch_tokens=batch_tokens, sampling=sampling
+    ):
+        tokens = np.asarray(offshoots[i].token_ids[1:], dtype=np.int64)
+        scores[i] = _gather(log_probs_TV, tokens)
+    return scores
+
+
+def _read_trunk(
+    model: torch.nn.Module, trunk: list[int]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return each layer's keys and values of the trunk, [heads, columns, head size]."""
+    import torch
+    from transformers.cache_utils import DynamicCache
+
+    device = next(model.parameters()).device
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(
+            input_ids=torch.tensor([trunk], device=device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+
+
+def _read_offshoots(
+    model: torch.nn.Module,
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batch: Sequence[Offshoot],
+) -> torch.Tensor:
+    """Return the logits behind each token of some continuations, [B, T, V]."""
+    import torch
+    from transformers.cache_utils import DynamicCache
+
+    device = layers[0][0].device
+    start_B = np.array([item.start for item in batch])
+    length_B = np.array([len(item.token_ids) for item in batch])
+    width, length = int(start_B.max()), int(length_B.max())
+    ids_BT = np.zeros((len(batch), length), dtype=np.int64)
+    for row, item in enumerate(batch):
+        ids_BT[row, : len(item.token_ids)] = item.token_ids
+    # Each row's beginning ends in the last copied column: distances within a row stay true.
+    column_BW = np.arange(width)[None, :] - (width - start_B)[:, None]
+    mask_BC = np.concatenate(
+        [column_BW >= 0, np.arange(length)[None, :] < length_B[:, None]], axis=1
+    )
+    position_BT = start_B[:, None] + np.arange(length)[None, :]
+    columns = torch.from_numpy(np.maximum(column_BW, 0)).to(device)
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(
+            keys[:, columns].transpose(0, 1).contiguous(),
+            values[:, columns].transpose(0, 1).contiguous(),
+            number,
+        )
+    with torch.no_grad():
+        logits: torch.Tensor = model(
+            input_ids=torch.from_numpy(ids_BT).to(device),
+            attention_mask=torch.from_numpy(mask_BC.astype(np.int64)).to(device),
+            position_ids=torch.from_numpy(position_BT).to(device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+    return logits
+
+
+def _picked(
+    logits_TV: torch.Tensor, tokens: npt.NDArray[np.int64], sampling: SamplingSettings | None
+) -> Float32s:
+    return _gather(response_distribution(logits_TV.float(), sampling), tokens)
+
+
+def _gather(log_probs_TV: torch.Tensor, tokens: npt.NDArray[np.int64]) -> Float32s:
+    import torch
+
+    index = torch.from_numpy(tokens).to(log_probs_TV.device)
+    return log_probs_TV.gather(1, index[:, None])[:, 0].float().cpu().numpy()
+
+
+def _vocab_size(model: Any) -> int:
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def _batches(
+    order: Sequence[int],
+    offshoots: Sequence[Offshoot],
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batch_tokens: int,
+    vocab: int,
+) -> Iterator[list[int]]:
+    per_column = sum(
+        part.shape[0] * part.shape[2] * part.element_size() for pair in layers for part in pair
+    )
+    batch: list[int] = []
+    longest = 0
+    for i in order:
+        rows = len(batch) + 1
+        longest = max(longest, len(offshoots[i].token_ids))
+        width = offshoots[i].start
+        if batch and (
+            rows * longest > batch_tokens
+            or rows * (width + longest) * per_column > CACHE_BYTES
+            or rows * longest * vocab * 4 > LOGITS_BYTES
+        ):
+            yield batch
+            batch, longest = [], len(offshoots[i].token_ids)
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,243 @@
+"""Teacher-forced passes: the exact next-token distributions along given responses.
+
+Axes: _L positions of a response, _V vocabulary, _K top tokens, _N chosen positions. The row of
+position t is the distribution that the response's token t was, or could have been, drawn from.
+Nothing of size [.., V] outlives the step of the iterator that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.errors import ContextOverflowError, EngineError
+from gradalign.models.loading import context_length
+from gradalign.rollouts.base import SamplingSettings
+
+if TYPE_CHECKING:
+    import torch
+
+TokenIds = Sequence[int] | npt.NDArray[np.int32]
+
+LOGITS_BYTES = 2 << 30
+"""Largest block of float32 logits that one forward pass may make."""
+
+
+@dataclass(frozen=True)
+class ForcedSequence:
+    """A prompt and the response whose tokens are forced after it."""
+
+    prompt_ids: TokenIds
+    response_ids: TokenIds
+
+
+@dataclass(frozen=True)
+class PositionView:
+    """What is kept of every position of a response.
+
+    Attributes:
+        logprob_L: log-probability of the response's own token, natural log.
+        entropy_L: entropy of the distribution in nats.
+        top_ids_LK, top_logprobs_LK: the most probable tokens, in falling order.
+    """
+
+    logprob_L: npt.NDArray[np.float32]
+    entropy_L: npt.NDArray[np.float32]
+    top_ids_LK: npt.NDArray[np.int32]
+    top_logprobs_LK: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SupportView:
+    """A distribution at chosen positions, on given tokens and one tail.
+
+    Attributes:
+        logprobs: per position, the log-probabilities of the asked tokens.
+        log_tail_N: log of the mass of all other tokens; -inf if there are none.
+        tail_powers: per temperature T, log of the sum over the other tokens of p^(1/T).
+    """
+
+    logprobs: list[npt.NDArray[np.float32]]
+    log_tail_N: npt.NDArray[np.float64]
+    tail_powers: dict[float, npt.NDArray[np.float64]]
+
+
+def forced_log_probs(
+    model: torch.nn.Module,
+    sequences: Sequence[ForcedSequence],
+    *,
+    batch_tokens: int = 16384,
+    sampling: SamplingSettings | None = None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (index, log-probabilities [L, V] in float32) for every sequence, longest first.
+
+    Args:
+        model: a causal language model.
+        sequences: prompts with the responses to force; empty responses are left out.
+        batch_tokens: padded tokens per forward pass at most (one sequence always runs).
+        sampling: temperature and truncation to apply, None for the plain distribution.
+
+    Raises:
+        ContextOverflowError: a sequence is longer than the model's context.
+        EngineError: a token id that the model does not have.
+    """
+    config: Any = model.config
+    vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
+    _check(sequences, context_length(config), vocab)
+    order = sorted(
+        (i for i, sequence in enumerate(sequences) if len(sequence.response_ids)),
+        key=lambda i: -_length(sequences[i]),
+    )
+    for batch in _batches(order, sequences, batch_tokens, vocab):
+        logits_BKV = _forward(model, [sequences[i] for i in batch])
+        for row, i in enumerate(batch):
+            length = len(sequences[i].response_ids)
+            logits_LV = logits_BKV[row, -length - 1 : -1].float()
+            yield i, response_distribution(logits_LV, sampling)
+
+
+def response_distribution(
+    logits_LV: torch.Tensor, sampling: SamplingSettings | None
+) -> torch.Tensor:
+    """Return log-probabilities [L, V]: the very distribution that tokens are drawn from."""
+    import torch
+
+    from gradalign.rollouts.sampler import probabilities
+
+    if sampling is None or sampling.is_plain:
+        return torch.log_softmax(logits_LV, dim=-1)
+    return probabilities(logits_LV, sampling).log().float()
+
+
+def _forward(model: torch.nn.Module, batch: Sequence[ForcedSequence]) -> torch.Tensor:
+    """Run one left-padded batch; return the logits of the last positions only, [B, K, V]."""
+    import torch
+
+    device = next(model.parameters()).device
+    width = max(_length(sequence) for sequence in batch)
+    keep = max(len(sequence.response_ids) for sequence in batch) + 1
+    ids_BW = np.zeros((len(batch), width), dtype=np.int64)
+    mask_BW = np.zeros((len(batch), width), dtype=np.int64)
+    for row, sequence in enumerate(batch):
+        tokens = [*sequence.prompt_ids, *sequence.response_ids]
+        ids_BW[row, width - len(tokens) :] = tokens  # left padding: responses end together
+        mask_BW[row, width - len(tokens) :] = 1
+    mask = torch.from_numpy(mask_BW).to(device)
+    with torch.no_grad():
+        logits: torch.Tensor = model(
+            input_ids=torch.from_numpy(ids_BW).to(device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=keep,
+            use_cache=False,
+        ).logits
+    return logits[:, -keep:]
+
+
+def position_view(log_probs_LV: torch.Tensor, response_ids: TokenIds, num_top: int) -> PositionView:
+    """Reduce one response's distributions to what is kept of every position."""
+    import torch
+
+    tokens_L = torch.as_tensor(np.asarray(response_ids, dtype=np.int64), device=log_probs_LV.device)
+    top = log_probs_LV.topk(min(num_top, log_probs_LV.shape[1]), dim=-1)
+    return PositionView(
+        logprob_L=_numpy(log_probs_LV.gather(1, tokens_L[:, None])[:, 0]),
+        entropy_L=_numpy(torch.special.entr(log_probs_LV.exp()).sum(-1)),
+        top_ids_LK=top.indices.cpu().numpy().astype(np.int32),
+        top_logprobs_LK=_numpy(top.values),
+    )
+
+
+def top_tokens(
+    log_probs_LV: torch.Tensor, positions: npt.NDArray[np.int64], num_top: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return ids and log-probabilities [N, K] of the top tokens at chosen positions."""
+    import torch
+
+    rows = log_probs_LV[torch.as_tensor(positions, device=log_probs_LV.device)]
+    top = rows.topk(min(num_top, rows.shape[1]), dim=-1)
+    return top.indices.cpu().numpy().astype(np.int32), _numpy(top.values)
+
+
+def at_tokens(
+    log_probs_LV: torch.Tensor,
+    positions: npt.NDArray[np.int64],
+    token_ids: Sequence[npt.NDArray[np.int32]],
+    temperatures: Sequence[float] = (),
+) -> SupportView:
+    """Read the distributions at chosen positions on given tokens, and sum up the rest.
+
+    Args:
+        log_probs_LV: the distributions of one response.
+        positions: the chosen positions, [N].
+        token_ids: per chosen position the distinct tokens to read; one that this model's
+            (perhaps less padded) vocabulary lacks has probability 0.
+        temperatures: those for which the tail is summed as p^(1/T) too.
+    """
+    import torch
+
+    device = log_probs_LV.device
+    rows_NV = log_probs_LV[torch.as_tensor(positions, device=device)]
+    width = max((len(ids) for ids in token_ids), default=0)
+    padded_NS = np.stack(
+        [np.pad(ids, (0, width - len(ids)), mode="edge") for ids in token_ids]
+    ).astype(np.int64)
+    vocab = rows_NV.shape[1]
+    ids_NS = torch.from_numpy(np.minimum(padded_NS, vocab)).to(device)
+    rows_NV = torch.nn.functional.pad(rows_NV, (0, 1), value=-torch.inf)  # for absent tokens
+    asked_NS = _numpy(rows_NV.gather(1, ids_NS))
+    rows_NV.scatter_(1, ids_NS, -torch.inf)  # padding repeats an asked id: nothing is lost
+    rows_NV = rows_NV.double()
+    return SupportView(
+        logprobs=[asked_NS[n, : len(ids)] for n, ids in enumerate(token_ids)],
+        log_tail_N=rows_NV.logsumexp(-1).cpu().numpy(),
+        tail_powers={t: (rows_NV / t).logsumexp(-1).cpu().numpy() for t in temperatures},
+    )
+
+
+def _numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    return tensor.float().cpu().numpy()
+
+
+def _length(sequence: ForcedSequence) -> int:
+    return len(sequence.prompt_ids) + len(sequence.response_ids)
+
+
+def _check(sequences: Sequence[ForcedSequence], limit: int | None, vocab: int) -> None:
+    for index, sequence in enumerate(sequences):
+        if limit is not None and _length(sequence) > limit:
+            raise ContextOverflowError(
+                f"sequence {index}: a prompt of {len(sequence.prompt_ids)} tokens and a response "
+                f"of {len(sequence.response_ids)} exceed the model's context of {limit}.",
+                "Use a shorter context for this teacher or a smaller --max-tokens.",
+            )
+        for part in (sequence.prompt_ids, sequence.response_ids):
+            if len(part) and (max(part) >= vocab or min(part) < 0):
+                raise EngineError(
+                    f"sequence {index} holds token id {max(part)}, but the model has {vocab}.",
+                    "The teacher cannot score this student's tokens; choose one that shares its "
+                    "vocabulary.",
+                )
+
+
+def _batches(
+    order: Sequence[int], sequences: Sequence[ForcedSequence], batch_tokens: int, vocab: int
+) -> Iterator[list[int]]:
+    batch: list[int] = []
+    width = keep = 0
+    for i in order:
+        new_width = max(width, _length(sequences[i]))
+        new_keep = max(keep, len(sequences[i].response_ids) + 1)
+        rows = len(batch) + 1
+        too_many = rows * new_width > batch_tokens or rows * new_keep * vocab * 4 > LOGITS_BYTES
+        if batch and too_many:
+            yield batch
+            batch, new_width, new_keep = [], _length(sequences[i]), len(sequences[i].response_ids)
+        batch.append(i)
+        width, keep = new_width, new_keep
+    if batch:
+        yield batch
