@@ -1,0 +1,208 @@
+"""The registry of tasks, and how a name becomes one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradalign.errors import TaskError, UnknownNameError, UsageError
+from gradalign.registry import Registry, load_object, parse_spec
+from gradalign.tasks.base import Question, Task
+from gradalign.tasks.checks import check_answer, check_question, check_unique
+from gradalign.tasks.files import SUFFIXES, FileTask
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """A named kind of task.
+
+    Attributes:
+        description: one line for `gradalign tasks list`.
+        build: makes the task from what follows the colon of its name ("" if nothing does).
+        extra: what must be installed beside gradalign, as the name of an extra; "" for nothing.
+        example: a name that can be used as it is.
+    """
+
+    description: str
+    build: Callable[[str], Task]
+    extra: str = ""
+    example: str = ""
+
+
+TASKS: Registry[Any] = Registry("task", "gradalign.tasks")
+"""Names to `TaskSource`s; a plugin may also register a Task class, which is called with the
+options after the colon as keyword arguments."""
+
+
+def _register_own() -> None:
+    from gradalign.tasks.benchmarks import BENCHMARKS
+    from gradalign.tasks.hub import HubTask
+    from gradalign.tasks.rows import Benchmark
+
+    def hub(benchmark: Benchmark) -> Callable[[str], Task]:
+        return lambda argument: HubTask(benchmark, argument)
+
+    for name, benchmark in BENCHMARKS.items():
+        TASKS.register(name)(
+            TaskSource(benchmark.description, hub(benchmark), extra="tasks", example=name)
+        )
+
+    def demo(argument: str) -> Task:
+        from gradalign.tasks.demo import build
+
+        return build(argument)
+
+    def procedural(argument: str) -> Task:
+        from gradalign.tasks.procedural import ReasoningGymTask
+
+        return ReasoningGymTask(argument)
+
+    TASKS.register("demo")(
+        TaskSource("multi-digit addition for the bundled models", demo, example="demo:addition")
+    )
+    TASKS.register("reasoning_gym")(
+        TaskSource(
+            "procedural tasks of reasoning-gym with their own scorers",
+            procedural,
+            extra="tasks",
+            example="reasoning_gym:chain_sum:size=200,seed=1",
+        )
+    )
+
+
+_register_own()
+
+
+def load_task(spec: str, verifier: str | None = None) -> Task:
+    """Make a task from its name; its data is read when it is first asked for.
+
+    Args:
+        spec: see the package's description.
+        verifier: spec of the verifier that will be used instead of the task's own, so that
+            rows without an answer are refused exactly if it needs one.
+
+    Raises:
+        UnknownNameError: no such task, module or class.
+        TaskError: a questions file that does not exist.
+        UsageError: options that the task does not take.
+        MissingDependencyError: the extra that the task needs is not installed.
+    """
+    if spec.endswith(SUFFIXES) and not _names_source(spec):
+        return FileTask(spec, verifier)
+    name, separator, argument = spec.partition(":")
+    if name in TASKS:
+        return _CheckedTask(_build(TASKS.get(name), name, argument), spec, verifier)
+    if Path(spec).is_file():
+        raise UsageError(
+            f"questions file {spec} has an unknown suffix.", f"Known: {', '.join(SUFFIXES)}."
+        )
+    if separator:
+        module, _, rest = spec.partition(":")
+        attribute, _, options = rest.partition(":")
+        item = load_object(f"{module}:{attribute}", "task")
+        return _CheckedTask(_build(item, f"{module}:{attribute}", options), spec, verifier)
+    known = {"demo": "demo:addition", "reasoning_gym": "reasoning_gym:NAME"}
+    close = difflib.get_close_matches(spec, TASKS.names(), n=1)
+    raise UnknownNameError(
+        f"unknown task {spec!r}.",
+        (f"Did you mean {known.get(close[0], close[0])!r}? " if close else "")
+        + f"Known: {', '.join(known.get(name, name) for name in TASKS.names())}. Or give a "
+        ".jsonl, .json or .parquet file, or module:Class.",
+    )
+
+
+def describe() -> list[dict[str, str]]:
+    """Return a record per task: name, description, example, extra."""
+    records = []
+    for name, source in TASKS.items():
+        if isinstance(source, TaskSource):
+            record = (source.description, source.example or name, source.extra)
+        else:
+            record = (str(getattr(source, "description", "") or ""), name, "")
+        records.append(
+            {"name": name, "description": record[0], "example": record[1], "extra": record[2]}
+        )
+    records.append(
+        {
+            "name": "FILE",
+            "description": FileTask.description,
+            "example": "questions.jsonl",
+            "extra": "",
+        }
+    )
+    return records
+
+
+def _names_source(spec: str) -> bool:
+    """Whether a spec that ends like a file is a named task with `path=FILE`."""
+    name, separator, _ = spec.partition(":")
+    return bool(separator) and name in TASKS
+
+
+def _build(source: Any, name: str, argument: str) -> Task:
+    if isinstance(source, TaskSource):
+        return source.build(argument)
+    if not callable(source):
+        task = source
+    else:
+        options = parse_spec(f"{name.replace(':', '.')}:{argument}")[1] if argument else {}
+        try:
+            task = source(**options)
+        except TypeError as error:
+            raise UsageError(f"task {name}: {error}.", "See the options that it takes.") from error
+    if not callable(getattr(task, "questions", None)) or not getattr(task, "verifier", ""):
+        raise UsageError(
+            f"{name} is not a task: it needs a method questions(limit, ids, seed) and an "
+            "attribute verifier.",
+            "See gradalign.tasks.Task.",
+        )
+    built: Task = task
+    return built
+
+
+class _CheckedTask:
+    """A task whose questions are checked as those of a file are."""
+
+    def __init__(self, task: Task, spec: str, verifier: str | None) -> None:
+        self._task = task
+        self._given_verifier = verifier
+        self.name = spec
+        self.description = str(getattr(task, "description", "") or "")
+
+    @property
+    def verifier(self) -> str:
+        return self._task.verifier
+
+    @property
+    def fingerprint(self) -> str:
+        return str(getattr(self._task, "fingerprint", "") or "")
+
+    def questions(
+        self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
+    ) -> Sequence[Question]:
+        """Return the task's questions.
+
+        Raises:
+            TaskError: one of them cannot be used.
+        """
+        from gradalign.verifiers import get
+
+        spec = self._given_verifier or self.verifier
+        verifier = get(spec)
+        questions = self._task.questions(limit, ids, seed)
+        for index, question in enumerate(questions):
+            where = f"{self.name}, question {index + 1}"
+            if not isinstance(question, Question):
+                raise TaskError(
+                    f"{where} is of type {type(question).__name__}.",
+                    "Return gradalign.tasks.Question objects.",
+                )
+            check_question(question, where)
+            if verifier.needs_answer:
+                check_answer(question, where, spec)
+            verifier.check(question)
+        check_unique((q, f"{self.name}, question {i + 1}") for i, q in enumerate(questions))
+        return questions

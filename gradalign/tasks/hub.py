@@ -1,0 +1,127 @@
+"""Data sets of the hub as tasks: `gsm8k`, `mmlu:subset=anatomy`, `math:path=FILE`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gradalign.errors import MissingDependencyError, TaskError, UsageError
+from gradalign.registry import parse_spec
+from gradalign.tasks.base import Message, Question
+from gradalign.tasks.checks import check_answer, check_question, select_ids
+from gradalign.tasks.hub_data import load_hub, load_local
+from gradalign.tasks.rows import Benchmark, Row
+
+
+@dataclass(frozen=True)
+class _Options:
+    path: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    format: str = "chat"
+
+
+class HubTask:
+    """A benchmark; rows are read when questions are asked for.
+
+    Options after the colon: `path` (a local file, or a folder with a copy of the hub's
+    repository), `split`, `subset`, `revision`, and `format=chat|raw` (messages for the chat
+    template, or a plain string for models without one).
+
+    Args:
+        benchmark: which one.
+        argument: what follows the colon of the task's name.
+    """
+
+    def __init__(self, benchmark: Benchmark, argument: str = "") -> None:
+        self.name = benchmark.name + (f":{argument}" if argument else "")
+        self.description = benchmark.description
+        self.verifier = benchmark.verifier
+        self._benchmark = benchmark
+        self._options = _parse(benchmark.name, argument)
+        if importlib.util.find_spec("datasets") is None:
+            raise MissingDependencyError(
+                f"task {benchmark.name} needs the package datasets.",
+                "Install it: pip install 'gradalign[tasks]'.",
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """`repository@commit` for the hub, the file's SHA-256 for a file."""
+        return self._loaded[1]
+
+    def questions(
+        self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
+    ) -> Sequence[Question]:
+        """Return questions in the order that `select_ids` documents.
+
+        Only the rows that are asked for are read.
+
+        Raises:
+            TaskError: the data cannot be had, or a row does not have the data set's schema.
+        """
+        data, _ = self._loaded
+        known = self._ids(data)
+        chosen = select_ids(known, limit, ids, seed, self.name)
+        return [self._question(data[index], known[index], index) for index in chosen]
+
+    def _ids(self, data: Any) -> list[str]:
+        column = next((c for c in self._benchmark.id_columns if c in data.column_names), None)
+        if column is None:
+            return [str(index) for index in range(len(data))]
+        ids = [str(value).strip() for value in data[column]]
+        places: dict[str, int] = {}
+        for index, identifier in enumerate(ids):
+            if identifier in places:
+                raise TaskError(
+                    f"{self.name}, row {index + 1}: id {identifier!r} is already that of row "
+                    f"{places[identifier] + 1}.",
+                    "Give each row an id of its own.",
+                )
+            places[identifier] = index
+        return ids
+
+    def _question(self, values: Mapping[str, Any], identifier: str, index: int) -> Question:
+        where = f"{self.name}, row {index + 1}"
+        bare = self._benchmark.convert(Row(values, where, self._benchmark.name))
+        assert isinstance(bare.prompt, str)
+        if not bare.prompt.strip():
+            raise TaskError(f"{where}: the question is empty.", "Give it a text or drop the row.")
+        text = f"{bare.prompt}\n\n{self._benchmark.instruction}"
+        question = replace(
+            bare,
+            id=identifier,
+            prompt=(Message("user", text),) if self._options.format == "chat" else f"{text}\n\n",
+        )
+        check_question(question, where)
+        check_answer(question, where, self.verifier)
+        return question
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, str]:
+        options = self._options
+        if options.path is not None:
+            path = Path(options.path).expanduser()
+            return load_local(self._benchmark, path, options.subset, options.split)
+        return load_hub(self._benchmark, options.subset, options.split, options.revision)
+
+
+def _parse(name: str, argument: str) -> _Options:
+    values = parse_spec(f"{name}:{argument}")[1]
+    fields = _Options.__dataclass_fields__
+    for key in values:
+        if key not in fields:
+            raise UsageError(
+                f"task {name} has no option {key!r}.", f"Options: {', '.join(fields)}."
+            )
+    options = _Options(**values)
+    if options.format not in ("chat", "raw"):
+        raise UsageError(f"task {name}: format={options.format}.", "Use chat or raw.")
+    if options.path is not None and options.revision is not None:
+        raise UsageError(f"task {name}: a local path has no revision.", "Leave out one of both.")
+    return options

@@ -1,0 +1,41 @@
+"""The scorers that come with reasoning-gym's tasks."""
+
+from __future__ import annotations
+
+from gradalign.tasks.base import Question
+from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
+
+OPENING, CLOSING = "<answer>", "</answer>"
+
+
+@VERIFIERS.register("reasoning_gym")
+def reasoning_gym(argument: str) -> Verifier:
+    """The task's own scorer on what stands in the last <answer>...</answer> of a response.
+
+    The data set is generated again from the spec, so that the scorer gets its own entry, with
+    the types that it wrote, and not what a file made of them.
+
+    Raises:
+        MissingDependencyError: reasoning-gym is not installed.
+        UnknownNameError: it has no such task.
+    """
+    from gradalign.tasks.procedural import dataset_of, entry_of
+
+    dataset = dataset_of(argument)
+
+    def score(text: str, question: Question) -> float:
+        answer = last_answer(text)
+        if answer is None:
+            return 0.0
+        return float(dataset.score_answer(answer, entry_of(dataset, argument, question)))
+
+    return FunctionVerifier(score)
+
+
+def last_answer(text: str) -> str | None:
+    """Return what the last answer tag holds; None if there is none or it is not closed."""
+    start = text.rfind(OPENING)
+    if start < 0:
+        return None
+    inside, closing, _ = text[start + len(OPENING) :].partition(CLOSING)
+    return inside.strip() if closing else None

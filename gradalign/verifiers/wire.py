@@ -1,0 +1,104 @@
+"""What goes between the pool and its processes: length-prefixed JSON, questions as objects."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from gradalign.tasks.base import Message, Prompt, Question
+
+_LENGTH = struct.Struct("!Q")
+
+COMMAND = struct.Struct("!cq")
+"""To the loader: FORK (with a socket as ancillary data) or KILL, and a worker's process id."""
+
+FORK, KILL = b"F", b"K"
+
+
+def pack(value: object) -> bytes:
+    """Return a frame: the length of the JSON in 8 bytes, then the JSON."""
+    # ASCII escapes carry lone surrogates, which a decoded response can hold.
+    data = json.dumps(value, ensure_ascii=True, default=str, skipkeys=True).encode("ascii")
+    return _LENGTH.pack(len(data)) + data
+
+
+def receive(connection: socket.socket) -> Any:
+    """Read one frame; None at the end of the stream."""
+    head = _read(connection, _LENGTH.size)
+    if head is None:
+        return None
+    body = _read(connection, _LENGTH.unpack(head)[0])
+    return None if body is None else json.loads(body)
+
+
+def _read(connection: socket.socket, size: int) -> bytes | None:
+    chunks = []
+    while size:
+        chunk = connection.recv(min(size, 1 << 20))
+        if not chunk:
+            return None
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+class Unpacker:
+    """Cuts a stream of bytes, as it comes, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Add bytes; return the frames that are complete now."""
+        self._buffer += data
+        frames = []
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                break
+            frames.append(json.loads(bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return frames
+
+
+def question_to_wire(question: Question) -> dict[str, Any]:
+    """Return a question as plain JSON values; metadata that JSON has no type for becomes text."""
+    return {
+        "id": question.id,
+        "prompt": _prompt_to_wire(question.prompt),
+        "answer": question.answer,
+        "solution": question.solution,
+        "choices": list(question.choices),
+        "feedback": question.feedback,
+        "contexts": {name: _prompt_to_wire(item) for name, item in question.contexts.items()},
+        "metadata": dict(question.metadata),
+    }
+
+
+def question_from_wire(record: Mapping[str, Any]) -> Question:
+    """Undo `question_to_wire`."""
+    return Question(
+        id=record["id"],
+        prompt=_prompt_from_wire(record["prompt"]),
+        answer=record["answer"],
+        solution=record["solution"],
+        choices=tuple(record["choices"]),
+        feedback=record["feedback"],
+        contexts={name: _prompt_from_wire(item) for name, item in record["contexts"].items()},
+        metadata=record["metadata"],
+    )
+
+
+def _prompt_to_wire(prompt: Prompt) -> str | list[list[str]]:
+    if isinstance(prompt, str):
+        return prompt
+    return [[message.role, message.content] for message in prompt]
+
+
+def _prompt_from_wire(value: str | list[list[str]]) -> Prompt:
+    if isinstance(value, str):
+        return value
+    return tuple(Message(role, content) for role, content in value)
