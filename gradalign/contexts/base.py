@@ -1,0 +1,132 @@
+"""What a context is, and putting privileged text into a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gradalign.registry import Registry
+from gradalign.tasks.base import Attempt, Message, Prompt, Question
+
+
+class Context(Protocol):
+    """Privileged information: what a teacher is shown beside the question.
+
+    Attributes:
+        name: as in `MODEL+NAME`.
+        shared: True for a rule that is the same for all questions, False for information about
+            the question itself.
+        needs_attempts: whether `prompt` depends on the attempt or on the others.
+        description: one line for `gradalign contexts list`.
+        fingerprint: identifies the wording (a template's or a rule's text), for run.json.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """See the class."""
+        ...
+
+    @property
+    def needs_attempts(self) -> bool:
+        """See the class."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+        ...
+
+    def prompt(
+        self, question: Question, attempt: Attempt | None, others: Sequence[Attempt]
+    ) -> Prompt | None:
+        """Return the teacher's prompt; None: not available here, the pair is left out.
+
+        Args:
+            question: the question.
+            attempt: the spine that the teacher is going to score.
+            others: further spines of the same question.
+        """
+        ...
+
+    def check(self, question: Question) -> None:
+        """Raise TaskError if the row lacks what this context shows."""
+        ...
+
+
+PromptFunction = Callable[[Question, Attempt | None, Sequence[Attempt]], Prompt | None]
+
+
+@dataclass(frozen=True)
+class SimpleContext:
+    """A context made of two functions."""
+
+    name: str
+    prompt_function: PromptFunction
+    description: str = ""
+    shared: bool = False
+    needs_attempts: bool = False
+    fingerprint: str = "1"
+    check_functions: tuple[Callable[[Question], None], ...] = field(default=())
+
+    def prompt(
+        self, question: Question, attempt: Attempt | None, others: Sequence[Attempt]
+    ) -> Prompt | None:
+        """Build the teacher's prompt."""
+        return self.prompt_function(question, attempt, others)
+
+    def check(self, question: Question) -> None:
+        """Check the row."""
+        for function in self.check_functions:
+            function(question)
+
+
+ContextFactory = Callable[[str, Sequence[Question] | None], Context]
+"""Makes a context from what follows the colon of its name ("" if nothing does) and from the
+run's questions (None where they are not at hand)."""
+
+CONTEXTS: Registry[ContextFactory] = Registry("context", "gradalign.contexts")
+
+
+def with_note(prompt: Prompt, note: str) -> Prompt:
+    """Put privileged text into a prompt.
+
+    Into messages: at the end of the last user message. Into a raw string: before it, because
+    its end is what the response continues.
+    """
+    if isinstance(prompt, str):
+        return f"{note}\n\n{prompt}"
+    place = last_user(prompt)
+    if place is None:
+        return (*prompt, Message("user", note))
+    message = prompt[place]
+    return (
+        *prompt[:place],
+        Message(message.role, f"{message.content}\n\n{note}"),
+        *prompt[place + 1 :],
+    )
+
+
+def with_rule(prompt: Prompt, rule: str) -> Prompt:
+    """Put a shared rule into a prompt: its system message, or the beginning of a raw string."""
+    if isinstance(prompt, str):
+        return f"{rule}\n\n{prompt}"
+    if prompt and prompt[0].role == "system":
+        return (Message("system", f"{prompt[0].content}\n\n{rule}"), *prompt[1:])
+    return (Message("system", rule), *prompt)
+
+
+def last_user(prompt: tuple[Message, ...]) -> int | None:
+    """Return the place of the last user message, None if there is none."""
+    places = [index for index, message in enumerate(prompt) if message.role == "user"]
+    return places[-1] if places else None

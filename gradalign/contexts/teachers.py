@@ -1,0 +1,59 @@
+"""`MODEL` or `MODEL+CONTEXT`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradalign.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A model and what it is shown.
+
+    Attributes:
+        model: a hub id, a folder, `demo:NAME`, or `self` for the student's own checkpoint.
+        context: the name of a context, "none" if none was given.
+    """
+
+    model: str
+    context: str = "none"
+
+    @property
+    def label(self) -> str:
+        """The teacher's name in tables: the model, and the context unless it is none."""
+        return self.model if self.context == "none" else f"{self.model}+{self.context}"
+
+
+def parse_teacher(spec: str) -> TeacherSpec:
+    """Split `MODEL+CONTEXT`.
+
+    The model ends at the first plus sign, unless a longer beginning of the spec, up to another
+    plus sign or the end, is an existing path: folders may have plus signs in their names, hub
+    ids may not.
+
+    Raises:
+        UsageError: there is no model, or nothing after the plus sign.
+    """
+    ends = [index for index, character in enumerate(spec) if character == "+"]
+    end = next(
+        (index for index in (len(spec), *reversed(ends)) if _exists(spec[:index])),
+        ends[0] if ends else len(spec),
+    )
+    model, context = spec[:end].strip(), spec[end + 1 :]
+    if not model:
+        raise UsageError(f"teacher {spec!r} names no model.", "Write MODEL or MODEL+CONTEXT.")
+    if end < len(spec) and not context.strip():
+        raise UsageError(
+            f"teacher {spec!r} has nothing after the plus sign.",
+            "Write MODEL+CONTEXT, such as self+solution, or leave the plus sign out.",
+        )
+    return TeacherSpec(model, context.strip() or "none")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, an unknown user
+        return False
