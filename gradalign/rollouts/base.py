@@ -1,0 +1,129 @@
+"""What every rollout engine is: token ids in, token ids out, one seed per request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens are drawn; the same for every request of an engine.
+
+    Attributes:
+        temperature: softmax temperature, > 0.
+        top_p: nucleus mass, 1 for none.
+        top_k: number of most probable tokens kept, 0 for none.
+        stop_token_ids: ids that end a response; the stop token is part of it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution, unchanged."""
+        return self.temperature == 1.0 and self.top_p >= 1.0 and self.top_k <= 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to continue.
+
+    Attributes:
+        prompt_ids: everything before the first token to be sampled (forced candidate included).
+        max_tokens: at most this many new tokens, >= 1.
+        seed: 63-bit; with `prompt_ids` it fixes the result, whatever else is in the batch.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a request became.
+
+    Attributes:
+        token_ids: the new tokens, int32 [T], stop token included.
+        finish_reason: "stop" (a stop token was drawn) or "length" (cut off).
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    finish_reason: FinishReason
+
+
+@dataclass
+class EngineUsage:
+    """What an engine has done so far, for run.json and the plan."""
+
+    num_requests: int = 0
+    prompt_tokens: int = 0
+    prefilled_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Samples from one model. Context manager; `close` frees the model's memory."""
+
+    name: str
+    usage: EngineUsage
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the request, its completion) as they finish, in any order.
+
+        Requests are pulled as there is room, so `requests` may depend on what was yielded
+        before: it yields None to say "nothing at the moment, ask again after the next
+        completion". None does not count in the index. A list is checked as a whole before
+        any work; a lazy iterable request by request, as each is pulled.
+
+        Raises:
+            ContextOverflowError: a request longer than the model's context.
+            ValueError: an empty prompt, a token id outside the vocabulary, max_tokens < 1.
+            EngineError: the engine failed; nothing that was yielded is lost.
+        """
+        ...
+
+    def logprobs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Log-probability (natural log, temperature 1) of each token from `start` on."""
+        ...
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def derive_seed(run_seed: int, question_id: str, prefix_ids: Sequence[int], index: int) -> int:
+    """Hash what identifies a rollout into a 63-bit seed.
+
+    `prefix_ids` is the prompt, the spine's tokens and the forced candidate. Two rollouts of
+    one run get independent seeds; the same rollout always gets the same one.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(f"{run_seed}\x00{question_id}\x00{index}\x00".encode())
+    digest.update(np.asarray(prefix_ids, dtype="<i4").tobytes())
+    return int.from_bytes(digest.digest(), "little") >> 1

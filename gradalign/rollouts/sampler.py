@@ -1,0 +1,100 @@
+"""Token draws that depend on a request's seed and step alone, not on what else is in the batch.
+
+Axes: _B rows of the batch, _V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gradalign.errors import EngineError
+from gradalign.rollouts.base import SamplingSettings
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+# float64 work arrays of one draw are kept below about this many numbers.
+_DRAW_NUMBERS = 1 << 25
+
+
+def uniforms(seed_B: npt.NDArray[np.uint64], step_B: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Return one number in [0, 1) per row from a counter-based generator, float64 [B].
+
+    SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014):
+    the seed is mixed once, so that neighbouring seeds have unrelated streams, and the step
+    selects the stream's output directly.
+    """
+    state_B = _mix(seed_B + _GOLDEN) + (step_B.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    top_B = _mix(state_B) >> np.uint64(11)
+    return torch.from_numpy(top_B.astype(np.float64) * 2.0**-53)
+
+
+def _mix(x_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x_B = (x_B ^ (x_B >> np.uint64(30))) * _MIX_1
+    x_B = (x_B ^ (x_B >> np.uint64(27))) * _MIX_2
+    return np.asarray(x_B ^ (x_B >> np.uint64(31)), dtype=np.uint64)
+
+
+def probabilities(logits_BV: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
+    """Return the distribution that tokens are drawn from, float64 [B, V].
+
+    Temperature, then top-k, then top-p, each as in the logits warpers of transformers, except
+    that equal logits are ranked by token id, so that what is kept never depends on how a sort
+    breaks ties.
+    """
+    scores_BV = logits_BV.double() / sampling.temperature
+    vocab = scores_BV.shape[1]
+    top_k = sampling.top_k if 0 < sampling.top_k < vocab else 0
+    if not top_k and sampling.top_p >= 1.0:
+        return torch.softmax(scores_BV, dim=1)
+    ranked_BV, order_BV = torch.sort(scores_BV, dim=1, descending=True, stable=True)
+    if top_k:
+        ranked_BV[:, top_k:] = -torch.inf
+    p_BV = torch.softmax(ranked_BV, dim=1)
+    if sampling.top_p < 1.0:
+        # A token stays if the mass of all better ones is below top_p: the best always does.
+        before_BV = torch.cumsum(p_BV, dim=1) - p_BV
+        p_BV = torch.where(before_BV < sampling.top_p, p_BV, 0.0)
+        p_BV /= p_BV.sum(dim=1, keepdim=True)
+    return torch.zeros_like(p_BV).scatter_(1, order_BV, p_BV)
+
+
+def draw(
+    logits_BV: torch.Tensor,
+    seed_B: npt.NDArray[np.uint64],
+    step_B: npt.NDArray[np.int64],
+    sampling: SamplingSettings,
+) -> npt.NDArray[np.int64]:
+    """Draw one token per row by the inverse distribution function, [B].
+
+    Raises:
+        EngineError: the model returned something that is not a number.
+    """
+    if logits_BV.device.type == "mps":  # has no float64
+        logits_BV = logits_BV.cpu()
+    u_B = uniforms(seed_B, step_B).to(logits_BV.device)
+    rows_at_once = max(1, _DRAW_NUMBERS // logits_BV.shape[1])
+    drawn = []
+    for begin in range(0, logits_BV.shape[0], rows_at_once):
+        some_BV = logits_BV[begin : begin + rows_at_once]
+        cdf_BV = torch.cumsum(probabilities(some_BV, sampling), dim=1)
+        total_B1 = cdf_BV[:, -1:]
+        # u * total may round up to the total itself, which would be past the last token.
+        target_B1 = torch.minimum(
+            u_B[begin : begin + rows_at_once, None] * total_B1,
+            torch.nextafter(total_B1, torch.zeros_like(total_B1)),
+        )
+        # The first token whose cumulative mass exceeds the target: never one of mass 0.
+        token_B1 = torch.searchsorted(cdf_BV, target_B1, right=True)
+        # A row with NaN or no finite logit has no token: marked, so that one transfer suffices.
+        drawn.append(torch.where(torch.isfinite(total_B1), token_B1, -1)[:, 0])
+    token_B = torch.cat(drawn).cpu().numpy()
+    if (token_B < 0).any():
+        raise EngineError(
+            "the model's logits are not numbers.",
+            "Try --dtype float32, or check the model's weights.",
+        )
+    return np.asarray(token_B, dtype=np.int64)

@@ -1,0 +1,292 @@
+"""The embedded engine: a transformers model, decoded in large batches that share prefixes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gradalign.errors import EngineError
+from gradalign.models.loading import context_length as configured_length
+from gradalign.models.loading import loaded_model
+from gradalign.rollouts import attention
+from gradalign.rollouts.base import Completion, EngineUsage, Request, SamplingSettings
+from gradalign.rollouts.intake import Intake, ModelLimits, context_length
+from gradalign.rollouts.model_call import ModelCall
+from gradalign.rollouts.rows import Job, Rows
+from gradalign.rollouts.sampler import draw
+from gradalign.rollouts.scoring import sequence_logprobs
+from gradalign.rollouts.store_choice import choose_store
+
+# New rows enter when at least this share of the batch is free, so that one prefill and one
+# rebuilding of the cache serve many of them.
+_REFILL_SHARE = 0.25
+
+# Requests are sorted by prompt within a window of this many batches.
+_WINDOW_BATCHES = 4
+
+# Tokens of room that an entering row must have; a row that outgrows the memory is paused.
+_ROOM_TOKENS = 256
+
+
+class TransformersEngine:
+    """Samples from a causal language model of transformers.
+
+    A result depends on the request alone: each token is drawn by one number from
+    (seed, step). What else is in the batch changes logits only by rounding, and a token only
+    where its draw falls into that gap: very rarely in float32, now and then in bfloat16.
+
+    Args:
+        model: a folder, a hub id, `demo:NAME`, or a loaded model (which stays the caller's).
+        sampling: how tokens are drawn.
+        max_model_len: a shorter context than the model's own.
+        dtype, device, revision, trust_remote_code: for loading; `auto` is float32 on CPU.
+        max_rows: most sequences in a batch.
+        cache_bytes: memory for keys and values; by default a share of what is free.
+
+    Attributes:
+        sampling: may be set; the next `generate` uses it.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        UsageError: a longer context than the model has.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | torch.nn.Module,
+        *,
+        sampling: SamplingSettings | None = None,
+        max_model_len: int | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        max_rows: int = 512,
+        cache_bytes: int | None = None,
+    ) -> None:
+        self.sampling = sampling or SamplingSettings()
+        self.usage = EngineUsage()
+        self.max_rows = max_rows
+        self._stack = ExitStack()
+        if not isinstance(model, torch.nn.Module):
+            model = self._stack.enter_context(
+                loaded_model(
+                    os.fspath(model),
+                    revision=revision,
+                    dtype=dtype,
+                    device=device,
+                    trust_remote_code=trust_remote_code,
+                )
+            )
+        self._call: ModelCall | None = ModelCall(model)
+        self._stack.callback(attention.restore, model, attention.install(model))
+        config = self._call.config
+        self.limits = ModelLimits(
+            vocab_size=self._call.vocab_size,
+            max_model_len=context_length(
+                configured_length(config), max_model_len, type(model).__name__
+            ),
+        )
+        self._store: Any = choose_store(self._call)
+        self._rows = Rows(self.sampling.stop_token_ids)
+        self._run_number = 0
+        self._cache_bytes = cache_bytes or _free_bytes(self._call.device)
+        self.usage.extra["store"] = type(self._store).__name__
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the request, its completion) as they finish; see Engine.generate."""
+        self._open_call()
+        return self._run(Intake(requests, self.limits))
+
+    def logprobs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Log-probability (natural log, temperature 1) of each token from `start` on."""
+        call = self._open_call()
+        for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
+            self.limits.check_sequence(index, ids, start)
+        return sequence_logprobs(call, sequences, starts)
+
+    def close(self) -> None:
+        """Free the model, unless the caller owns it; the engine cannot be used afterwards."""
+        self._rows.clear()
+        self._store = None
+        self._call = None
+        self._stack.close()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> TransformersEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_call(self) -> ModelCall:
+        if self._call is None:
+            raise EngineError("the engine has been closed.", "Open a new one.")
+        return self._call
+
+    def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
+        waiting: list[Job] = []
+        self._run_number += 1
+        mine = self._run_number
+        self._reset()
+        try:
+            while True:
+                begin = time.perf_counter()
+                self._pull(intake, waiting)
+                began_with = self._store.prefilled_tokens
+                try:
+                    self._refill(waiting)
+                    if not len(self._rows):
+                        break
+                    done = self._rows.advance(self._draw())
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    done = []
+                    self._halve(waiting, error)
+                usage = self.usage
+                usage.prefilled_tokens += self._store.prefilled_tokens - began_with
+                usage.generated_tokens += sum(len(completion.token_ids) for _, completion in done)
+                usage.seconds += time.perf_counter() - begin
+                for finished in done:
+                    yield finished
+                    if self._run_number != mine:
+                        raise EngineError("the engine was used for something else meanwhile.")
+            if not intake.exhausted:
+                raise EngineError(
+                    "the source of requests has nothing to give while nothing is running."
+                )
+        finally:
+            if self._call is not None and self._run_number == mine:
+                self._reset()
+
+    def _reset(self) -> None:
+        """Forget all rows."""
+        self._rows = Rows(self.sampling.stop_token_ids)
+        self._store.relayout(np.zeros(0, dtype=np.int64), [])
+
+    def _draw(self) -> npt.NDArray[np.int64]:
+        logits_BV = self._store.step(self._rows.next_B)
+        return draw(logits_BV, self._rows.seed_B, self._rows.step_B, self.sampling)
+
+    def _pull(self, intake: Intake, waiting: list[Job]) -> None:
+        """Top up the waiting jobs and sort them so that shared prefixes sit together."""
+        if len(waiting) >= self.max_rows or intake.exhausted:
+            return
+        pulled = intake.pull(_WINDOW_BATCHES * self.max_rows - len(waiting))
+        self.usage.num_requests += len(pulled)
+        self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
+        if not pulled:
+            return
+        waiting += [Job(index, request) for index, request in pulled]
+        if self._store.joins_running:
+            waiting.sort(key=lambda job: job.sequence, reverse=True)
+        else:
+            waiting.sort(key=lambda job: (len(job.sequence), job.sequence), reverse=True)
+
+    def _refill(self, waiting: list[Job]) -> None:
+        """Compact finished rows away and let waiting jobs in, if that is worth a new layout."""
+        rows = self._rows
+        alive = rows.num_alive
+        dead = len(rows) - alive
+        entering = self._admit(waiting, alive)
+        worth = _REFILL_SHARE * max(len(rows), 1)
+        if not (alive == 0 or dead >= worth or len(entering) >= worth):
+            waiting += reversed(entering)
+            entering = []
+            if not self._too_big(len(rows), rows.longest()):
+                return
+        keep = np.flatnonzero(rows.alive_B)
+        if self._store.joins_running and self._too_big(len(keep), rows.longest()):
+            # Rows have grown beyond the memory: the last to come wait for their turn again.
+            share = max(1, self._most_rows(rows.longest() + 1))
+            waiting += rows.pause(keep[share:])
+            keep = keep[:share]
+        rows.keep(keep)
+        rows.add(entering)
+        self._store.relayout(keep, [job.sequence[:-1] for job in entering])
+
+    def _admit(self, waiting: list[Job], alive: int) -> list[Job]:
+        """Take from the end of `waiting` what may enter a batch of `alive` rows."""
+        if alive and not self._store.joins_running:
+            return []
+        entering: list[Job] = []
+        longest = self._rows.longest() if alive else 0
+        while waiting and alive + len(entering) < self.max_rows:
+            job = waiting[-1]
+            length = len(job.sequence)
+            room = min(_ROOM_TOKENS, job.request.max_tokens)
+            if not self._store.joins_running:
+                room = job.request.max_tokens  # such a batch cannot be cut down later
+                if entering and length != longest:
+                    break
+            longest = max(longest, length)
+            rows = alive + len(entering) + 1
+            if rows > 1 and self._too_big(rows, longest + room):
+                break
+            entering.append(waiting.pop())
+        return entering
+
+    def _too_big(self, rows: int, longest: int) -> bool:
+        return bool(self._store.cells(rows, longest) > self._cache_bytes)
+
+    def _most_rows(self, longest: int) -> int:
+        per_row = self._store.cells(1, longest)
+        return self._cache_bytes // per_row if per_row else self.max_rows
+
+    def _halve(self, waiting: list[Job], error: BaseException) -> None:
+        """After an out-of-memory, put everything back and go on with half the rows.
+
+        Raises:
+            EngineError: a single row does not fit.
+        """
+        rows = self._rows
+        used = len(rows)
+        if used <= 1:
+            raise EngineError(
+                "out of memory with a single sequence.",
+                "Use --dtype bfloat16, shorter responses (--max-tokens), or a larger device.",
+            ) from error
+        waiting += rows.pause(np.flatnonzero(rows.alive_B)[::-1])
+        self.max_rows = max(1, used // 2)
+        self._cache_bytes = min(self._cache_bytes, self._store.cells(used, rows.longest()))
+        self.usage.extra["max_rows"] = self.max_rows
+        self._reset()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell a lack of memory from other failures; torch on CPU has no class of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Return the memory that keys and values may take: less than what is free, by a margin."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.6)
+    # A new layout holds a layer twice, and several processes may share the machine.
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(free * 0.25, 8 * 2**30))

@@ -1,0 +1,147 @@
+"""What only the vLLM engine does: its worker process, and agreement with transformers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gradalign.demo import model_path
+from gradalign.errors import EngineError, MissingDependencyError, UsageError
+from gradalign.rollouts import Request, SamplingSettings, open_engine
+from tests.requires import require
+from tests.rollouts.conftest import VOCAB, EnginePool, tree_requests
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(autouse=True)
+def _needs_vllm() -> None:
+    require("vllm")
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_engines_agree_on_log_probabilities(engines: EnginePool) -> None:
+    rng = np.random.default_rng(0)
+    sequences = [tuple(map(int, rng.integers(0, VOCAB, n))) for n in (5, 60, 200, 256)]
+    both = [engines.get(name).logprobs(sequences, [1] * 4) for name in ("transformers", "vllm")]
+    for left, right in zip(*both, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4, rtol=0)
+
+
+def test_engines_agree_on_success_probabilities(engines: EnginePool) -> None:
+    """The chance that a response ends in time, from independent samples of both."""
+    count = 600
+    shares = []
+    for number, name in enumerate(("transformers", "vllm")):
+        engine = engines.get(name, SamplingSettings(stop_token_ids=tuple(range(0, 128, 20))))
+        seeds = np.random.default_rng(number).integers(2**63, size=count)
+        requests = [Request((8, 30, 7), 12, int(seed)) for seed in seeds]
+        done = [c.finish_reason == "stop" for _, c in engine.generate(requests)]
+        shares.append(np.mean(done))
+    pooled = np.mean(shares)
+    assert 0.1 < pooled < 0.9
+    assert abs(shares[0] - shares[1]) < 4 * np.sqrt(2 * pooled * (1 - pooled) / count)
+
+
+def test_the_caller_is_left_alone_and_a_killed_worker_is_an_error(qwen: Path) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state(), torch.get_num_threads(), dict(os.environ)
+    with open_engine("vllm", qwen, max_model_len=128, engine_args={"max_num_seqs": "4"}) as engine:
+        assert engine.usage.extra["max_num_seqs"] == 4
+        assert engine.usage.extra["max_model_len"] == 129
+        results = engine.generate(tree_requests(count=60, max_tokens=60))
+        next(results)
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1:] == (torch.get_num_threads(), dict(os.environ))
+        threading.Timer(0.2, os.kill, (engine.worker_pid, signal.SIGKILL)).start()
+        begin = time.monotonic()
+        with pytest.raises(EngineError, match="killed by SIGKILL"):
+            list(results)
+        assert time.monotonic() - begin < 20
+        with pytest.raises(EngineError, match="SIGKILL"):
+            list(engine.generate([Request((1, 2), 3, 4)]))
+        pid = engine.worker_pid
+    assert gone(pid)
+
+
+def test_a_failure_inside_vllm_ends_the_engine(qwen: Path) -> None:
+    """Ids that the parent's check would have refused, sent past it."""
+    with open_engine("vllm", qwen, engine_args={"max_num_seqs": 4}) as engine:
+        engine.limits = type(engine.limits)(vocab_size=10**6, max_model_len=10**6)
+        with pytest.raises(EngineError, match="vLLM failed"):
+            list(engine.generate([Request((5,) * 400, 5, 1)]))
+        with pytest.raises(EngineError, match="closed"):
+            list(engine.generate([Request((5,), 5, 1)]))
+        assert gone(engine.worker_pid)
+
+
+def test_unknown_argument_names_it(qwen: Path) -> None:
+    with pytest.raises(UsageError, match="no_such_thing"):
+        open_engine("vllm", qwen, engine_args={"no_such_thing": "1"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a vllm that is not for this machine")
+def test_a_device_that_this_vllm_does_not_run_on(qwen: Path) -> None:
+    with pytest.raises(MissingDependencyError, match="--engine transformers"):
+        open_engine("vllm", qwen, device="cuda")
+
+
+def test_a_model_that_vllm_cannot_load(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["Nope"]}')
+    with pytest.raises(EngineError, match="did not start") as caught:
+        open_engine("vllm", tmp_path)
+    assert "--engine transformers" in str(caught.value)
+
+
+def test_ctrl_c_leaves_nothing_behind(qwen: Path) -> None:
+    code = f"""
+from gradalign.rollouts import Request, open_engine
+with open_engine("vllm", {str(qwen)!r}) as engine:
+    requests = (Request((4, i % 9), 200, i) for i in range(10**9))
+    for number, _ in enumerate(engine.generate(requests)):
+        if number == 0:
+            print(engine.worker_pid, flush=True)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert gone(worker)
+
+
+def test_the_bundled_student_agrees(engines: EnginePool) -> None:
+    """The same run on both engines: the same prompts, tokens scored alike."""
+    student = model_path("student")
+    with open_engine("transformers", student) as engine:
+        vocab = engine.limits.vocab_size
+        rng = np.random.default_rng(2)
+        prompts = [tuple(map(int, rng.integers(0, vocab, 12))) for _ in range(8)]
+        requests = [Request(ids, 40, i) for i, ids in enumerate(prompts)]
+        sequences = [
+            prompts[i] + tuple(map(int, c.token_ids)) for i, c in engine.generate(requests)
+        ]
+        left = engine.logprobs(sequences, [12] * 8)
+    with open_engine("vllm", student) as engine:
+        right = engine.logprobs(sequences, [12] * 8)
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
