@@ -1,0 +1,60 @@
+"""Which way each distillation recipe pushes the student's logits, exactly.
+
+`get("gkd:beta=0.5").ascent(batch)` is the ascent direction at every node of a `NodeBatch`.
+"""
+
+from __future__ import annotations
+
+from gradalign.methods import (
+    controls,
+    dr_grpo,
+    gkd,
+    minillm,
+    opd,
+    server_distillation,
+    trainers,
+    trl,
+    verl,
+)
+from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
+from gradalign.methods.batch import Continuations, NodeBatch, SpineView
+from gradalign.methods.catalogue import get, method_class, names, register
+from gradalign.methods.distributions import Distributions
+from gradalign.methods.lemmas import centred, pulled, restrict
+from gradalign.methods.sampled import Draws, SampledToken, scaled
+
+FAMILIES = (
+    controls,
+    dr_grpo,
+    gkd,
+    minillm,
+    opd,
+    server_distillation,
+    trainers,
+    trl,
+    verl,
+)
+"""Importing a family registers its methods."""
+
+__all__ = [
+    "FAMILIES",
+    "Ascent",
+    "Continuations",
+    "Direction",
+    "Distributions",
+    "Draws",
+    "Method",
+    "NodeBatch",
+    "OptionInfo",
+    "SampledToken",
+    "SpineView",
+    "centred",
+    "get",
+    "method_class",
+    "names",
+    "option",
+    "pulled",
+    "register",
+    "restrict",
+    "scaled",
+]
