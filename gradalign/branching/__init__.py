@@ -1,0 +1,26 @@
+"""Targeted rollouts: which tokens are forced where, how often, and what that says about V.
+
+Arrays only: no models, engines or files. `QuestionBranching` is what a driver needs.
+"""
+
+from gradalign.branching.allocation import Allocation, BranchRequest, QuestionBranching
+from gradalign.branching.candidates import Candidates, choose_candidates
+from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
+from gradalign.branching.table import NodePlan, NodeTable
+from gradalign.branching.tree import Passes, PrefixTree, Stored
+
+__all__ = [
+    "Allocation",
+    "BranchRequest",
+    "Candidates",
+    "NodePlan",
+    "NodeSampler",
+    "NodeTable",
+    "Passes",
+    "PrefixTree",
+    "QuestionBranching",
+    "Stored",
+    "choose_candidates",
+    "choose_nodes",
+    "second_phase",
+]

@@ -1,0 +1,333 @@
+"""How many continuations each candidate of a question gets, in rounds.
+
+`QuestionBranching` is driven from outside: take `next_requests()`, sample and verify them in
+any order (together with those of many other questions), `observe` each, repeat until `done`.
+
+`uniform` is one round with the same number everywhere. `neyman` is a pilot and a main round. The
+pilot's size and its weight in the final value follow from probabilities alone; the main round goes
+where the pilot's rewards say that noise is left, and every candidate that takes part in it gets at
+least 2, one per half. A node that looks flat gets no more than these: leaving it out
+altogether would bias its values, because whether it looks flat depends on chance.
+Where a question as a whole looks flat its budget is not used up.
+
+Axes: _B branches of the question (all candidates of all tree nodes), _C candidates of a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.branching import neyman
+from gradalign.branching.table import NodePlan, NodeTable, node_table
+from gradalign.branching.tree import Passes, PrefixTree, Stored
+from gradalign.branching.values import estimate
+from gradalign.errors import UnknownNameError
+from gradalign.ideal import ideal_gradient, influence, noise_trace
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Allocation = Literal["uniform", "neyman"]
+
+LEAST = 2
+"""Continuations in a round: one per half, and enough for a sample variance."""
+
+
+@dataclass(frozen=True, order=True)
+class BranchRequest:
+    """One continuation to make.
+
+    Attributes:
+        node: tree node (equal prefixes share one).
+        slot: candidate of that tree node.
+        index: running number of continuations forced here; goes into the seed.
+        finished: the forced token already ends the response; verify it, nothing to sample.
+    """
+
+    node: int
+    slot: int
+    index: int
+    finished: bool = False
+
+
+class QuestionBranching:
+    """The targeted rollouts of one question.
+
+    Args:
+        spines: token ids of every spine's response.
+        plans: the chosen nodes.
+        allocation: `uniform` or `neyman`.
+        budget: continuations to force at most, finished ones not counted. Every candidate of
+            a node with a choice gets 2 whatever the budget.
+        per_candidate: continuations per candidate under `uniform`; the budget if not given.
+        stop_ids: tokens that end a response.
+        max_tokens: longest response; a candidate forced at its last position is finished.
+        reuse: count continuations at the later nodes that they pass.
+        backup: estimate values through the tree (see `gradalign.branching.values`).
+        pilot_share: share of the planned continuations that the pilot makes.
+
+    Raises:
+        UnknownNameError: no such allocation.
+        ValueError: neither a budget nor a number per candidate, or fewer than 2 of them.
+    """
+
+    def __init__(
+        self,
+        spines: Sequence[npt.ArrayLike],
+        plans: Sequence[NodePlan],
+        *,
+        allocation: Allocation = "neyman",
+        budget: int | None = None,
+        per_candidate: int | None = None,
+        stop_ids: Collection[int] = (),
+        max_tokens: int | None = None,
+        reuse: bool = True,
+        backup: bool = True,
+        pilot_share: float = 0.25,
+    ) -> None:
+        if allocation not in get_args(Allocation):
+            raise UnknownNameError(
+                f"unknown allocation {allocation!r}.", f"Known: {', '.join(get_args(Allocation))}."
+            )
+        if budget is None and per_candidate is None:
+            raise ValueError("give a budget or a number of continuations per candidate")
+        if per_candidate is not None and per_candidate < LEAST:
+            raise ValueError(f"per_candidate must be at least {LEAST}, got {per_candidate}")
+        self.plans = tuple(plans)
+        self.allocation = allocation
+        self.backup = backup and reuse
+        self.pilot_share = pilot_share
+        self.tree = PrefixTree(spines, reuse=reuse)
+        self.placed = [
+            self.tree.add_node(plan.spine, plan.position, plan.token_ids_C, plan.prob_C)
+            for plan in self.plans
+        ]
+        nodes = self.tree.nodes
+        if allocation == "neyman":
+            # Where there is no choice the ideal gradient is 0 whatever the value is.
+            for node in nodes:
+                node.linked = len(node.token_ids) > 1
+        self.tree.link()
+        self._offset = neyman.branch_offsets(self.tree)
+        self._finished_B = np.asarray(
+            [
+                token in stop_ids or (max_tokens is not None and node.depth + 1 >= max_tokens)
+                for node in nodes
+                for token in node.token_ids
+            ],
+            dtype=np.bool_,
+        )
+        self._open_B = ~self._finished_B & np.asarray(
+            [node.linked for node in nodes for _ in node.token_ids], dtype=np.bool_
+        )
+        num_open = int(self._open_B.sum())
+        self.per_candidate = per_candidate or max(LEAST, (budget or 0) // max(num_open, 1))
+        self.budget = budget if budget is not None else self.per_candidate * num_open
+        self._exact_B = np.full(self._offset[-1], np.nan)
+        self._forced_B = np.zeros(self._offset[-1], dtype=np.int64)
+        self._weights_RB = np.zeros((0, self._offset[-1]))
+        self._pending: set[BranchRequest] = set()
+        self._results: dict[BranchRequest, tuple[npt.NDArray[np.int32], float, bool]] = {}
+        self._later: list[int] = [] if allocation == "uniform" else [self.budget]
+        self.done = not nodes
+
+    def next_requests(self) -> list[BranchRequest]:
+        """Return the next round's requests; empty when done.
+
+        Raises:
+            RuntimeError: requests of the previous round have not been observed.
+        """
+        if self._pending:
+            raise RuntimeError(f"{len(self._pending)} requests of this round are not observed yet")
+        if self.done:
+            return []
+        number_B = self._next_round() if len(self._weights_RB) else self._first_round()
+        requests = []
+        for branch in np.flatnonzero(number_B).tolist():
+            node = int(np.searchsorted(self._offset, branch, side="right")) - 1
+            slot, first = branch - int(self._offset[node]), int(self._forced_B[branch])
+            requests += [
+                BranchRequest(node, slot, index, bool(self._finished_B[branch]))
+                for index in range(first, first + int(number_B[branch]))
+            ]
+        self._forced_B += number_B
+        self._pending = set(requests)
+        self.done = not requests
+        return requests
+
+    def prefix(self, request: BranchRequest) -> npt.NDArray[np.int32]:
+        """Response tokens up to and with the forced candidate; the prompt comes before them."""
+        node = self.tree.nodes[request.node]
+        head = self.tree.spines[node.spine][: node.depth]
+        return np.append(head, np.int32(node.token_ids[request.slot])).astype(np.int32)
+
+    def observe(
+        self,
+        request: BranchRequest,
+        token_ids: npt.ArrayLike,
+        reward: float,
+        *,
+        truncated: bool = False,
+    ) -> None:
+        """Report one request's tokens after the forced one, and the reward of the response.
+
+        Raises:
+            ValueError: a request that is not pending, or a reward outside [0, 1].
+        """
+        if request not in self._pending:
+            raise ValueError(f"{request} is not pending")
+        if not 0.0 <= reward <= 1.0:
+            raise ValueError(f"a reward must be in [0, 1], got {reward} for {request}")
+        self._pending.remove(request)
+        self._results[request] = (np.array(token_ids, dtype=np.int32), float(reward), truncated)
+        if not self._pending:
+            self._close_round()
+
+    def extend(self, continuations: int) -> None:
+        """Ask for one more round of about so many continuations, after the last.
+
+        For drivers that stop when `noise` is small enough. The new round gets the weight of its
+        share of all continuations planned so far, whatever the rewards were.
+
+        Raises:
+            RuntimeError: rounds are still under way.
+        """
+        if not self.done or self._pending:
+            raise RuntimeError("the rounds so far are not finished")
+        if self._open_B.any() and continuations > 0:
+            self._later.append(continuations)
+            self.done = False
+
+    def noise(self) -> tuple[float, float]:
+        """Return sum w tr Cov(ghat) and sum w |g*|^2 (unbiased) over the question's nodes.
+
+        Each summed over questions, first / second is the noise-to-signal ratio of the ideal
+        gradient: what further rounds would lower. How sure an alignment is, is for the bootstrap
+        over questions to say.
+        """
+        table = self.table()
+        gradient_NC = ideal_gradient(table.prob_NC, table.value_NC, table.mask_NC)
+        trace_N = noise_trace(table.prob_NC, table.var_NC, table.mask_NC)
+        norm2_N = (gradient_NC**2).sum(axis=-1) - trace_N
+        weight_N = 1.0 / table.inclusion_prob_N
+        return float((weight_N * trace_N).sum()), float((weight_N * norm2_N).sum())
+
+    @property
+    def continuations(self) -> list[Stored]:
+        """Every continuation, in the order that `passes` refers to."""
+        return self.tree.continuations
+
+    def passes(self) -> Passes:
+        """Return which continuation counts for which tree node and slot."""
+        return self.tree.passes()
+
+    def table(self) -> NodeTable:
+        """Return what has been measured so far, one row per plan."""
+        return node_table(
+            self.tree,
+            self.plans,
+            self.placed,
+            self._by_node(self._weights_RB),
+            self._by_node(self._exact_B),
+            backup=self.backup,
+        )
+
+    def _first_round(self) -> Ints:
+        """The pilot, or all of a uniform allocation."""
+        pilot_B = np.where(self._open_B, float(self.per_candidate), 0.0)
+        self._planned_B = pilot_B
+        if self.allocation == "neyman":
+            reach_N = np.full(len(self.tree.nodes), neyman.PRIOR_REACH)
+            spread_B = neyman.prior_spread(self.tree, backup=self.backup)
+            floor_B = np.where(self._open_B, float(LEAST), 0.0)
+            score_B = self._score(reach_N, spread_B)
+            self._planned_B, self._scale = neyman.fill(score_B, floor_B, float(self.budget))
+            pilot_B = np.maximum(floor_B, np.floor(self._planned_B * self.pilot_share))
+            # The others are finished with the pilot, whatever it shows.
+            self._main_B = self._open_B & (self._planned_B >= pilot_B + LEAST)
+        number_B = pilot_B.astype(np.int64)
+        weight_B = np.ones(len(number_B))
+        if self.allocation == "neyman":
+            share_B = pilot_B / np.maximum(self._planned_B, LEAST)
+            weight_B = np.where(self._main_B, share_B, 1.0)
+            if not self._main_B.any():
+                self._later = []
+        self._weights_RB = weight_B[None]
+        # A finished candidate needs to be verified once.
+        return np.where(self._finished_B, 1, number_B)
+
+    def _next_round(self) -> Ints:
+        """The main round, or one that was asked for afterwards."""
+        asked = self._later.pop(0)
+        main = len(self._weights_RB) == 1 and self.allocation == "neyman" and self._main_B.any()
+        # To learn from, all rounds so far count by size; this is no estimate to report.
+        sizes = [counts.n.sum(axis=1) for counts in self.tree.counts]
+        values = estimate(
+            self.tree,
+            [n_RC / np.maximum(n_RC.sum(axis=0), 1.0) for n_RC in sizes],
+            self._by_node(self._exact_B),
+            backup=self.backup,
+        )
+        score_B = self._score(
+            neyman.observed_reach(self.tree),
+            neyman.posterior_spread(self.tree, values, backup=self.backup),
+        )
+        part_B = self._main_B if main else self._open_B
+        before_B = np.where(part_B, self._forced_B, 0).astype(np.float64)
+        floor_B = np.where(part_B, before_B + LEAST, 0.0)
+        score_B = np.where(part_B, score_B, 0.0)
+        left = asked - float(self._forced_B[self._open_B].sum()) if main else float(asked)
+        total_B, scale = neyman.fill(score_B, floor_B, left + float(before_B.sum()))
+        if main and scale > self._scale:
+            # Less noise than was planned for: no need to use the budget up.
+            total_B = np.where(part_B, np.maximum(floor_B, score_B * self._scale), 0.0)
+        number_B = np.where(part_B, neyman.whole(total_B - before_B), 0)
+        if main:
+            weight_B = np.where(part_B, 1.0 - self._weights_RB[0], 0.0)
+        else:
+            share = asked / (asked + float(self._planned_B.sum()))
+            self._planned_B = self._planned_B * (1.0 + asked / float(self._planned_B.sum()))
+            weight_B = np.where(part_B, share, 0.0)
+            self._weights_RB = self._weights_RB * (1.0 - weight_B)
+        self._weights_RB = np.concatenate((self._weights_RB, weight_B[None]))
+        return np.asarray(number_B, dtype=np.int64)
+
+    def _score(self, reach_N: Floats, spread_B: Floats) -> Floats:
+        """c_b s_b / sqrt(tokens), 0 where nothing is to be forced, [B]."""
+        root_B = np.zeros(self._offset[-1])
+        for plan, (node, slots) in zip(self.plans, self.placed, strict=True):
+            # Rows that share a tree node share its errors, so their weights add up.
+            column_C = np.sqrt(influence(plan.prob_C)) / plan.inclusion_prob
+            root_B[self._offset[node] + slots] += column_C
+        influence_B = neyman.total_influence(self.tree, root_B**2, reach_N, backup=self.backup)
+        tokens_B = np.repeat(
+            [max(1.0, len(self.tree.spines[n.spine]) - n.depth - 1.0) for n in self.tree.nodes],
+            np.diff(self._offset),
+        )
+        return np.where(self._open_B, np.sqrt(influence_B / tokens_B) * spread_B, 0.0)
+
+    def _close_round(self) -> None:
+        # In order of the requests, so that sums do not depend on the order of arrival.
+        for request in sorted(self._results):
+            token_ids, reward, truncated = self._results[request]
+            self.tree.add(
+                request.node,
+                request.slot,
+                token_ids,
+                reward,
+                half=request.index % 2,
+                round_index=len(self._weights_RB) - 1,
+                truncated=truncated,
+            )
+            if request.finished:
+                self._exact_B[self._offset[request.node] + request.slot] = reward
+        self._results.clear()
+        self.done = not self._later
+
+    def _by_node(self, values: Floats) -> list[Floats]:
+        """Cut [..., B] into one [..., C] per tree node."""
+        return np.split(values, self._offset[1:-1], axis=-1) if len(self._offset) > 1 else []

@@ -1,0 +1,325 @@
+"""The prefix tree of one question: where its continuations pass, and what may be counted where.
+
+A continuation forced at one node is an on-policy sample at every later node that it passes: if it
+starts with that node's prefix followed by candidate k, its reward is a draw of V_k there. Whether
+it passes is decided by its tokens up to k and never by its outcome, so, given the passes, rewards
+at a node are independent draws with mean V_k. That makes reuse unbiased, and makes two candidates
+of one node uncorrelated (no continuation takes two candidates of one node).
+
+The rewards of the spines are counted nowhere. At a spine's own nodes they must not be: results
+are split by that spine's reward, and counting it would select by outcome. At another
+spine's node they would be unbiased on their own, but single-sample Dr. GRPO scores a spine against
+the mean reward of its group, and would then share noise with the ideal gradient.
+
+Nodes with equal prefixes, on whichever spine, are one tree node. Prefixes are compared token by
+token (longest common prefixes with the spines), so no two can be confused.
+
+Axes: _R rounds, _C candidates of a node; halves are 0 and 1.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class TreeNode:
+    """One prefix at which candidates are forced.
+
+    Attributes:
+        spine: a spine that the prefix lies on.
+        depth: number of response tokens before the node.
+        token_ids: the candidates' ids, in the order of their slots.
+        prob: the student's probability of each.
+        linked: whether values are backed up through it; if not, it only counts what passes.
+        parent, parent_slot: the deepest node above, and the slot that leads here; -1 if there
+            is no node above, or if what leads here is none of its candidates.
+        children: per slot, the nodes that are the first below that candidate.
+        slot_of: the slot of each candidate's id.
+
+    Parent and children are found among linked nodes.
+    """
+
+    spine: int
+    depth: int
+    token_ids: list[int]
+    prob: list[float]
+    linked: bool = True
+    parent: int = -1
+    parent_slot: int = -1
+    children: dict[int, list[int]] = field(default_factory=dict)
+    slot_of: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """One continuation.
+
+    Attributes:
+        node: tree node where it was forced.
+        slot: the candidate that was forced.
+        token_ids: the tokens after the forced one, int32.
+        reward: in [0, 1].
+        half: 0 or 1, for cross-fitting.
+        truncated: it ended at the length limit.
+    """
+
+    node: int
+    slot: int
+    token_ids: Ids
+    reward: float
+    half: int
+    truncated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """Which continuation counts for which candidate of which tree node, in flat arrays [M].
+
+    Attributes:
+        continuation: index into `PrefixTree.continuations`.
+        node, slot: where it counts.
+        offset: how many of the continuation's tokens lie before the first one AFTER the slot's
+            token; 0 at the node where it was forced.
+    """
+
+    continuation: Ints
+    node: Ints
+    slot: Ints
+    offset: Ints
+
+
+@dataclass(eq=False)
+class Counts:
+    """Sums over the continuations that count at one node, each [R, half, C].
+
+    `n`, `forced` count continuations; `total`, `square` sum rewards and their squares. The
+    `leak_` sums take only those that reach no node below, or take none of its candidates.
+    """
+
+    n: Floats
+    forced: Floats
+    total: Floats
+    square: Floats
+    leak_n: Floats
+    leak_total: Floats
+    leak_square: Floats
+    truncated: Floats
+
+    @classmethod
+    def zeros(cls, num_candidates: int) -> Counts:
+        """Return counts of no continuation in one round."""
+        return cls(*(np.zeros((1, 2, num_candidates)) for _ in range(8)))
+
+    def reserve(self, num_rounds: int) -> None:
+        """Make room for so many rounds."""
+        missing = num_rounds - len(self.n)
+        if missing > 0:
+            for name, values in vars(self).items():
+                more = np.zeros((missing, *values.shape[1:]))
+                setattr(self, name, np.concatenate((values, more)))
+
+
+class PrefixTree:
+    """All spines, nodes and continuations of one question.
+
+    Args:
+        spines: token ids of each spine's response.
+        reuse: whether a continuation counts at the later nodes that it passes.
+    """
+
+    def __init__(self, spines: Sequence[npt.ArrayLike], *, reuse: bool = True) -> None:
+        self.spines: list[Ids] = [np.asarray(ids, dtype=np.int32) for ids in spines]
+        self.reuse = reuse
+        self.nodes: list[TreeNode] = []
+        self.counts: list[Counts] = []
+        self.continuations: list[Stored] = []
+        self._passes = {name: array("i") for name in ("continuation", "node", "slot", "offset")}
+        self._linked = False
+        self._on_spine: list[list[int]] = []
+        count = len(self.spines)
+        self._common = np.zeros((count, count), dtype=np.int64)
+        for first in range(count):
+            for second in range(count):
+                self._common[first, second] = common_prefix(self.spines[first], self.spines[second])
+
+    def add_node(
+        self, spine: int, position: int, token_ids: npt.ArrayLike, prob: npt.ArrayLike
+    ) -> tuple[int, Ints]:
+        """Add the node at a spine's position; one that is there already gets the new candidates.
+
+        Returns:
+            The tree node's index, and the slot of each of `token_ids`, [C].
+
+        Raises:
+            ValueError: continuations are there already, or the arguments do not fit.
+        """
+        if self.continuations:
+            raise ValueError("nodes must be added before the first continuation")
+        ids = np.asarray(token_ids, dtype=np.int64)
+        probs = np.asarray(prob, dtype=np.float64)
+        if ids.ndim != 1 or ids.shape != probs.shape or len(set(ids.tolist())) != len(ids):
+            raise ValueError(
+                f"token_ids and prob must be [C] without repeats, got {ids.shape}, {probs.shape}"
+            )
+        if not 0 <= position < len(self.spines[spine]):
+            raise ValueError(
+                f"position {position} is not on spine {spine} of {len(self.spines[spine])} tokens"
+            )
+        self._linked = False
+        same = [
+            index
+            for index, node in enumerate(self.nodes)
+            if node.depth == position and self._common[spine, node.spine] >= position
+        ]
+        if not same:
+            self.nodes.append(TreeNode(spine, position, [], []))
+        index = same[0] if same else len(self.nodes) - 1
+        node = self.nodes[index]
+        for token, probability in zip(ids.tolist(), probs.tolist(), strict=True):
+            if token not in node.slot_of:
+                node.slot_of[token] = len(node.token_ids)
+                node.token_ids.append(token)
+                node.prob.append(probability)
+        return index, np.asarray([node.slot_of[token] for token in ids.tolist()], dtype=np.int64)
+
+    def link(self) -> None:
+        """Find each node's parent and children, and start counting from zero."""
+        if self._linked:
+            return
+        self._linked = True
+        self.counts = [Counts.zeros(len(node.token_ids)) for node in self.nodes]
+        by_depth = sorted(range(len(self.nodes)), key=lambda index: self.nodes[index].depth)
+        self._on_spine = [
+            [
+                index
+                for index in by_depth
+                if self._common[spine, self.nodes[index].spine] >= self.nodes[index].depth
+            ]
+            for spine in range(len(self.spines))
+        ]
+        for node in self.nodes:
+            node.parent, node.parent_slot, node.children = -1, -1, {}
+        for index, node in enumerate(self.nodes):
+            above = [
+                i
+                for i in self._on_spine[node.spine]
+                if self.nodes[i].depth < node.depth and self.nodes[i].linked
+            ]
+            if not above or not node.linked:
+                continue
+            parent = self.nodes[above[-1]]
+            taken = int(self.spines[node.spine][parent.depth])
+            node.parent, node.parent_slot = above[-1], parent.slot_of.get(taken, -1)
+            if node.parent_slot >= 0:
+                parent.children.setdefault(node.parent_slot, []).append(index)
+
+    def path(self, node: int, slot: int, token_ids: Ids) -> list[tuple[int, int]]:
+        """Return (node, slot) of every node that a continuation passes, the forced one first.
+
+        The slot is -1 where it takes a token that is no candidate there. Without `reuse` only
+        the forced node is returned.
+        """
+        self.link()
+        start = self.nodes[node]
+        route = [(node, slot)]
+        if not self.reuse:
+            return route
+        token = start.token_ids[slot]
+        reach, best = -1, -1
+        for spine, ids in enumerate(self.spines):
+            if (
+                self._common[spine, start.spine] >= start.depth
+                and len(ids) > start.depth
+                and ids[start.depth] == token
+            ):
+                shared = start.depth + 1 + common_prefix(ids[start.depth + 1 :], token_ids)
+                if shared > reach:
+                    reach, best = shared, spine
+        if best < 0:
+            return route
+        for index in self._on_spine[best]:
+            depth = self.nodes[index].depth
+            offset = depth - start.depth - 1
+            if start.depth < depth <= reach and offset < len(token_ids):
+                route.append((index, self.nodes[index].slot_of.get(int(token_ids[offset]), -1)))
+        return route
+
+    def add(
+        self,
+        node: int,
+        slot: int,
+        token_ids: npt.ArrayLike,
+        reward: float,
+        *,
+        half: int,
+        round_index: int = 0,
+        truncated: bool = False,
+    ) -> None:
+        """Count one continuation at its own node and at every later node that it passes.
+
+        An int32 array of `token_ids` is kept, not copied.
+
+        Raises:
+            ValueError: a reward outside [0, 1].
+        """
+        if not 0.0 <= reward <= 1.0:
+            raise ValueError(f"a reward must be in [0, 1], got {reward}")
+        ids = np.asarray(token_ids, dtype=np.int32)
+        number = len(self.continuations)
+        self.continuations.append(Stored(node, slot, ids, float(reward), half, truncated))
+        route = self.path(node, slot, ids)
+        for step, (at, taken) in enumerate(route):
+            if taken < 0:
+                continue
+            counts = self.counts[at]
+            counts.reserve(round_index + 1)
+            where = (round_index, half, taken)
+            counts.n[where] += 1
+            counts.forced[where] += step == 0
+            counts.total[where] += reward
+            counts.square[where] += reward * reward
+            counts.truncated[where] += truncated
+            if not self._goes_on(route, step):
+                counts.leak_n[where] += 1
+                counts.leak_total[where] += reward
+                counts.leak_square[where] += reward * reward
+            self._passes["continuation"].append(number)
+            self._passes["node"].append(at)
+            self._passes["slot"].append(taken)
+            self._passes["offset"].append(self.nodes[at].depth - self.nodes[node].depth)
+
+    def _goes_on(self, route: list[tuple[int, int]], step: int) -> bool:
+        """Whether a continuation takes a candidate of the next linked node after a step."""
+        if not self.nodes[route[step][0]].linked:
+            return False
+        later = [slot for node, slot in route[step + 1 :] if self.nodes[node].linked]
+        return bool(later) and later[0] >= 0
+
+    def passes(self) -> Passes:
+        """Return which continuation counts where."""
+        return Passes(
+            **{name: np.array(column, dtype=np.int64) for name, column in self._passes.items()}
+        )
+
+
+def common_prefix(first: Ids, second: Ids) -> int:
+    """Length of the longest common prefix of two arrays of token ids."""
+    length = min(len(first), len(second))
+    # Most pairs part within a few tokens; looking there first spares comparing all of them.
+    start = 0
+    for stop in (min(8, length), length):
+        different = first[start:stop] != second[start:stop]
+        if different.any():
+            return start + int(different.argmax())
+        start = stop
+    return length
