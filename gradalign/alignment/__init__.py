@@ -1,0 +1,43 @@
+"""Alignment: how well a method's direction agrees with the ideal gradient, and how surely.
+
+Per node: `cosine`, `node_sums`, `cross_fit`. Over nodes: `pooled`, `mean_alignment`,
+`balanced`. Intervals: `question_sums`, `cluster_bootstrap`, `compare`.
+"""
+
+from gradalign.alignment.bootstrap import (
+    Comparison,
+    Interval,
+    cluster_bootstrap,
+    compare,
+    question_sums,
+)
+from gradalign.alignment.scores import (
+    Cosines,
+    NodeSums,
+    balanced,
+    cosine,
+    cross_fit,
+    mean_alignment,
+    mean_of_sums,
+    node_sums,
+    pooled,
+    pooled_of_sums,
+)
+
+__all__ = [
+    "Comparison",
+    "Cosines",
+    "Interval",
+    "NodeSums",
+    "balanced",
+    "cluster_bootstrap",
+    "compare",
+    "cosine",
+    "cross_fit",
+    "mean_alignment",
+    "mean_of_sums",
+    "node_sums",
+    "pooled",
+    "pooled_of_sums",
+    "question_sums",
+]

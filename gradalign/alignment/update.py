@@ -1,0 +1,189 @@
+"""Update-level alignment: nodes act together, through weights that they share.
+
+Pooled alignment takes the logits of every node as free. They are not: the output layer turns the
+hidden state h_u of node u into logits W h_u, so a logit direction m_u asks for the update
+m_u h_u^T of W, and a step of training applies the sum over nodes. The cosine here is that of
+sum_u g_u h_u^T (where the ideal gradient would move W) and sum_u m_u h_u^T (where a method
+moves it). Directions that point everywhere at random cancel in the sum, and those that agree from
+node to node add up.
+
+No matrix of the size of W is formed per node: inner products of two such sums are
+
+    < sum_u a_u h_u^T , sum_v b_v h_v^T > = sum_uv (a_u . b_v) (h_u . h_v),
+
+a Gram matrix of sparse directions times one of hidden states. It is kept per pair of questions,
+[Q, Q]. In the inner product of ideal and method, and in the ideal's squared norm, only products of
+DIFFERENT questions are summed: two questions share no rollouts, so both are unbiased for the
+expected update over questions, whatever the noise in the ideal gradient and in methods that are
+measured from the same rollouts. The method's squared norm takes all pairs: it is that of a real
+step on this many questions, whose updates disagree, and a step of a given length is spent on the
+disagreement too. So a direction without any common part, such as a random one, has alignment 0
+within its interval instead of none. Axes: _N, _M nodes, _C candidates, _D hidden units, _Q
+questions, _B resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+from scipy.stats import norm
+from scipy.stats import t as t_dist
+
+from gradalign.alignment.bootstrap import Interval
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+# Blocks of the node-by-node Gram matrices are kept below about this many numbers.
+_BLOCK = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class Updates:
+    """Rank-one updates of the output layer, one per node.
+
+    Attributes:
+        token_NC: token ids of each node's direction, -1 at padding, [N, C].
+        direction_NC: the direction on those tokens, times the node's weight, [N, C].
+        hidden_ND: what the output layer reads at each node, [N, D].
+        question_N: index of each node's question, [N].
+    """
+
+    token_NC: Ints
+    direction_NC: Floats
+    hidden_ND: Floats
+    question_N: Ints
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        if self.token_NC.shape != self.direction_NC.shape or self.token_NC.ndim != 2:
+            raise ValueError(
+                "token_NC and direction_NC must both be [nodes, candidates], got "
+                f"{self.token_NC.shape} and {self.direction_NC.shape}"
+            )
+        nodes = len(self.token_NC)
+        if self.hidden_ND.ndim != 2 or len(self.hidden_ND) != nodes:
+            raise ValueError(f"hidden_ND must be [{nodes}, units], got {self.hidden_ND.shape}")
+        if self.question_N.shape != (nodes,):
+            raise ValueError(f"question_N must be ({nodes},), got {self.question_N.shape}")
+
+
+def question_gram(first: Updates, second: Updates, num_questions: int) -> Floats:
+    """Inner products of the questions' summed updates, [Q, Q].
+
+    Entry (q, r) is < sum of `first` over q's nodes, sum of `second` over r's nodes >.
+
+    Raises:
+        ValueError: hidden states of different widths, or a question index out of range.
+    """
+    if first.hidden_ND.shape[1] != second.hidden_ND.shape[1]:
+        raise ValueError(
+            f"hidden states must have one width, got {first.hidden_ND.shape} and "
+            f"{second.hidden_ND.shape}"
+        )
+    for updates in (first, second):
+        if len(updates.question_N) and not (
+            updates.question_N.min() >= 0 and updates.question_N.max() < num_questions
+        ):
+            raise ValueError(f"question_N must lie in 0..{num_questions - 1}")
+    known = np.unique(np.concatenate([first.token_NC.ravel(), second.token_NC.ravel()]))
+    left, right = _sparse(first, known), _sparse(second, known)
+    right_to_question = _indicator(second.question_N, num_questions)
+    gram_QQ = np.zeros((num_questions, num_questions))
+    rows = max(1, _BLOCK // max(1, len(second.question_N)))
+    for begin in range(0, len(first.question_N), rows):
+        here = slice(begin, begin + rows)
+        products_NM = (left[here] @ right.T).toarray()
+        products_NM *= first.hidden_ND[here] @ second.hidden_ND.T
+        per_node_NQ = products_NM @ right_to_question
+        np.add.at(gram_QQ, first.question_N[here], per_node_NQ)
+    return gram_QQ
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateGrams:
+    """Gram matrices of one method against the ideal gradient, each [Q, Q]."""
+
+    cross_QQ: Floats
+    ideal_QQ: Floats
+    method_QQ: Floats
+
+    @property
+    def ideal_norm2(self) -> float:
+        """Unbiased squared norm of the expected ideal update; noise can make it negative."""
+        return float(_different(self.ideal_QQ, np.ones((1, len(self.ideal_QQ))))[0])
+
+    def estimate(self, weight_BQ: npt.ArrayLike | None = None) -> Floats:
+        """Update-level alignment, [B] ([1] without weights).
+
+        The ideal's norm is that of all questions once each, whatever the weights: it is the same
+        for all methods of a run, and resampling it would only hide how they differ.
+
+        Args:
+            weight_BQ: how often each question counts, [B, Q]; once each by default.
+
+        Returns:
+            NaN where either squared norm is not positive. Noise can carry the value past 1.
+        """
+        count = len(self.cross_QQ)
+        weights = np.ones((1, count)) if weight_BQ is None else np.asarray(weight_BQ, np.float64)
+        cross_B = _different(self.cross_QQ, weights)
+        method_B = ((weights @ self.method_QQ) * weights).sum(axis=1) / weights.sum(axis=1) ** 2
+        norms_B = np.maximum(self.ideal_norm2, 0.0) * np.maximum(method_B, 0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(norms_B > 0, cross_B / np.sqrt(norms_B), np.nan)
+
+
+def update_alignment(
+    grams: UpdateGrams, *, seed: int, num_resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """Update-level alignment with a bootstrap interval over questions.
+
+    The interval is a percentile one whose levels are those of a t distribution with Q - 1
+    degrees of freedom, at the estimated norm of the ideal update (see `UpdateGrams.estimate`). A
+    question that a resample holds twice is not paired with itself in the inner product.
+
+    Args:
+        grams: the method's Gram matrices.
+        seed: of the resampling generator.
+        num_resamples: bootstrap resamples.
+        level: coverage.
+    """
+    count = len(grams.cross_QQ)
+    estimate = float(grams.estimate()[0]) if count > 1 else np.nan
+    if not np.isfinite(estimate):
+        return Interval(estimate, np.nan, np.nan, np.nan)
+    rng = np.random.default_rng(seed)
+    weight_BQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
+    values_B = grams.estimate(weight_BQ)
+    values_B = values_B[np.isfinite(values_B)]
+    stretch = np.sqrt(count / (count - 1))
+    reach = stretch * t_dist.ppf((1.0 + level) / 2, count - 1)
+    low, high = np.quantile(values_B, norm.cdf([-reach, reach]))
+    return Interval(estimate, float(low), float(high), float(values_B.std() * stretch))
+
+
+def _sparse(updates: Updates, known: Ints) -> csr_array:
+    there_NC = updates.token_NC >= 0
+    row, _ = np.nonzero(there_NC)
+    column = np.searchsorted(known, updates.token_NC[there_NC])
+    shape = (len(updates.token_NC), len(known))
+    return csr_array((updates.direction_NC[there_NC], (row, column)), shape=shape)
+
+
+def _indicator(question_N: Ints, num_questions: int) -> csr_array:
+    count = len(question_N)
+    ones = np.ones(count)
+    return csr_array((ones, (np.arange(count), question_N)), shape=(count, num_questions))
+
+
+def _different(gram_QQ: Floats, weight_BQ: Floats) -> Floats:
+    """Mean over pairs of different questions, weighted, [B]."""
+    off_QQ = gram_QQ - np.diag(np.diag(gram_QQ))
+    total_B = ((weight_BQ @ off_QQ) * weight_BQ).sum(axis=1)
+    pairs_B = weight_BQ.sum(axis=1) ** 2 - (weight_BQ**2).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total_B / pairs_B)
