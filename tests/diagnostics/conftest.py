@@ -1,0 +1,66 @@
+"""Real runs on the bundled pair, small but large enough to see each mechanism."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gradalign
+from gradalign.pipeline import diagnose_run
+from gradalign.report.report import Report
+
+COMMON = {
+    "student": "demo:student",
+    "task": "demo:addition",
+    "engine": "transformers",
+    "bootstrap_resamples": 500,
+}
+
+
+@pytest.fixture(scope="session")
+def informed_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """One checkpoint in contexts that agree and that contradict each other, under two names."""
+    return gradalign.score(
+        **COMMON,
+        teachers=[
+            "demo:strong",
+            "self+answer",
+            "self+wrong-answer",
+            "demo:student+answer",
+            "demo:student+solution",
+        ],
+        methods=["opd", "minillm"],
+        limit=8,
+        num_rollouts=2,
+        nodes=6,
+        continuations=6,
+        shard_size=4,
+        output_dir=str(tmp_path_factory.mktemp("runs") / "informed"),
+    )
+
+
+@pytest.fixture(scope="session")
+def prefix_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Many spines and hardly any nodes: what the one diagnostic that samples needs."""
+    return gradalign.score(
+        **COMMON,
+        teachers=["demo:strong", "self+answer"],
+        methods=["opd"],
+        limit=12,
+        num_rollouts=4,
+        nodes=1,
+        continuations=2,
+        shard_size=6,
+        diagnose=["prefix"],
+        output_dir=str(tmp_path_factory.mktemp("runs") / "prefix"),
+    )
+
+
+@pytest.fixture(scope="session")
+def completed_run(prefix_run: Report, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A copy of that run with every other diagnostic added later."""
+    folder = tmp_path_factory.mktemp("runs") / "completed"
+    shutil.copytree(Path(prefix_run.path), folder)
+    return diagnose_run(str(folder))

@@ -1,0 +1,73 @@
+"""Advice claims only what an interval supports."""
+
+from __future__ import annotations
+
+from gradalign.diagnostics import advice
+from gradalign.diagnostics.advice import Value
+
+SURE_LOSS = Value(-0.4, -0.6, -0.2)
+UNSURE = Value(0.1, -0.2, 0.4)
+NEAR = Value(0.99, 0.98, 1.0)
+
+
+def test_overlap():
+    assert "warm the student up" in advice.overlap_advice(Value(0.5, 0.4, 0.6))
+    assert "another cause" in advice.overlap_advice(NEAR)
+    assert "more questions" in advice.overlap_advice(Value(0.9, 0.8, 0.97))
+
+
+def test_topk_never_recommends_the_biased_form():
+    gain = {(1, "biased"): SURE_LOSS, (16, "biased"): UNSURE, (16, "renorm"): UNSURE}
+    cosine = {(1, "biased"): SURE_LOSS, (16, "biased"): NEAR, (16, "renorm"): NEAR}
+    text = advice.topk_advice(gain, cosine)
+    assert "biased top-k loss costs alignment at k = 1:" in text
+    assert "k = 16, renorm" in text
+    assert "use it whole" in advice.topk_advice(gain, dict.fromkeys(gain, UNSURE))
+    assert "Too few" in advice.topk_advice({}, {})
+
+
+def test_contexts():
+    conflict = Value(0.7, 0.5, 0.9)
+    assert "contradict" in advice.contexts_advice(Value(0.2, 0.1, 0.3), conflict, "instance")
+    assert "agree" in advice.contexts_advice(Value(0.9, 0.8, 0.95), conflict, "all")
+    assert "more questions" in advice.contexts_advice(Value(0.5, 0.2, 0.8), conflict, "all")
+
+
+def test_horizon():
+    noise = {0.0: Value(2, 1, 3), 1.0: Value(10, 8, 12)}
+    good = {0.0: Value(0.3, 0.1, 0.5), 1.0: Value(0.6, 0.4, 0.8)}
+    pays = advice.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, good)
+    assert "gamma = 1 gains" in pays
+    assert "5 times as noisy" in pays
+    assert "stay at the token level" in advice.horizon_advice({1.0: UNSURE}, noise, good)
+    assert "costs alignment" in advice.horizon_advice({1.0: SURE_LOSS}, noise, good)
+    assert "--only horizon" in advice.horizon_advice({}, {0.0: noise[0.0]}, good)
+    bad = dict.fromkeys(good, SURE_LOSS)
+    assert "take another" in advice.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, bad)
+
+
+def test_signal_and_special_tokens():
+    late = {"position:0-25%": UNSURE, "position:75-100%": SURE_LOSS}
+    lopsided = advice.signal_advice(Value(0.9, 0.8, 0.95), late)
+    assert "pushed down" in lopsided
+    everywhere = advice.signal_advice(Value(0.5, 0.4, 0.6), dict.fromkeys(late, SURE_LOSS))
+    assert "along the whole response" in everywhere
+    assert "position:75-100%: mask" in lopsided
+    assert "balanced" in advice.signal_advice(Value(0.5, 0.4, 0.6), {"position:0-25%": UNSURE})
+    assert "Mask them" in advice.special_advice(Value(0.2, 0.1, 0.3))
+    assert "keep them" in advice.special_advice(UNSURE)
+
+
+def test_predictors():
+    assert "Nothing cheap" in advice.predictors_advice("", UNSURE)
+    assert "reverse_kl is low" in advice.predictors_advice("reverse_kl", SURE_LOSS)
+
+
+def test_prefix():
+    loss, edge = Value(0.4, 0.2, 0.6), Value(0.3, 0.1, 0.5)
+    assert "still beats" in advice.prefix_advice({0.5: loss}, {0.5: edge})
+    assert "From 50% on" in advice.prefix_advice({0.5: loss}, {0.5: UNSURE})
+    nothing = Value(0.0, -0.01, 0.02)
+    assert "as well as from scratch" in advice.prefix_advice({0.5: nothing}, {0.5: edge})
+    assert "score more" in advice.prefix_advice({0.5: UNSURE}, {0.5: edge})
+    assert "do not distill" in advice.prefix_advice({0.5: nothing}, {0.5: SURE_LOSS})
