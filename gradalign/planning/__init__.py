@@ -1,0 +1,17 @@
+"""The cost of a run before it is spent, and beside it what was spent."""
+
+from gradalign.planning.figures import Figures, Times
+from gradalign.planning.memory import Memory, ModelMemory
+from gradalign.planning.plan import Plan, make_plan
+from gradalign.planning.record import record_actual, record_plan
+
+__all__ = [
+    "Figures",
+    "Memory",
+    "ModelMemory",
+    "Plan",
+    "Times",
+    "make_plan",
+    "record_actual",
+    "record_plan",
+]

@@ -1,0 +1,80 @@
+"""What is planned and afterwards counted, under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Counts of a run.
+
+    Attributes:
+        questions: how many there are.
+        spines: sampled responses.
+        spine_prompt_tokens: prompt tokens of their requests, before any sharing of prefixes.
+        spine_tokens: tokens generated for them.
+        nodes: chosen positions.
+        branches: candidates, over all nodes.
+        continuations: targeted rollouts.
+        continuation_prompt_tokens: prompt, spine and candidate tokens that these start from,
+            before any sharing of prefixes.
+        continuation_tokens: tokens generated for them.
+        student_passes: sequences that the student reads teacher-forced.
+        teacher_passes: sequences that teachers read, over all teachers.
+        forced_tokens: tokens of all those sequences, prompts included.
+        scored_tokens: continuation tokens scored by student and teachers, if a method or a
+            diagnostic looks at them.
+        disk_bytes: size of the run's folder.
+        prefix_continuations: responses sampled by the diagnostic `prefix`, if it is asked for.
+        prefix_tokens: tokens generated for them.
+    """
+
+    questions: int
+    spines: int
+    spine_prompt_tokens: int
+    spine_tokens: int
+    nodes: int
+    branches: int
+    continuations: int
+    continuation_prompt_tokens: int
+    continuation_tokens: int
+    student_passes: int
+    teacher_passes: int
+    forced_tokens: int
+    scored_tokens: int
+    disk_bytes: int
+    prefix_continuations: int = 0
+    prefix_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of wall time by kind of work; None where nothing is known.
+
+    Attributes:
+        sample: drawing the spines.
+        distribute: teacher-forced passes over the spines.
+        branch: targeted rollouts.
+        score: passes over the continuations.
+        other: alignment, diagnostics and all else.
+        total: their sum.
+    """
+
+    sample: float | None
+    distribute: float | None
+    branch: float | None
+    score: float | None
+    other: float | None
+    total: float | None
+
+
+def times_of(stages: Mapping[str, Mapping[str, float]]) -> Times:
+    """Sum run.json's `stages` up by kind of work."""
+    seconds = dict.fromkeys(("sample", "distribute", "branch", "score", "other"), 0.0)
+    for name, stage in stages.items():
+        kind = name.split(maxsplit=1)[0]
+        seconds[kind if kind in seconds else "other"] += float(stage["seconds"])
+    rounded = {kind: round(value, 3) for kind, value in seconds.items()}
+    return Times(**rounded, total=round(sum(seconds.values()), 3))

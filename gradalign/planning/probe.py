@@ -1,0 +1,202 @@
+"""A short probe: the first stages of the run on a few of its questions, and a few rollouts."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gradalign.branching import BranchRequest
+from gradalign.config import ScoreConfig
+from gradalign.contexts import parse_teacher
+from gradalign.planning.calibration import Calibration, allowed_continuations
+from gradalign.progress import Reporter, SilentReporter
+from gradalign.rollouts.base import Completion, Request, derive_seed
+from gradalign.stages.base import Resolved, Run, Stage
+from gradalign.stages.branch import plan_shard
+from gradalign.stages.branch_work import QuestionWork
+from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
+from gradalign.stages.prepare import prepare
+from gradalign.stages.records import read_questions, read_spines
+from gradalign.stages.sample import Sample
+from gradalign.stages.tools import open_student
+
+QUESTIONS = 4
+SPINES = 4
+ROLLOUTS = 192
+"""Targeted rollouts that are drawn, spread over all nodes of the probe."""
+
+
+def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = None) -> Calibration:
+    """Measure lengths, candidates and speeds with the run's own models, on this machine.
+
+    Every model is loaded once (the student twice). The spines are the run's own first ones, so
+    that nothing about them is assumed; they are drawn again by the run itself.
+
+    Raises:
+        GradalignError: whatever would go wrong in these stages of the run.
+    """
+    reporter = reporter or SilentReporter()
+    with tempfile.TemporaryDirectory(prefix="gradalign-probe-") as place:
+        small = config.model_copy(
+            update={
+                "limit": min(config.limit or _enough(config), _enough(config)),
+                "num_rollouts": min(config.num_rollouts, SPINES),
+                "shard_size": QUESTIONS,
+                "output_dir": str(Path(place) / "run"),
+                "executor": "local",
+            }
+        )
+        prepared, _ = prepare(small)
+        run = Run(small, resolved)
+        shard = prepared.shards()[0]
+        timed = {stage.name: _timed(stage, run, shard, reporter) for stage in _stages(run)}
+        reporter.remark(f"probe: {ROLLOUTS} targeted rollouts")
+        start = time.monotonic()
+        with open_student(run) as tools:
+            opened = time.monotonic() - start
+            work = plan_shard(run, shard)
+            first = [(item, request) for item in work for request in item.branching.next_requests()]
+            requests = list(_spread(run, first))
+            start = time.monotonic()
+            drawn = [completion for _, completion in tools.engine.generate(requests)]
+            seconds = time.monotonic() - start
+        sizes = _sizes(work, first, config.num_rollouts / small.num_rollouts)
+        return _calibration(run, config, shard, timed, opened, sizes, drawn, seconds)
+
+
+_Ask = tuple[QuestionWork, BranchRequest]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Seconds to open a stage, and to do a shard with it."""
+
+    opening: float
+    working: float
+
+
+def _enough(config: ScoreConfig) -> int:
+    """Return how many questions the contexts need to be made; the first few are probed."""
+    shown = [parse_teacher(spec).context.partition(":") for spec in config.teachers]
+    demos = [int(number) for name, _, number in shown if name == "demos" and number.isdecimal()]
+    return max([QUESTIONS, *(number + 1 for number in demos)])
+
+
+def _stages(run: Run) -> list[Stage]:
+    by_model = dict.fromkeys(run.model_of(teacher) for teacher in run.teachers)
+    return [
+        Sample(),
+        StudentPositions(),
+        *(
+            TeacherPositions(model, [item for item in run.teachers if run.model_of(item) == model])
+            for model in by_model
+        ),
+        StudentSupports(),
+    ]
+
+
+def _timed(stage: Stage, run: Run, shard: str, reporter: Reporter) -> _Timed:
+    reporter.remark(f"probe: {stage.name}")
+    start = time.monotonic()
+    with stage.session(run) as work:
+        opened = time.monotonic()
+        work(shard, lambda done, total, units: None)
+        done = time.monotonic()
+    return _Timed(opened - start, done - opened)
+
+
+def _spread(run: Run, first: list[_Ask]) -> Iterator[Request]:
+    """Yield some of the rollouts that the run would begin with, from everywhere."""
+    every = [(item, request) for item, request in first if not request.finished]
+    step = max(1.0, len(every) / ROLLOUTS)
+    for place in np.arange(0, len(every), step).astype(int).tolist():
+        item, request = every[place]
+        prefix = item.branching.prefix(request)
+        ids = (*item.stored.prompt_ids, *prefix.tolist())
+        yield Request(
+            prompt_ids=ids,
+            max_tokens=run.resolved.max_tokens - len(prefix),
+            seed=derive_seed(run.config.seed, item.stored.question.id, ids, request.index),
+        )
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Means per question, for as many spines as the run will draw."""
+
+    num_questions: int
+    nodes: float
+    branches: float
+    open_branches: float
+    finished: float
+    start: float
+
+
+def _sizes(work: list[QuestionWork], first: list[_Ask], more: float) -> _Sizes:
+    plans = [plan for item in work for plan in item.branching.plans]
+    # Equal prefixes of a question's spines share their rollouts: counted as the run does.
+    opened = {(id(item), r.node, r.slot) for item, r in first if not r.finished}
+    scale = more / len(work)
+    return _Sizes(
+        num_questions=len(work),
+        nodes=len(plans) * scale,
+        branches=sum(len(plan.token_ids_C) for plan in plans) * scale,
+        open_branches=len(opened) * scale,
+        finished=sum(request.finished for _, request in first) * scale,
+        start=float(np.mean([plan.position + 1 for plan in plans])) if plans else 0.0,
+    )
+
+
+def _calibration(
+    run: Run,
+    config: ScoreConfig,
+    shard: str,
+    timed: dict[str, _Timed],
+    opened: float,
+    sizes: _Sizes,
+    drawn: list[Completion],
+    seconds: float,
+) -> Calibration:
+    spines = [spine for group in read_spines(run.folder, shard).values() for spine in group]
+    generated = float(np.mean([len(item.token_ids) for item in drawn])) if drawn else 0.0
+    return Calibration(
+        measured=True,
+        response_tokens=float(np.mean([len(spine.token_ids) for spine in spines])),
+        nodes=sizes.nodes,
+        branches=sizes.branches,
+        continuations=allowed_continuations(config, sizes.open_branches) + sizes.finished,
+        continuation_start=sizes.start,
+        continuation_tokens=generated,
+        sampled_per_second=generated * len(drawn) / seconds if drawn else None,
+        forced_per_second=_speeds(run, shard, timed),
+        open_seconds=opened + sum(item.opening for item in timed.values()),
+        assumptions=(
+            f"measured on {sizes.num_questions} questions with {run.config.num_rollouts} responses "
+            f"each and {len(drawn)} targeted rollouts; larger batches are faster",
+            "as many targeted rollouts as the settings allow: an upper bound",
+        ),
+    )
+
+
+def _speeds(run: Run, shard: str, timed: dict[str, _Timed]) -> dict[str, float]:
+    """Return tokens read per second, by model; in a first pass, with all that it keeps."""
+    spines = read_spines(run.folder, shard)
+    own = sum(
+        len(item.prompt_ids) + len(spine.token_ids)
+        for item in read_questions(run.folder, shard)
+        for spine in spines.get(item.question.id, [])
+    )
+    student = timed[StudentPositions.name].working + timed[StudentSupports.name].working
+    speeds = {}
+    for stage in _stages(run):
+        if isinstance(stage, TeacherPositions):
+            # Its prompts are longer by what its context shows; the student's are close enough.
+            seconds = timed[stage.name].working / len(stage.teachers)
+            speeds[stage.model] = own / max(seconds, 1e-6)
+    speeds[run.config.student] = 2 * own / max(student, 1e-6)
+    return speeds
