@@ -1,0 +1,5 @@
+"""Where the shards of a stage are done: in this process, or by the workers of a Ray cluster."""
+
+from gradalign.executors.base import Executor, open_executor
+
+__all__ = ["Executor", "open_executor"]

@@ -1,0 +1,39 @@
+"""What an executor is, and how the run's one is opened."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from gradalign.config import ScoreConfig
+from gradalign.progress import Reporter
+from gradalign.runlog import RunLog
+from gradalign.stages.base import Run, Stage
+
+
+class Executor(Protocol):
+    """Does the shards of stages, somewhere."""
+
+    def run_stage(self, stage: Stage, run: Run, log: RunLog, reporter: Reporter) -> None:
+        """Do every shard of a stage that is not there yet, and record it in `log`.
+
+        Raises:
+            GradalignError: what went wrong in a shard; finished shards are kept.
+        """
+        ...
+
+
+def open_executor(config: ScoreConfig) -> AbstractContextManager[Executor]:
+    """Return the executor that a configuration asks for; use it in a with statement.
+
+    Raises:
+        MissingDependencyError: `ray` is asked for and not installed.
+        UsageError: more workers or GPUs than there are.
+    """
+    if config.executor == "ray":
+        from gradalign.executors.ray import RayExecutor
+
+        return RayExecutor(config)
+    from gradalign.executors.local import LocalExecutor
+
+    return LocalExecutor()

@@ -1,0 +1,42 @@
+"""One process, one shard after the other; what the stage holds is opened once."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from gradalign.progress import Reporter
+from gradalign.runlog import RunLog, Timer
+from gradalign.stages.base import Run, Stage
+
+
+class LocalExecutor:
+    """Works in this process."""
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to close: a stage closes what it opened."""
+
+    def run_stage(self, stage: Stage, run: Run, log: RunLog, reporter: Reporter) -> None:
+        """Do every shard of a stage that is not there yet; see Executor."""
+        shards = run.shards()
+        pending = [shard for shard in shards if not stage.done(run, shard)]
+        if not pending:
+            return
+        timer = Timer()
+        num_done = len(shards) - len(pending)
+        with (
+            reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress,
+            stage.session(run) as work,
+        ):
+            for shard in pending:
+                counts = work(shard, progress.shard)
+                log.add_stage(stage.name, timer.seconds, counts)
+                timer = Timer()
+                progress.finish_shard()

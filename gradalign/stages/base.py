@@ -1,0 +1,164 @@
+"""What a stage is, and what it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gradalign.config import ScoreConfig
+from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
+from gradalign.contexts import get as get_context
+from gradalign.errors import UsageError
+from gradalign.report.folder import RunFolder
+from gradalign.rollouts.base import SamplingSettings
+
+Tick = Callable[[int, int, int], None]
+"""Called with (units done, units of this shard, units new since the last call)."""
+
+Work = Callable[[str, Tick], Counter[str]]
+"""Do one shard (by its name), reporting progress; return counts for run.json."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What `prepare` worked out from the configuration, kept in run.json.
+
+    Attributes:
+        max_tokens: longest response.
+        max_model_len: longest prompt and response together, for the engine.
+        engine: the engine that `auto` became.
+        verifier: the verifier's spec.
+        stop_token_ids: tokens that end a response.
+        vocab_size: size of the student's output layer.
+        special_token_ids: tokens that are not text of a response's own.
+    """
+
+    max_tokens: int
+    max_model_len: int
+    engine: str
+    verifier: str
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+    special_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in progress: its settings and its folder. Plain data, so that workers can have it."""
+
+    config: ScoreConfig
+    resolved: Resolved
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The folder that all tables are read from and written to."""
+        return RunFolder(self.config.output_dir)
+
+    @cached_property
+    def teachers(self) -> list[TeacherSpec]:
+        """The teachers, parsed, in the order given."""
+        return [parse_teacher(spec) for spec in self.config.teachers]
+
+    @property
+    def needs_continuation_scores(self) -> bool:
+        """Whether some method looks at what the models say of continuations."""
+        from gradalign import methods
+
+        return any("continuation_scores" in methods.get(spec).needs for spec in self.config.methods)
+
+    @cached_property
+    def teacher_template(self) -> str | None:
+        """The text of the teachers' chat template, None for the tokenizers' own."""
+        return read_template(self.config, teacher=True)
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How spines and continuations are drawn."""
+        return SamplingSettings(
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            top_k=self.config.top_k,
+            stop_token_ids=self.resolved.stop_token_ids,
+        )
+
+    def shards(self) -> list[str]:
+        """Return the names of all shards."""
+        return self.folder.files("questions")
+
+    def prompt_differs_by_spine(self, label: str) -> bool:
+        """Whether a teacher may read another prompt on every spine of a question."""
+        teacher = next(item for item in self.teachers if item.label == label)
+        name = teacher.context.partition(":")[0]
+        return name in CONTEXTS and get_context(teacher.context, ()).needs_attempts
+
+    def model_of(self, teacher: TeacherSpec) -> str:
+        """Return the checkpoint of a teacher; `self` is the student's."""
+        return self.config.student if teacher.model == "self" else teacher.model
+
+    def model_options(self, model: str) -> dict[str, Any]:
+        """Return the keyword arguments of `loaded_model` for the student or a teacher."""
+        config = self.config
+        is_student = model == config.student
+        return {
+            "revision": config.revision if is_student else config.teacher_revision,
+            "dtype": config.dtype,
+            "device": config.device,
+            "trust_remote_code": config.trust_remote_code,
+        }
+
+    def rng(self, *key: object) -> np.random.Generator:
+        """Return a generator that depends on the run's seed and `key` only."""
+        text = "\x00".join(str(part) for part in (self.config.seed, *key))
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+class Stage(Protocol):
+    """A step of the pipeline, done shard by shard.
+
+    Attributes:
+        name: shown in progress and run.json.
+        unit: what its progress counts, such as "spines".
+    """
+
+    name: str
+    unit: str
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's tables are there."""
+        ...
+
+    def session(self, run: Run) -> AbstractContextManager[Work]:
+        """Hold what every shard needs (a model, an engine, a pool) while shards are done."""
+        ...
+
+
+def read_template(config: ScoreConfig, *, teacher: bool = False) -> str | None:
+    """Return the text of the chat template file of the student or of the teachers, if any.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    path = (config.teacher_chat_template if teacher else None) or config.chat_template
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"chat template {path} cannot be read: {error}.") from error
+
+
+def teacher_file(shard: str, label: str) -> str:
+    """Return the file name of one teacher's part of a shard."""
+    digest = hashlib.blake2b(label.encode(), digest_size=3).hexdigest()
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")[:48]
+    return f"{shard}-{slug}-{digest}"

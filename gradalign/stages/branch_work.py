@@ -1,0 +1,47 @@
+"""One question on its way through the branch stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.branching import BranchRequest, Candidates, QuestionBranching
+from gradalign.stages.records import StoredQuestion, StoredSpine
+
+
+@dataclass
+class Continued:
+    """What became of one request, besides what the tree keeps."""
+
+    request: BranchRequest
+    token_ids: npt.NDArray[np.int32]
+    reward: float
+    finish_reason: str
+    verifier_error: str
+    round_index: int
+
+
+@dataclass
+class QuestionWork:
+    """One question while its continuations are made.
+
+    Attributes:
+        stored: the question.
+        spines: its spines, in order.
+        candidates: those of each chosen node, in order of `branching.plans`.
+        entropies: the student's entropy at each chosen node.
+        branching: the algorithm's state.
+        results: every continuation so far, in the order in which rounds were closed.
+    """
+
+    stored: StoredQuestion
+    spines: list[StoredSpine]
+    candidates: list[Candidates]
+    entropies: list[float]
+    branching: QuestionBranching
+    results: list[Continued] = field(default_factory=list)
+    open_requests: list[BranchRequest] = field(default_factory=list)
+    arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
+    round_index: int = 0

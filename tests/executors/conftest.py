@@ -1,0 +1,20 @@
+"""A Ray cluster of this machine's two cores."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from requires import require
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Start Ray in this process, and shut it down at the end."""
+    ray = require("ray")
+    from gradalign.executors.cluster import start_here
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    start_here(ray, num_cpus=2)
+    yield ray
+    ray.shutdown()

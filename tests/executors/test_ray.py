@@ -1,0 +1,208 @@
+"""Workers of a real Ray cluster do what a local run does, to the last bit, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from requires import require
+from runs import SMALL, assert_same_tables
+
+from gradalign.errors import EngineError, UsageError
+from gradalign.executors.cluster import Cluster
+
+require("ray")
+
+pytestmark = pytest.mark.ray
+
+RAY = {"executor": "ray", "num_workers": 2}
+
+
+class Bar:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.stages = {}
+        self.remarks = []
+
+    def stage(self, name, unit, num_shards, num_done):
+        self.stages[name] = self.current = {
+            "finished": num_done,
+            "shards": num_shards,
+            "units": 0,
+            "highest": 0.0,
+            "open": 0,
+        }
+        return self
+
+    def __enter__(self):
+        self.current["open"] += 1
+        return self
+
+    def __exit__(self, *_):
+        self.current["open"] -= 1
+
+    def shard(self, done, total, units):
+        assert units >= 0
+        self.current["units"] += units
+        self.current["highest"] = max(self.current["highest"], done / total)
+
+    def finish_shard(self):
+        self.current["finished"] += 1
+
+    def remark(self, text):
+        self.remarks.append(text)
+
+
+@pytest.fixture
+def workers(ray_cluster, monkeypatch):
+    """The process ids of all workers, in the order in which they were started."""
+    pids = []
+    start = Cluster.start_worker
+
+    def spy(self, kind, *arguments):
+        actor = start(self, kind, *arguments)
+        pids.append(ray_cluster.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+        return actor
+
+    monkeypatch.setattr(Cluster, "start_worker", spy)
+    return pids
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(map(alive, pids))
+
+
+def score(folder, reporter=None, **changes):
+    from gradalign.config import ScoreConfig
+    from gradalign.pipeline import score_config
+
+    settings = {**SMALL, **RAY, "output_dir": str(folder), **changes}
+    return score_config(ScoreConfig.build(settings), reporter=reporter)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_a_local_run(small_run, workers, tmp_path):
+    bar = Bar()
+    report = score(tmp_path / "ray", bar)
+    assert_same_tables(Path(small_run.path), tmp_path / "ray")
+    assert len(workers) == 2  # kept from stage to stage
+    assert gone(workers)
+    local, ours = small_run.metadata["stages"], report.metadata["stages"]
+    assert {name: stage["counts"] for name, stage in ours.items()} == {
+        name: stage["counts"] for name, stage in local.items()
+    }
+    for stage in ours.values():
+        assert 0 < stage["worker_seconds"] <= 2.1 * stage["seconds"] + 0.5
+    for name, shown in bar.stages.items():
+        assert shown["finished"] == shown["shards"] == 3, name
+        assert shown["open"] == 0
+        assert shown["highest"] <= 2
+    assert bar.stages["sample"]["units"] == 6
+    assert bar.stages["branch"]["units"] <= local["branch"]["counts"]["continuations"]
+    assert report.metadata["status"] == "done"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(small_run, workers, tmp_path):
+    folder = tmp_path / "killed"
+    killed = []
+
+    def kill():
+        # Once in the middle of sampling, once in the middle of branching.
+        for wanted, number in (("spines", 0), ("nodes", 1)):
+            while not list((folder / wanted).glob("shard-*.parquet")):
+                time.sleep(0.005)
+            victim = [pid for pid in workers if alive(pid)][number]
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    score(folder)
+    thread.join(timeout=10)
+    assert len(killed) == 2
+    assert len(workers) >= 3
+    assert_same_tables(Path(small_run.path), folder)
+    assert gone(workers)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_is_named(ray_cluster, monkeypatch, tmp_path):
+    start = Cluster.start_worker
+
+    def doomed(self, kind, *arguments):
+        actor = start(self, kind, *arguments)
+        actor.__ray_call__.remote(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        return actor
+
+    monkeypatch.setattr(Cluster, "start_worker", doomed)
+    with pytest.raises(EngineError, match=r"sample, shard-0000\d: the worker died 3 times"):
+        score(tmp_path / "doomed")
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_the_users_error(workers, tmp_path):
+    with pytest.raises(UsageError, match="engine transformers has no argument 'no_such'"):
+        score(tmp_path / "wrong", engine_args={"no_such": 1})
+    assert gone(workers)
+
+
+def test_a_numbered_device_is_refused(ray_cluster, tmp_path):
+    from gradalign.config import ScoreConfig
+    from gradalign.executors.cluster import open_cluster
+    from gradalign.progress import SilentReporter
+
+    config = ScoreConfig.build({**SMALL, **RAY, "output_dir": str(tmp_path), "device": "cuda:1"})
+    with (
+        pytest.raises(UsageError, match="gives each worker GPUs"),
+        open_cluster(config, SilentReporter()),
+    ):
+        pass
+
+
+def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
+    from gradalign.config import ScoreConfig
+    from gradalign.errors import MissingDependencyError
+    from gradalign.executors.cluster import open_cluster
+    from gradalign.progress import SilentReporter
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = ScoreConfig.build({**SMALL, **RAY, "output_dir": str(tmp_path)})
+    with (
+        pytest.raises(MissingDependencyError, match=r"gradalign\[ray\]"),
+        open_cluster(config, SilentReporter()),
+    ):
+        pass
+
+
+def descendants(pid):
+    """Return the process ids below one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, ahead = [], [pid]
+    while ahead:
+        children = parents.get(ahead.pop(), [])
+        found += children
+        ahead += children
+    return found
