@@ -1,0 +1,1 @@
+"""A run on disk: schemas, reading and writing, the summary."""

@@ -1,0 +1,292 @@
+"""Per-token weights for selective distillation, joined to the responses by their token ids.
+
+Only nodes were measured. A node where nothing depends on the token (`flat`), and every position
+that was not branched, has no score of its own and gets the weight `elsewhere`. Axes: _N nodes, _L
+positions of a response.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import norm
+
+from gradalign.alignment import pooled_of_sums
+from gradalign.errors import RunError, UsageError
+from gradalign.report.directions import directions
+from gradalign.report.plots import best_arm
+from gradalign.report.sums import Arm
+from gradalign.report.text import arm_name
+
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
+
+Floats = npt.NDArray[np.float64]
+Rule = Literal["keep", "drop", "scale"]
+
+SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("spine_id", pa.string()),
+        ("teacher", pa.string()),
+        ("method", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("weights", pa.list_(pa.float32())),
+        ("scores", pa.list_(pa.float32())),
+        ("spine_score", pa.float64()),
+        ("spine_kept", pa.bool_()),
+        ("reward", pa.float64()),
+        ("correct", pa.bool_()),
+    ]
+)
+"""The exported rows: one response each; `scores` is null where a position was not measured."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How scores become weights.
+
+    Attributes:
+        rule: `keep`: weight 1 where the score is above the threshold, else 0. `drop`: weight 0
+            where it is below, else 1. `scale`: the score itself, cut off at 0 and 1.
+        bound: score by the cosine itself (`estimate`) or by the careful end of its one-sided
+            interval (`bound`): the lower end for keep and scale, the upper end for drop, so
+            that a token is kept, or dropped, only where rollouts are sure of it.
+        threshold: what the score is compared with, in [-1, 1].
+        elsewhere: weight of positions without a score; None for the rule's own: 0 for keep, 1
+            for drop, and for scale the mean weight of the scored positions of the run, each
+            counted by 1 / its inclusion probability.
+        spines: which responses keep any weight: `all`, `correct`, `incorrect`, or `aligned` (those
+            whose nodes' pooled alignment is above the threshold).
+        confidence: of the one-sided bound.
+    """
+
+    rule: Rule = "keep"
+    bound: Literal["estimate", "bound"] = "estimate"
+    threshold: float = 0.0
+    elsewhere: float | None = None
+    spines: Literal["all", "correct", "incorrect", "aligned"] = "all"
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UsageError: one is out of range.
+        """
+        if not -1.0 <= self.threshold <= 1.0:
+            raise UsageError(f"--threshold {self.threshold} is not in [-1, 1].")
+        if self.elsewhere is not None and not 0.0 <= self.elsewhere < float("inf"):
+            raise UsageError(f"--elsewhere {self.elsewhere} is not a weight of 0 or more.")
+        if not 0.5 <= self.confidence < 1.0:
+            raise UsageError(f"--confidence {self.confidence} is not in [0.5, 1).")
+
+    def weights(self, score: npt.ArrayLike) -> Floats:
+        """Turn scores into weights; NaN stays NaN."""
+        score_N = np.asarray(score, dtype=np.float64)
+        if self.rule == "scale":
+            return np.clip(score_N, 0.0, 1.0)
+        kept_N = score_N > self.threshold if self.rule == "keep" else score_N >= self.threshold
+        return np.where(np.isnan(score_N), np.nan, kept_N.astype(np.float64))
+
+
+def export(
+    report: Report,
+    path: str,
+    *,
+    file_format: Literal["parquet", "jsonl"] = "parquet",
+    teacher: str | None = None,
+    method: str | None = None,
+    settings: ExportSettings | None = None,
+) -> dict[str, float]:
+    """Write one row per response with a weight per token.
+
+    Args:
+        report: a finished run.
+        path: the file.
+        file_format: parquet or jsonl.
+        teacher: whose update is weighted; the best arm's by default.
+        method: of which method; the best one of the teacher by default.
+        settings: how scores become weights.
+
+    Returns:
+        Counts: responses, tokens, scored tokens, and the mean weight.
+
+    Raises:
+        UsageError: no such teacher or method in the run.
+        RunError: the file cannot be written.
+    """
+    settings = settings or ExportSettings()
+    arm = choose_arm(report, teacher, method)
+    scores = _scores(report, arm, settings)
+    elsewhere = _elsewhere(scores, settings)
+    counts = {"responses": 0.0, "tokens": 0.0, "scored_tokens": 0.0, "weight": 0.0}
+    try:
+        if file_format == "parquet":
+            with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+                for rows in _rows(report, arm, scores, elsewhere, settings, counts):
+                    writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        else:
+            with open(path, "w", encoding="utf-8") as file:
+                for rows in _rows(report, arm, scores, elsewhere, settings, counts):
+                    for row in rows:
+                        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}.") from error
+    counts["mean_weight"] = counts.pop("weight") / max(counts["tokens"], 1.0)
+    return counts
+
+
+def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
+    """Return the arm that is asked for; what is left open is the best there is.
+
+    Raises:
+        UsageError: no such arm in the run.
+    """
+    rows = report.summary
+    arms = list(dict.fromkeys(zip(rows["teacher"], rows["method"], strict=True)))
+    fitting = [
+        arm
+        for arm in arms
+        if (teacher is None or arm[0] == teacher) and (method is None or arm[1] == method)
+    ]
+    if not fitting:
+        known = ", ".join(arm_name(*arm) for arm in arms)
+        raise UsageError(
+            f"{report.path} has no {arm_name(teacher or '*', method or '*')}.", f"Known: {known}."
+        )
+    if len(fitting) == 1:
+        return Arm(*map(str, fitting[0]))
+    if teacher is not None:
+        rows = rows[rows["teacher"] == teacher]
+    if method is not None:
+        rows = rows[rows["method"] == method]
+    return best_arm(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _NodeScore:
+    score: float
+    weight: float
+    sums: tuple[float, float, float]
+
+
+_Scores = dict[str, dict[int, _NodeScore]]
+"""Spine id and position to what is known of the node."""
+
+
+def _scores(report: Report, arm: Arm, settings: ExportSettings) -> _Scores:
+    columns = ["spine_id", "position", "node_id", "teacher", "method", "weight", "cosine"]
+    table = report.table("alignment", [*columns, "dot", "ideal_norm2", "method_norm2"])
+    table = table[(table["teacher"] == arm.teacher) & (table["method"] == arm.method)]
+    score_N = table["cosine"].to_numpy(dtype=np.float64)
+    if settings.bound == "bound":
+        reach = float(norm.ppf(settings.confidence))
+        sign = 1.0 if settings.rule == "drop" else -1.0
+        spread = _cosine_se(report, arm)
+        se_N = np.array([spread.get(str(node), np.nan) for node in table["node_id"]])
+        score_N = np.clip(score_N + sign * reach * se_N, -1.0, 1.0)
+    found: _Scores = {}
+    for row, score in zip(table.to_dict("records"), score_N, strict=True):
+        sums = (row["dot"], row["ideal_norm2"], row["method_norm2"])
+        found.setdefault(str(row["spine_id"]), {})[int(row["position"])] = _NodeScore(
+            float(score), float(row["weight"]), tuple(row["weight"] * value for value in sums)
+        )
+    return found
+
+
+def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
+    """Return each node's standard error of the cosine: that of g* . m over both lengths.
+
+    The lengths are taken as known; the noise of |g*| moves the cosine towards 0, not past it.
+    """
+    out: dict[str, float] = {}
+    ideal = report.table("branches", ["node_id", "ideal"])
+    squares = (ideal["ideal"].fillna(0.0) ** 2).groupby(ideal["node_id"].astype(str)).sum()
+    length = dict(zip(squares.index, np.sqrt(squares), strict=True))
+    for shard in report.folder.files("alignment"):
+        for found in directions(report, shard, [arm]):
+            own_N = np.linalg.norm(found.ascent_NC, axis=1)
+            for node, size, se in zip(found.node_ids, own_N, found.dot_se_N, strict=True):
+                both = float(size) * float(length.get(node, 0.0))
+                out[node] = float(se) / both if both > 0 else float("nan")
+    return out
+
+
+def _elsewhere(scores: _Scores, settings: ExportSettings) -> float:
+    if settings.elsewhere is not None:
+        return settings.elsewhere
+    if settings.rule != "scale":
+        return 0.0 if settings.rule == "keep" else 1.0
+    items = [item for spine in scores.values() for item in spine.values()]
+    weights = settings.weights([item.score for item in items])
+    times = np.array([item.weight for item in items])
+    there = np.isfinite(weights)
+    return float(np.average(weights[there], weights=times[there])) if there.any() else 1.0
+
+
+def _rows(
+    report: Report,
+    arm: Arm,
+    scores: _Scores,
+    elsewhere: float,
+    settings: ExportSettings,
+    counts: dict[str, float],
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows shard by shard, so that memory does not grow with the run."""
+    for shard in report.folder.files("spines"):
+        questions = report.folder.read_table("questions", shard)
+        prompts = dict(
+            zip(
+                questions["question_id"].to_pylist(),
+                questions["prompt_ids"].to_pylist(),
+                strict=True,
+            )
+        )
+        rows = []
+        for spine in report.folder.read_table("spines", shard).to_pylist():
+            measured = scores.get(str(spine["spine_id"]), {})
+            length = len(spine["token_ids"])
+            score_L = np.full(length, np.nan)
+            for position, item in measured.items():
+                score_L[position] = item.score
+            weight_L = np.nan_to_num(settings.weights(score_L), nan=elsewhere)
+            sums = np.sum([item.sums for item in measured.values()], axis=0) if measured else None
+            pooled = float(pooled_of_sums(sums)) if sums is not None else float("nan")
+            kept = {
+                "all": True,
+                "correct": spine["correct"],
+                "incorrect": not spine["correct"],
+                "aligned": pooled > settings.threshold,
+            }[settings.spines]
+            if not kept:
+                weight_L[:] = 0.0
+            counts["responses"] += 1
+            counts["tokens"] += length
+            counts["scored_tokens"] += int(np.isfinite(score_L).sum())
+            counts["weight"] += float(weight_L.sum())
+            rows.append(
+                {
+                    "question_id": spine["question_id"],
+                    "spine_id": spine["spine_id"],
+                    "teacher": arm.teacher,
+                    "method": arm.method,
+                    "prompt_ids": prompts[spine["question_id"]],
+                    "token_ids": spine["token_ids"],
+                    "weights": [float(value) for value in weight_L],
+                    "scores": [float(v) if np.isfinite(v) else None for v in score_L],
+                    "spine_score": pooled if np.isfinite(pooled) else None,
+                    "spine_kept": bool(kept),
+                    "reward": spine["reward"],
+                    "correct": spine["correct"],
+                }
+            )
+        yield rows

@@ -1,0 +1,164 @@
+"""A run folder, local or an fsspec URL: whole tables or none, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradalign.errors import RunError
+from gradalign.report.schema import schema
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    A file is written under a temporary name in the same folder and renamed (local disks) or
+    uploaded in one request (object stores): it is there whole or not at all.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = str(url)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise RunError(
+                f"cannot use {self.url}: {error}.", "Install the fsspec back end for this URL."
+            ) from error
+        self.root = self.root.rstrip("/")
+        protocol = self.fs.protocol
+        self._local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def path(self, *parts: str) -> str:
+        """Return a path inside the run."""
+        return "/".join((self.root, *parts))
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file is there."""
+        return bool(self.fs.exists(self.path(*parts)))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a whole file or nothing.
+
+        Raises:
+            RunError: the folder cannot be written or the disk is full.
+        """
+        target = self.path(*name.split("/"))
+        folder = target.rsplit("/", 1)[0]
+        try:
+            self.fs.makedirs(folder, exist_ok=True)
+            if not self._local:
+                self.fs.pipe_file(target, data)
+                return
+            temporary = f"{folder}/.{uuid.uuid4().hex}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            finally:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {target}: {error.strerror or error}.",
+                "Free disk space or choose a writable --output-dir; finished shards are kept.",
+            ) from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write JSON, indented, in place of the file of that name."""
+        self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            RunError: it is missing or torn.
+        """
+        try:
+            return json.loads(self.fs.cat_file(self.path(name)))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{self.url} holds no {name}.", "Give the folder that `gradalign score` wrote."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.path(name)} cannot be read: {error}.", "Restore or delete it."
+            ) from error
+
+    def write_summary(self, rows: pa.Table) -> None:
+        """Write summary.parquet."""
+        self._write_parquet("summary.parquet", "summary", rows)
+
+    def write_table(self, table: str, file_name: str, rows: pa.Table) -> None:
+        """Write one parquet file of a table, `file_name` without its ending."""
+        self._write_parquet(f"{table}/{file_name}.parquet", table, rows)
+
+    def _write_parquet(self, name: str, table: str, rows: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.cast(schema(table)), sink, compression="zstd", version="2.6")
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def has_table(self, table: str, file_name: str) -> bool:
+        """Whether one parquet file of a table is there."""
+        return self.exists(table, f"{file_name}.parquet")
+
+    def read_table(self, table: str, file_name: str) -> pa.Table:
+        """Read one parquet file of a table.
+
+        Raises:
+            RunError: it is missing or torn; the message names it.
+        """
+        path = self.path(table, f"{file_name}.parquet")
+        try:
+            with self.fs.open(path, "rb") as file:
+                return pq.read_table(file)
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing.", "Run the same command again.") from error
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(
+                f"{path} is torn: {error}.", "Delete this file and run the same command again."
+            ) from error
+
+    def files(self, table: str) -> list[str]:
+        """Return the names (without ending) of a table's files, sorted."""
+        folder = self.path(table)
+        if not self.fs.isdir(folder):
+            return []
+        names = (str(path).rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
+        return sorted(
+            name.removesuffix(".parquet")
+            for name in names
+            if name.endswith(".parquet") and not name.startswith(".")
+        )
+
+    def contents(self) -> list[str]:
+        """Return the names of everything at the top of the run folder."""
+        if not self.fs.isdir(self.root):
+            return []
+        return sorted(
+            str(path).rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.root, detail=False)
+        )
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete files or folders of the run, if they are there."""
+        for name in names:
+            path = self.path(*name.split("/"))
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)
+
+    def check_writable(self) -> None:
+        """Fail now rather than after hours.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        self.write_bytes(".write-test", b"")
+        self.remove([".write-test"])

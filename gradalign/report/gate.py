@@ -1,0 +1,201 @@
+"""Conditions on a run's summary, for continuous integration.
+
+A condition reads `COLUMN[METHOD@TEACHER,SPLIT] >= NUMBER`, such as
+`pooled_low[gkd@demo:strong,incorrect]>=0.1`. The split is `all` where it is left out; methods that
+look at no teacher have no `@TEACHER`; `*` matches anything, and then every match must hold. A
+teacher may be given by the last part of its name (`Qwen3-8B` for `Qwen/Qwen3-8B`).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from gradalign.errors import UsageError
+from gradalign.report.schema import schema
+from gradalign.report.text import arm_name, visible
+
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_FORM = re.compile(r"^\s*(\w+)\s*\[(.*)\]\s*(>=|<=|==|>|<|=)\s*(\S+)\s*$", re.DOTALL)
+_HINT = "Write COLUMN[METHOD@TEACHER,SPLIT]>=NUMBER, such as pooled_low[gkd@demo:strong]>=0.1."
+_SPLITS = ("all", "correct", "incorrect", "with-special", "without-special")
+_SPLIT_KINDS = ("position:", "entropy:", "question:")
+_NOT_NUMBERS = ("teacher", "method", "split")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition as it was written.
+
+    Attributes:
+        text: the whole of it.
+        column: column of the summary.
+        method, teacher: patterns; teacher "" for methods that look at none.
+        split: split of the summary.
+        comparison: >=, <=, > or <.
+        threshold: the number.
+    """
+
+    text: str
+    column: str
+    method: str
+    teacher: str
+    split: str
+    comparison: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A condition at one teacher and method.
+
+    Attributes:
+        condition: as written.
+        name: METHOD@TEACHER,SPLIT that it was tried on.
+        value: what the summary holds; NaN where it has no number, which fails.
+        passed: whether the condition holds.
+    """
+
+    condition: str
+    name: str
+    value: float
+    passed: bool
+
+    @property
+    def message(self) -> str:
+        """What was found, in a sentence."""
+        found = "has no value" if math.isnan(self.value) else f"is {self.value:.4g}"
+        return f"{self.condition}: {self.name} {found}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "value": None if math.isnan(self.value) else self.value}
+
+
+def parse_condition(text: str) -> Condition:
+    """Read a condition.
+
+    Raises:
+        UsageError: it is not of the form above, or names a column that the summary lacks.
+    """
+    match = _FORM.match(text)
+    if match is None:
+        raise UsageError(f"--fail-under {text!r} is not a condition.", _HINT)
+    column, inside, comparison, number = match.groups()
+    known = [name for name in schema("summary").names if name not in _NOT_NUMBERS]
+    if column not in known:
+        raise UsageError(
+            f"--fail-under {text!r}: the summary has no column {column!r}.",
+            f"Known: {', '.join(known)}.",
+        )
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise UsageError(f"--fail-under {text!r}: {number!r} is not a number.", _HINT)
+    arm, separator, last = inside.rpartition(",")
+    split = last.strip()
+    if not separator or not (split in _SPLITS or split.startswith(_SPLIT_KINDS)):
+        arm, split = inside, "all"
+    method, _, teacher = arm.strip().partition("@")
+    if not method:
+        raise UsageError(f"--fail-under {text!r} names no method.", _HINT)
+    comparison = ">=" if comparison in {"=", "=="} else comparison
+    return Condition(text, column, method, teacher, split, comparison, threshold)
+
+
+def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
+    """Try conditions on a run.
+
+    Raises:
+        UsageError: a condition cannot be read, or nothing in the run matches it.
+    """
+    parsed = [parse_condition(text) for text in conditions]
+    return [outcome for condition in parsed for outcome in _try(report, condition)]
+
+
+def _try(report: Report, condition: Condition) -> list[Outcome]:
+    summary = report.summary
+    arms = list(dict.fromkeys(zip(summary["teacher"], summary["method"], strict=True)))
+    chosen = [arm for arm in arms if _matches(condition, *arm)]
+    if not chosen:
+        known = ", ".join(arm_name(*arm) for arm in arms)
+        raise UsageError(
+            f"--fail-under {condition.text!r} matches nothing in {report.path}.", f"Known: {known}."
+        )
+    if condition.split not in set(summary["split"]):
+        raise UsageError(
+            f"--fail-under {condition.text!r}: the run has no split {condition.split!r}.",
+            f"Known: {', '.join(s for s in summary['split'].unique() if 'question:' not in s)}, "
+            "question:ID.",
+        )
+    rows = summary[summary["split"] == condition.split].set_index(["teacher", "method"])
+    outcomes = []
+    for arm in chosen:
+        value = float(rows[condition.column].get(arm, math.nan))
+        name = f"{arm_name(*arm)},{condition.split}"
+        passed = _COMPARE[condition.comparison](value, condition.threshold)
+        outcomes.append(Outcome(condition.text, name, value, bool(passed)))
+    return outcomes
+
+
+def _matches(condition: Condition, teacher: str, method: str) -> bool:
+    if not fnmatchcase(method, condition.method):
+        return False
+    if not condition.teacher:
+        return not teacher or condition.method == "*"
+    return any(fnmatchcase(name, condition.teacher) for name in (teacher, teacher.split("/")[-1]))
+
+
+def github_annotations(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what GitHub Actions shows beside a job: one line per failure."""
+    return [
+        f"::error title=gradalign::{_github(visible(outcome.message))}"
+        for outcome in outcomes
+        if not outcome.passed
+    ]
+
+
+def _github(text: str) -> str:
+    """Escape the message of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def junit(outcomes: Sequence[Outcome], name: str) -> bytes:
+    """Return JUnit XML: one test case per outcome."""
+    failures = sum(not outcome.passed for outcome in outcomes)
+    suite = ElementTree.Element(
+        "testsuite",
+        name=visible(f"gradalign {name}"),
+        tests=str(len(outcomes)),
+        failures=str(failures),
+        errors="0",
+        skipped="0",
+    )
+    for outcome in outcomes:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="gradalign.check",
+            name=visible(f"{outcome.condition} ({outcome.name})"),
+        )  # fmt: skip
+        if not outcome.passed:
+            text = visible(outcome.message)
+            ElementTree.SubElement(case, "failure", message=text).text = text
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data

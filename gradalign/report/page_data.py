@@ -1,0 +1,295 @@
+"""What the HTML page shows, as plain JSON values.
+
+Numbers are rounded to what can be seen; text has its control and direction marks made visible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradalign.report.directions import directions
+from gradalign.report.plots import best_arm
+from gradalign.report.schema import table_names
+from gradalign.report.sums import ENTROPY_NAMES, QUARTERS, Arm
+from gradalign.report.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradalign.report.report import Report
+
+BINS = 20
+SPLITS = (
+    "all",
+    "correct",
+    "incorrect",
+    *(f"position:{name}" for name in QUARTERS),
+    *(f"entropy:{name}" for name in ENTROPY_NAMES),
+)
+_NUMBERS = (
+    "pooled", "pooled_low", "pooled_high", "mean_cosine", "mean_low", "mean_high",
+    "positive_share", "coverage", "num_nodes", "num_flat", "num_questions",
+)  # fmt: skip
+
+
+def page_data(report: Report, max_spines: int) -> dict[str, Any]:
+    """Collect everything but the verdict.
+
+    Args:
+        report: a finished run.
+        max_spines: at most this many responses, whole questions, spread over a few shards.
+    """
+    summary = report.summary
+    arms = [
+        Arm(str(teacher), str(method))
+        for teacher, method in dict.fromkeys(
+            zip(summary["teacher"], summary["method"], strict=True)
+        )
+    ]
+    chosen = choose_questions(report, max_spines)
+    best = best_arm(summary)
+    return {
+        "arms": [[visible(arm.teacher), visible(arm.method)] for arm in arms],
+        "best": arms.index(best),
+        "summary": _summary(summary, arms, chosen),
+        "histograms": _histograms(report, arms),
+        "diagnostics": diagnostics(report),
+        "questions": _questions(report, chosen),
+        "spines": _spines(report, arms, chosen, max_spines),
+        "num_questions": len(report.question_ids),
+    }
+
+
+def choose_questions(report: Report, max_spines: int) -> list[str]:
+    """Choose whole questions, evenly spaced, from as few shards as hold enough of them.
+
+    Directions are computed shard by shard, so that a page of a large run costs a few shards.
+    """
+    every = report.question_ids
+    totals = report.metadata.get("totals", {})
+    per_question = max(totals.get("spines", len(every)) / max(len(every), 1), 1.0)
+    wanted = min(max(int(max_spines / per_question), 1), len(every))
+    shards = list(report.shards(every).items())
+    enough = math.ceil(wanted / max(len(shards[0][1]), 1)) if shards else 0
+    if enough < len(shards):
+        at = np.unique(np.linspace(0, len(shards) - 1, enough + 1).round().astype(int))
+        every = [question for i in at for question in shards[i][1]]
+    at = np.unique(np.linspace(0, len(every) - 1, min(wanted, len(every))).round().astype(int))
+    return [every[i] for i in at]
+
+
+def _summary(
+    summary: pd.DataFrame, arms: Sequence[Arm], chosen: Sequence[str]
+) -> dict[str, list[Any]]:
+    """Return per split a list with one entry per arm: the numbers, or null."""
+    index = {(arm.teacher, arm.method): i for i, arm in enumerate(arms)}
+    names = {*SPLITS, *(f"question:{question}" for question in chosen)}
+    out: dict[str, list[Any]] = {}
+    for row in summary[summary["split"].isin(names)].to_dict("records"):
+        split = str(row["split"])
+        kind, separator, rest = split.partition(":")
+        shown = f"{kind}:{visible(rest)}" if separator else kind
+        entry = out.setdefault(shown, [None] * len(arms))
+        entry[index[row["teacher"], row["method"]]] = [rounded(row[name]) for name in _NUMBERS]
+    return out
+
+
+def _histograms(report: Report, arms: Sequence[Arm]) -> list[list[list[int]]]:
+    """Count cosines per arm in equal bins over [-1, 1], correct and incorrect spines apart."""
+    table = report.table("alignment", ["teacher", "method", "correct", "cosine"])
+    table = table[table["cosine"].notna()]
+    groups = dict(list(table.groupby(["teacher", "method", "correct"], observed=True)["cosine"]))
+    edges = np.linspace(-1.0, 1.0, BINS + 1)
+    empty = np.zeros(0)
+    return [
+        [
+            np.histogram(groups.get((arm.teacher, arm.method, correct), empty), edges)[0].tolist()
+            for correct in (True, False)
+        ]
+        for arm in arms
+    ]
+
+
+def diagnostics(report: Report) -> list[dict[str, Any]]:
+    """Return the diagnostics of all questions with their advice, or the plain averages."""
+    if "diagnostics_summary" in table_names():
+        table = report.table("diagnostics_summary")
+        rows = table[table["split"].astype(str) == "all"]
+        if len(rows):
+            return [
+                {
+                    **{
+                        name: visible(str(row[name] or ""))
+                        for name in ("mechanism", "teacher", "diagnostic", "variant", "advice")
+                    },
+                    **{name: rounded(row[name]) for name in ("value", "low", "high")},
+                }
+                for row in rows.to_dict("records")
+            ]
+    measured = ("overlap_ratio", "overlap_mass_student", "entropy_gap", "reverse_kl", "forward_kl")
+    table = report.table("diagnostics", ["teacher", *measured])
+    return [
+        {
+            "mechanism": "overlap", "teacher": visible(str(teacher)), "diagnostic": name,
+            "variant": "", "value": rounded(float(part[name].mean())), "low": None, "high": None,
+            "advice": "",
+        }
+        for teacher, part in table.groupby("teacher", sort=False, observed=True)
+        for name in measured
+    ]  # fmt: skip
+
+
+def _questions(report: Report, chosen: Sequence[str]) -> list[dict[str, str]]:
+    out = []
+    for question in chosen:
+        table = report.table("questions", ["question_id", "prompt", "answer"], question)
+        for row in table.to_dict("records"):
+            answer = row["answer"]
+            out.append(
+                {
+                    "id": visible(question),
+                    "prompt": visible(str(row["prompt"]), newlines=True),
+                    "answer": visible(answer) if isinstance(answer, str) else "",
+                }
+            )
+    return out
+
+
+def _spines(
+    report: Report, arms: Sequence[Arm], chosen: Sequence[str], max_spines: int
+) -> list[dict[str, Any]]:
+    spines: list[dict[str, Any]] = []
+    order = {question: i for i, question in enumerate(chosen)}
+    for shard, questions in report.shards(chosen).items():
+        pointed = _pointed(report, shard)
+        for question in questions:
+            spines += _question_spines(report, arms, order[question], question, pointed)
+    spines.sort(key=lambda spine: spine["q"])
+    return spines[:max_spines]
+
+
+def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int, float]]:
+    """Return (teacher, method, node) to the direction at each candidate, scaled to length 1."""
+    out = {}
+    for found in directions(report, shard):
+        length_N1 = np.linalg.norm(found.ascent_NC, axis=1, keepdims=True)
+        unit_NC = found.ascent_NC / np.where(length_N1 > 0, length_N1, 1.0)
+        for node, tokens, values in zip(
+            found.node_ids, found.token_NC.tolist(), unit_NC.tolist(), strict=True
+        ):
+            key = (found.arm.teacher, found.arm.method, node)
+            out[key] = dict(zip(tokens, values, strict=True))
+    return out
+
+
+def _question_spines(
+    report: Report,
+    arms: Sequence[Arm],
+    number: int,
+    question: str,
+    pointed: dict[tuple[str, str, str], dict[int, float]],
+) -> list[dict[str, Any]]:
+    said = report.table("tokens", ["spine_id", "position", "token"], question)
+    said = said.drop_duplicates(["spine_id", "position"]).sort_values(["spine_id", "position"])
+    texts = {str(k): list(v) for k, v in said.groupby("spine_id", observed=True)["token"]}
+    nodes = report.table("nodes", question_id=question).to_dict("records")
+    branches = _grouped(report.table("branches", question_id=question))
+    aligned = _grouped(report.table("alignment", question_id=question))
+    teachers: dict[tuple[str, int], dict[str, float]] = {}
+    for row in report.table("branch_teachers", question_id=question).to_dict("records"):
+        key = (str(row["node_id"]), int(row["token_id"]))
+        teachers.setdefault(key, {})[str(row["teacher"])] = row["teacher_prob"]
+    out = []
+    for spine in report.table("spines", question_id=question).to_dict("records"):
+        name = str(spine["spine_id"])
+        tokens = texts.get(name) or [f"[{token}]" for token in spine["token_ids"]]
+        out.append(
+            {
+                "q": number,
+                "id": visible(name),
+                "correct": bool(spine["correct"]),
+                "reward": rounded(spine["reward"]),
+                "finish": str(spine["finish_reason"]),
+                "tokens": [visible(token) for token in tokens],
+                "nodes": [
+                    _node(node, arms, branches, aligned, teachers, pointed)
+                    for node in nodes
+                    if str(node["spine_id"]) == name
+                ],
+            }
+        )
+    return out
+
+
+def _node(
+    node: dict[Any, Any],
+    arms: Sequence[Arm],
+    branches: dict[str, list[dict[Any, Any]]],
+    aligned: dict[str, list[dict[Any, Any]]],
+    teachers: dict[tuple[str, int], dict[str, float]],
+    pointed: dict[tuple[str, str, str], dict[int, float]],
+) -> dict[str, Any]:
+    node_id = str(node["node_id"])
+    rows = branches.get(node_id, [])
+    by_arm = {(row["teacher"], row["method"]): row for row in aligned.get(node_id, [])}
+    ideal = np.array([row["ideal"] for row in rows], dtype=np.float64)
+    length = float(np.sqrt(np.nansum(ideal**2)))
+    token_ids = [int(row["token_id"]) for row in rows]
+    own = [by_arm.get((arm.teacher, arm.method)) for arm in arms]
+    labels = list(dict.fromkeys(arm.teacher for arm in arms if arm.teacher))
+    return {
+        "t": int(node["position"]),
+        "value": rounded(node["value"]),
+        "se": rounded(node["value_se"]),
+        "entropy": rounded(node["student_entropy"]),
+        "coverage": rounded(node["coverage"]),
+        "rollouts": int(node["num_continuations"]),
+        "flat": bool(node["flat"]),
+        "cos": [None if row is None else rounded(row["cosine"], 2) for row in own],
+        "why": [None if row is None else visible(str(row["reason"] or "")) for row in own],
+        "candidates": [
+            [
+                visible(str(row["token"])),
+                rounded(row["student_prob"]),
+                rounded(row["value"]),
+                rounded(math.sqrt(max(row["value_var"], 0.0))),
+                int(row["num_continuations"]),
+                rounded(row["ideal"] / length if length > 0 else row["ideal"], 2),
+                visible(str(row["why"])),
+            ]
+            for row in rows
+        ],
+        "q": [
+            [rounded(teachers.get((node_id, token), {}).get(label)) for token in token_ids]
+            for label in labels
+        ],
+        "m": [
+            [
+                rounded(pointed.get((arm.teacher, arm.method, node_id), {}).get(token), 2)
+                for token in token_ids
+            ]
+            for arm in arms
+        ],
+    }
+
+
+def _grouped(frame: pd.DataFrame) -> dict[str, list[dict[Any, Any]]]:
+    """Return a table's rows by node."""
+    out: dict[str, list[dict[Any, Any]]] = {}
+    for row in frame.to_dict("records"):
+        out.setdefault(str(row["node_id"]), []).append(row)
+    return out
+
+
+def rounded(value: Any, digits: int = 4) -> float | int | None:
+    """Round for display; None where there is no number."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    number = float(value)
+    return round(number, digits) if math.isfinite(number) else None

@@ -1,0 +1,94 @@
+"""What belongs under a summary: how much was done, what failed, what to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COUNTED = {
+    "truncated": "rollouts ran into --max-tokens and count as failures",
+    "skipped_pairs": "pairs of spine and teacher were skipped: the context was missing",
+    "unknown_candidates": (
+        "candidates were left out for a teacher whose server gave no probability of them"
+    ),
+}
+
+
+def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None) -> list[str]:
+    """Return the lines, the size of the run first.
+
+    Args:
+        path: the run folder.
+        metadata: its run.json.
+        summary: its summary; None while there is none.
+    """
+    totals: Mapping[str, int] = metadata.get("totals", {})
+    lines = [
+        f"{path}: {totals.get('questions', 0):,} questions, "
+        f"{totals.get('spines', 0):,} spines ({totals.get('correct_spines', 0):,} correct), "
+        f"{totals.get('nodes', 0):,} nodes, {totals.get('branches', 0):,} branches, "
+        f"{totals.get('continuations', 0):,} targeted rollouts."
+    ]
+    for name, text in _COUNTED.items():
+        if totals.get(name):
+            lines.append(f"{totals[name]:,} {text}.")
+    failed = {
+        name.removeprefix("verifier_"): count
+        for name, count in totals.items()
+        if name.startswith("verifier_") and count
+    }
+    if failed:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(failed.items()))
+        lines.append(f"{sum(failed.values()):,} verifications failed ({kinds}) and count as 0.")
+    floor = metadata.get("noise_floor")
+    if floor:
+        lines.append(
+            f"Noise floor: engine {floor['engine']} and the scoring passes differ by "
+            f"{floor['mean']:.1e} nats on average and {floor['largest']:.1e} at most, over "
+            f"{floor['tokens']:,} tokens of {floor['spines']:,} spines."
+        )
+    if summary is not None:
+        lines += _special(summary, bool(metadata.get("config", {}).get("mask_special")))
+    return lines + sampling_warning(metadata.get("config", {}))
+
+
+def sampling_warning(config: Mapping[str, Any]) -> list[str]:
+    """Say what sampling settings other than the plain ones mean, if there are any."""
+    changed = [
+        f"{name} {config[name]}"
+        for name, plain in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0))
+        if config.get(name, plain) != plain
+    ]
+    if not changed:
+        return []
+    return [
+        f"Sampled with {', '.join(changed)}: P is that distribution too, so the alignment is that "
+        "of an update on the distribution as it is sampled, not on the model's own."
+    ]
+
+
+def _special(summary: pd.DataFrame, masked: bool) -> list[str]:
+    """Say what nodes at special tokens change."""
+    keys = ["teacher", "method"]
+    parts = {
+        split: summary[summary["split"] == split].set_index(keys)
+        for split in ("with-special", "without-special")
+    }
+    both, without = parts["with-special"], parts["without-special"]
+    if not len(both):
+        return []
+    nodes = int((both["num_nodes"] - without["num_nodes"].reindex(both.index).fillna(0)).max())
+    change = (without["pooled"] - both["pooled"]).dropna()
+    text = f"{nodes:,} nodes are at special tokens and " + (
+        "were left out" if masked else "are included (--mask-special leaves them out)"
+    )
+    if not len(change):
+        return [text + "."]
+    place = int(change.abs().to_numpy().argmax())
+    teacher, method = change.index[place]
+    largest = float(change.iloc[place]) * (-1 if masked else 1)
+    name = f"{method} of {teacher}" if teacher else str(method)
+    return [f"{text}; that would change pooled by {largest:+.3f} at most ({name})."]

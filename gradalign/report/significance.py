@@ -1,0 +1,161 @@
+"""Who is better than whom: paired differences on the same nodes, corrected for their number.
+
+Axes: _Q questions, _K sums, _M methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.report.sums import Arm, NodeScores
+
+Floats = npt.NDArray[np.float64]
+
+POWER = 0.8
+"""The chance of seeing a difference of the estimated size that `questions_needed` aims at."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A paired comparison, first minus second.
+
+    Attributes:
+        first, second: names of what is compared.
+        difference: of their pooled alignments, on the nodes that both have.
+        low, high: its interval at the recommendation's level, not corrected.
+        p_value: two-sided, of no difference; NaN with fewer than 2 questions.
+        adjusted_p: after Holm's correction within its family of comparisons.
+        num_nodes: nodes that both have.
+        se: standard error of the difference over questions.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    adjusted_p: float
+    num_nodes: int
+    se: float
+
+    def significant(self, level: float) -> bool:
+        """Whether the difference is there at a confidence level, correction included."""
+        return bool(self.adjusted_p < 1.0 - level)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down method; NaN stays NaN and does not count.
+
+    Rejecting where the adjusted value is below alpha keeps the chance of any false rejection in
+    the family below alpha, whatever the dependence between the tests (Holm, "A Simple
+    Sequentially Rejective Multiple Test Procedure", 1979).
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)  # NaN comes last
+    adjusted = np.full(len(values), np.nan)
+    count, running = int(np.isfinite(values).sum()), 0.0
+    for rank, index in enumerate(order[:count]):
+        running = max(running, float(values[index]) * (count - rank))
+        adjusted[index] = min(running, 1.0)
+    return [float(value) for value in adjusted]
+
+
+def resamples_for(num_questions: int) -> int:
+    """Return how many resamples a corrected p-value wants.
+
+    With few questions the t distribution's tails are heavy, and the smallest p-value that B
+    resamples can give has to get under alpha over the number of comparisons.
+    """
+    return 10_000 if num_questions > 100 else 50_000
+
+
+def mean_pooled(sums: npt.ArrayLike) -> Floats:
+    """Mean over methods of the pooled alignment, [..., 3 M] -> [...].
+
+    A method that has no value in a resample makes the mean undefined there.
+    """
+    sums_K = np.asarray(sums, dtype=np.float64)
+    sums_M3 = sums_K.reshape(*sums_K.shape[:-1], -1, 3)
+    return np.asarray(pooled_of_sums(sums_M3).mean(axis=-1))
+
+
+def compare_arms(scores: NodeScores, first: Arm, second: Arm, *, seed: int, level: float) -> Pair:
+    """Compare two arms on the nodes that both have; p-values are corrected by the caller."""
+    return _compare(
+        scores, (first,), (second,), (str(first), str(second)), pooled_of_sums, seed, level
+    )
+
+
+def compare_teachers(
+    scores: NodeScores, first: str, second: str, methods: Sequence[str], *, seed: int, level: float
+) -> Pair:
+    """Compare two teachers by their mean over methods, so that no method is picked by its luck."""
+    arms = [tuple(Arm(teacher, method) for method in methods) for teacher in (first, second)]
+    return _compare(scores, arms[0], arms[1], (first, second), mean_pooled, seed, level)
+
+
+def _compare(
+    scores: NodeScores,
+    first: Sequence[Arm],
+    second: Sequence[Arm],
+    names: tuple[str, str],
+    statistic: Callable[[Floats], Floats],
+    seed: int,
+    level: float,
+) -> Pair:
+    both_N = scores.there(*first, *second)
+    sums = [
+        np.concatenate([scores.sums(arm, both_N) for arm in arms], axis=1)
+        for arms in (first, second)
+    ]
+    with_nodes_Q = np.bincount(scores.question_N[both_N], minlength=len(scores.questions)) > 0
+    sums = [part[with_nodes_Q] for part in sums]
+    num_resamples = resamples_for(int(with_nodes_Q.sum()))
+    width = sums[0].shape[1]
+    result = compare(
+        sums[0], sums[1], statistic, seed=seed, num_resamples=num_resamples, level=level
+    )
+    spread = cluster_bootstrap(
+        np.concatenate(sums, axis=1),
+        lambda both: statistic(both[..., :width]) - statistic(both[..., width:]),
+        seed=seed,
+        num_resamples=2_000,
+        level=level,
+    )
+    return Pair(
+        first=names[0],
+        second=names[1],
+        difference=float(result.difference),
+        low=float(result.low),
+        high=float(result.high),
+        p_value=float(result.p_value),
+        adjusted_p=float("nan"),
+        num_nodes=int(both_N.sum()),
+        se=float(spread.se),
+    )
+
+
+def questions_needed(pair: Pair, num_questions: int, level: float, comparisons: int) -> float:
+    """Return how many questions would probably settle a comparison.
+
+    If the difference is what it seems to be, this many questions show it with a chance of
+    80 %: the standard error falls with the square root of their number. Rollouts per question
+    would lower only the part of it that comes from rollouts.
+
+    Args:
+        pair: the comparison.
+        num_questions: how many it has now.
+        level: confidence.
+        comparisons: how many the correction has to allow for.
+    """
+    if not (np.isfinite(pair.se) and pair.se > 0 and abs(pair.difference) > 0):
+        return float("nan")
+    reach = norm.isf((1.0 - level) / (2 * max(comparisons, 1))) + norm.ppf(POWER)
+    return float(num_questions * (reach * pair.se / abs(pair.difference)) ** 2)

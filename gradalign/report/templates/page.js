@@ -1,0 +1,254 @@
+"use strict";
+(async () => {
+  const $ = (id) => document.getElementById(id);
+  const fail = (text) => { $("failure").textContent = text; $("failure").hidden = false; };
+  // Everything that a model wrote goes through textContent: it can be read, not run.
+  const make = (tag, attributes, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
+    element.append(...children.map((child) => child instanceof Node ? child : document.createTextNode(String(child))));
+    return element;
+  };
+  const unpack = async () => {
+    const bytes = Uint8Array.from(atob($("data").textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  };
+  let data;
+  try { data = await unpack(); } catch (error) {
+    fail("This browser cannot unpack the data of the charts; use one from 2023 or later. " + error);
+    return;
+  }
+  const [POOLED, LOW, HIGH, MEAN, MLOW, MHIGH, POSITIVE, COVERAGE, NODES, FLAT] = [...Array(10).keys()];
+  const arms = data.arms.map(([teacher, method], index) => ({ teacher, method, index, name: teacher ? method + "@" + teacher : method }));
+  const teachers = [...new Set(arms.map((arm) => arm.teacher))];
+  const methods = [...new Set(arms.map((arm) => arm.method))];
+  const readers = teachers.filter(Boolean);
+  const colour = (teacher) => data.colours[teachers.indexOf(teacher) % data.colours.length];
+  const nameOf = (teacher) => teacher || "(no teacher)";
+  const signed = (value, digits = 3) => value === null || value === undefined ? "-" : (value < 0 ? "" : "+") + value.toFixed(digits);
+  const ranged = (row, value, low, high) => row[value] === null ? "-" :
+    signed(row[value]) + (row[low] === null ? "" : " [" + signed(row[low]) + ", " + signed(row[high]) + "]");
+
+  // Theme: the system's, until the button is used.
+  const root = document.documentElement;
+  const preferred = window.matchMedia("(prefers-color-scheme: dark)");
+  const setTheme = (dark) => { root.dataset.theme = dark ? "dark" : "light"; };
+  setTheme(preferred.matches);
+  preferred.addEventListener("change", (event) => { setTheme(event.matches); draw(); });
+  $("theme").addEventListener("click", () => { setTheme(root.dataset.theme !== "dark"); draw(); });
+
+  // Filters.
+  const option = (value, text) => make("option", { value }, text);
+  $("f-question").append(option("", "all " + data.num_questions), ...data.questions.map((question, i) => option(i, question.id)));
+  $("f-teacher").append(option("", "all"), ...teachers.map((teacher, i) => option(i, nameOf(teacher))));
+  $("f-method").append(option("", "all"), ...methods.map((method, i) => option(i, method)));
+  const chosen = () => {
+    const pick = (id, list) => $(id).value === "" ? null : list[Number($(id).value)];
+    return {
+      question: $("f-question").value === "" ? null : Number($("f-question").value),
+      teacher: pick("f-teacher", teachers), method: pick("f-method", methods), correct: $("f-correct").value,
+    };
+  };
+  const shownArms = (filter) => arms.filter((arm) =>
+    (filter.teacher === null || arm.teacher === filter.teacher) && (filter.method === null || arm.method === filter.method));
+  const row = (split, arm) => (data.summary[split] || [])[arm.index] || null;
+  const pooledOf = (arm) => { const found = row("all", arm); return found && found[POOLED] !== null ? found[POOLED] : -Infinity; };
+  const focus = (filter) => {
+    const some = shownArms(filter);
+    const read = some.filter((arm) => arm.teacher);
+    if (some.some((arm) => arm.index === data.best)) return arms[data.best];
+    return (read.length ? read : some).reduce((best, arm) => best && pooledOf(best) >= pooledOf(arm) ? best : arm, null);
+  };
+
+  // Charts.
+  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const layout = (changes) => ({
+    margin: { l: 56, r: 14, t: 8, b: 42 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: css("--ink"), size: 12, family: "system-ui, DejaVu Sans, sans-serif" },
+    hoverlabel: { bgcolor: css("--card"), font: { color: css("--ink") } },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, ...changes,
+    xaxis: { gridcolor: css("--grid"), zerolinecolor: css("--soft"), automargin: true, ...(changes.xaxis || {}) },
+    yaxis: { gridcolor: css("--grid"), zerolinecolor: css("--soft"), automargin: true, ...(changes.yaxis || {}) },
+  });
+  // Plotly reads tags such as <b> in its own text: model-made names must not be read so.
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const plot = (id, traces, changes) => Plotly.react(id, traces, layout(changes), { responsive: true, displaylogo: false, displayModeBar: false });
+  const bars = (rows, orientation) => ({
+    ["error_" + orientation]: {
+      type: "data", symmetric: false, thickness: 1.4, width: 3,
+      array: rows.map((r) => r[HIGH] === null ? 0 : Math.max(r[HIGH] - r[POOLED], 0)),
+      arrayminus: rows.map((r) => r[LOW] === null ? 0 : Math.max(r[POOLED] - r[LOW], 0)),
+    },
+  });
+  const table = (id, titles, rows) => {
+    const head = make("tr", {}, ...titles.map((title, i) => make("th", i >= 2 ? { class: "n" } : {}, title)));
+    const body = rows.map((cells) => make("tr", {}, ...cells.map((cell, i) => make("td", i >= 2 ? { class: "n" } : {}, make("bdi", {}, cell)))));
+    $(id).replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+  };
+  const known = (split, some) => some.map((arm) => [arm, row(split, arm)]).filter(([, found]) => found && found[POOLED] !== null);
+
+  const drawMethods = (filter, some) => {
+    const split = filter.question !== null ? "question:" + data.questions[filter.question].id : filter.correct || "all";
+    $("methods-note").textContent = filter.question !== null
+      ? "Pooled alignment on one question; a single question has no interval." + (filter.correct ? " Correct and incorrect responses of a question are not summed apart." : "")
+      : "Pooled alignment with 95 % intervals over questions" + (filter.correct ? ", " + filter.correct + " responses only." : ".");
+    const present = known(split, some);
+    const shown = teachers.filter((teacher) => present.some(([arm]) => arm.teacher === teacher));
+    const order = shown.flatMap((teacher) => present.filter(([arm]) => arm.teacher === teacher)
+      .sort((a, b) => b[1][POOLED] - a[1][POOLED]).map(([arm]) => arm.index));
+    const traces = shown.map((teacher) => {
+      const own = present.filter(([arm]) => arm.teacher === teacher);
+      return {
+        type: "scatter", mode: "markers", name: plain(nameOf(teacher)), x: own.map(([, r]) => r[POOLED]), y: own.map(([arm]) => order.indexOf(arm.index)),
+        text: own.map(([arm, r]) => plain(arm.name) + "<br>" + ranged(r, POOLED, LOW, HIGH) + "<br>" + r[NODES] + " positions"), hoverinfo: "text",
+        marker: { size: 9, color: colour(teacher) }, ...bars(own.map(([, r]) => r), "x"),
+      };
+    });
+    plot("chart-methods", traces, {
+      height: 110 + 26 * order.length, xaxis: { title: { text: "pooled alignment" }, zeroline: true },
+      yaxis: { tickvals: order.map((_, i) => i), ticktext: order.map((i) => plain(arms[i].method)), range: [order.length - 0.4, -0.6], zeroline: false },
+    });
+    table("table-methods", ["teacher", "method", "pooled", "mean", "above 0", "coverage", "positions", "flat"], order.map((i) => {
+      const r = row(split, arms[i]);
+      return [nameOf(arms[i].teacher), arms[i].method, ranged(r, POOLED, LOW, HIGH), ranged(r, MEAN, MLOW, MHIGH),
+        r[POSITIVE] === null ? "-" : Math.round(100 * r[POSITIVE]) + " %", r[COVERAGE] === null ? "-" : Math.round(100 * r[COVERAGE]) + " %", r[NODES], r[FLAT]];
+    }));
+  };
+
+  const drawCorrect = (filter, some) => {
+    const shades = { correct: "rgb(" + css("--plus") + ")", incorrect: "rgb(" + css("--minus") + ")" };
+    const kinds = filter.correct ? [filter.correct] : ["correct", "incorrect"];
+    const present = some.filter((arm) => known("correct", [arm]).length || known("incorrect", [arm]).length);
+    const traces = kinds.map((kind, k) => {
+      const own = known(kind, present);
+      return {
+        type: "scatter", mode: "markers", name: kind, x: own.map(([, r]) => r[POOLED]), y: own.map(([arm]) => present.indexOf(arm) + (kinds.length > 1 ? 0.3 * k - 0.15 : 0)),
+        text: own.map(([arm, r]) => plain(arm.name) + ", " + kind + "<br>" + ranged(r, POOLED, LOW, HIGH)), hoverinfo: "text",
+        marker: { size: 8, color: shades[kind], symbol: kind === "correct" ? "circle" : "diamond" }, ...bars(own.map(([, r]) => r), "x"),
+      };
+    });
+    plot("chart-correct", traces, {
+      height: 130 + 24 * present.length, xaxis: { title: { text: "pooled alignment" } },
+      yaxis: { tickvals: present.map((_, i) => i), ticktext: present.map((arm) => plain(arm.name)), range: [present.length - 0.4, -0.6], zeroline: false, tickfont: { size: 10 } },
+    });
+    table("table-correct", ["teacher", "method", ...kinds], present.map((arm) => [nameOf(arm.teacher), arm.method,
+      ...kinds.map((kind) => { const r = row(kind, arm); return r ? ranged(r, POOLED, LOW, HIGH) : "-"; })]));
+  };
+
+  const drawDistribution = (filter, arm) => {
+    const bins = data.histograms[0][0].length, width = 2 / bins;
+    let counts = data.histograms[arm.index];
+    if (filter.question !== null) {
+      counts = [new Array(bins).fill(0), new Array(bins).fill(0)];
+      for (const spine of data.spines.filter((item) => item.q === filter.question)) for (const node of spine.nodes) {
+        const value = node.cos[arm.index];
+        if (value !== null && value !== undefined) counts[spine.correct ? 0 : 1][Math.min(Math.floor((value + 1) / width), bins - 1)] += 1;
+      }
+    }
+    $("distribution-note").textContent = "Cosines of single positions under " + arm.name + (filter.question !== null ? ", one question" : "") + "; noise spreads them, so the mean of them is not the headline.";
+    const centres = counts[0].map((_, i) => -1 + (i + 0.5) * width);
+    const wanted = [["correct", 0, "--plus"], ["incorrect", 1, "--minus"]].filter(([name]) => !filter.correct || filter.correct === name);
+    plot("chart-distribution", wanted.map(([name, i, shade]) => ({ type: "bar", name, x: centres, y: counts[i], marker: { color: "rgb(" + css(shade) + ")" }, hovertemplate: "%{y} positions<extra>" + name + "</extra>" })),
+      { barmode: "stack", bargap: 0.06, height: 320, xaxis: { title: { text: "cosine with the ideal gradient" }, range: [-1, 1] }, yaxis: { title: { text: "positions" } } });
+    table("table-distribution", ["from", "to", ...wanted.map(([name]) => name)],
+      centres.map((centre, i) => [(centre - width / 2).toFixed(2), (centre + width / 2).toFixed(2), ...wanted.map(([, k]) => counts[k][i])]));
+  };
+
+  const drawLines = (id, kind, names, title, filter, some, method) => {
+    const lines = some.filter((arm) => arm.method === method);
+    plot("chart-" + id, lines.map((arm) => {
+      const own = names.map((name) => row(kind + ":" + name, arm));
+      const there = own.map((r) => r || [null, null, null]);
+      return { type: "scatter", mode: "lines+markers", name: plain(nameOf(arm.teacher)), x: names, y: there.map((r) => r[POOLED]), line: { color: colour(arm.teacher), width: 2 }, marker: { size: 8 },
+        hovertext: there.map((r) => plain(arm.name) + "<br>" + ranged(r, POOLED, LOW, HIGH)), hoverinfo: "text", ...bars(there, "y") };
+    }), { height: 320, xaxis: { title: { text: title }, type: "category" }, yaxis: { title: { text: "pooled alignment" } } });
+    table("table-" + id, ["teacher", "method", ...names], lines.map((arm) => [nameOf(arm.teacher), arm.method,
+      ...names.map((name) => { const r = row(kind + ":" + name, arm); return r ? ranged(r, POOLED, LOW, HIGH) : "-"; })]));
+  };
+
+  // Responses.
+  let limit = 12;
+  const shade = (value) => "rgba(var(" + (value < 0 ? "--minus" : "--plus") + ")," + (0.08 + 0.72 * Math.abs(value)).toFixed(2) + ")";
+  const drawSpines = (filter, arm) => {
+    const wanted = data.spines.filter((spine) => (filter.question === null || spine.q === filter.question)
+      && (!filter.correct || spine.correct === (filter.correct === "correct")));
+    $("responses-note").textContent = wanted.length + " of " + data.spines.length + " responses in this page; colour: " + arm.name + ". Click a token to see what was tried there.";
+    let question = null;
+    const blocks = wanted.slice(0, limit).map((spine) => {
+      const nodes = new Map(spine.nodes.map((node) => [node.t, node]));
+      const tokens = make("div", { class: "tokens" }, ...spine.tokens.map((text, position) => {
+        const node = nodes.get(position);
+        if (!node) return make("span", { class: "tok" }, text);
+        const value = node.cos[arm.index];
+        const empty = value === null || value === undefined;
+        const button = make("button", { class: "tok node" + (empty ? " flat" : ""), type: "button", title: position + ": " + (empty ? node.why[arm.index] || "no alignment" : "alignment " + signed(value, 2)) }, text);
+        if (!empty) button.style.background = shade(value);
+        button.addEventListener("click", () => openNode(spine, node, arm, button));
+        return button;
+      }));
+      const parts = [make("h3", {}, make("bdi", {}, spine.id), make("span", { class: "chip " + (spine.correct ? "ok" : "no") }, spine.correct ? "correct" : "incorrect"),
+        make("span", { class: "chip" }, "reward " + spine.reward), ...(spine.finish === "length" ? [make("span", { class: "chip no" }, "cut off")] : []))];
+      if (spine.q !== question) {
+        question = spine.q;
+        const asked = data.questions[question];
+        parts.push(make("p", { class: "prompt" }, asked.prompt + (asked.answer ? "   (answer: " + asked.answer + ")" : "")));
+      }
+      return make("article", { class: "spine" }, ...parts, tokens);
+    });
+    $("spines").replaceChildren(...blocks);
+    $("more").hidden = wanted.length <= limit;
+  };
+  const bar = (value) => { const element = make("span", { class: "bar" }); element.style.width = Math.round(44 * Math.max(value || 0, 0)) + "px"; return element; };
+  const signedBar = (value) => {
+    const fill = make("i", {}), size = 50 * Math.min(Math.abs(value || 0), 1);
+    fill.style.cssText = "width:" + size + "%;" + (value < 0 ? "right:50%;background:rgb(" : "left:50%;background:rgb(") + css(value < 0 ? "--minus" : "--plus") + ")";
+    return make("span", { class: "signed" }, fill);
+  };
+  const openNode = (spine, node, arm, button) => {
+    document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open"));
+    if (button) button.classList.add("open");
+    const filter = chosen();
+    const columns = shownArms(filter).filter((other) => other.index === arm.index || filter.teacher !== null || filter.method !== null).slice(0, 6);
+    const head = make("tr", {}, ...["token", "P", "V (95 %)", "n"].map((title) => make("th", {}, title)), make("th", {}, "ideal"),
+      ...columns.map((other) => make("th", {}, make("bdi", {}, other.name))), ...readers.map((teacher) => make("th", {}, make("bdi", {}, "Q " + teacher))));
+    const rows = node.candidates.map(([text, p, v, se, n, ideal, why], i) => make("tr", {},
+      make("td", { title: why }, make("code", {}, make("bdi", {}, text))), make("td", { class: "n" }, bar(p), p === null ? "-" : p.toFixed(3)),
+      make("td", { class: "n" }, bar(v), v === null ? "-" : v.toFixed(2) + " ±" + (se === null ? "?" : (1.96 * se).toFixed(2))), make("td", { class: "n" }, n),
+      make("td", { class: "n" }, signedBar(ideal), signed(ideal, 2)),
+      ...columns.map((other) => { const value = node.m[other.index][i]; return make("td", { class: "n" }, signedBar(value), signed(value, 2)); }),
+      ...readers.map((_, k) => make("td", { class: "n" }, node.q[k][i] === null ? "-" : node.q[k][i].toFixed(3)))));
+    const cosine = node.cos[arm.index];
+    $("node").replaceChildren(
+      make("h3", {}, make("bdi", {}, spine.id + ", position " + node.t + ": " + spine.tokens[node.t])),
+      make("p", { class: "note" }, "alignment " + (cosine === null || cosine === undefined ? "undefined (" + (node.why[arm.index] || "no such node") + ")" : signed(cosine, 2)) + " under " + arm.name
+        + "; success here " + (node.value === null ? "-" : node.value.toFixed(2) + " ±" + (1.96 * (node.se || 0)).toFixed(2)) + "; " + node.rollouts + " rollouts forced here; candidates cover "
+        + Math.round(100 * (node.coverage || 0)) + " % of P; entropy " + (node.entropy || 0).toFixed(3) + " nats"),
+      make("div", { class: "scroll" }, make("table", { id: "candidates" }, make("thead", {}, head), make("tbody", {}, ...rows))),
+      make("p", { class: "note" }, "V: success after forcing the token; n: continuations behind it. Directions are scaled to length 1."));
+    $("panel").hidden = false;
+  };
+  const closePanel = () => { $("panel").hidden = true; document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open")); };
+  $("close").addEventListener("click", closePanel);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") closePanel(); });
+  $("more").addEventListener("click", () => { limit += 24; draw(); });
+
+  const draw = () => {
+    const filter = chosen(), some = shownArms(filter), arm = focus(filter);
+    $("failure").hidden = some.length > 0;
+    if (!some.length) { fail("No teacher was scored with this method."); return; }
+    drawMethods(filter, some);
+    drawCorrect(filter, some);
+    drawDistribution(filter, arm);
+    $("positions-note").textContent = "Quarters of the response, method " + arm.method + ".";
+    drawLines("positions", "position", ["0-25%", "25-50%", "50-75%", "75-100%"], "position in the response", filter, some, arm.method);
+    drawLines("entropy", "entropy", ["low", "middle", "high"], "entropy of the student", filter, some, arm.method);
+    drawSpines(filter, arm);
+    document.querySelectorAll("#diagnostics [data-teacher]").forEach((line) => { line.hidden = filter.teacher !== null && line.dataset.teacher !== filter.teacher; });
+    root.dataset.ready = "yes";
+  };
+  $("filters").addEventListener("change", () => { limit = 12; closePanel(); draw(); });
+  $("filters").addEventListener("reset", () => setTimeout(() => { limit = 12; closePanel(); draw(); }));
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  draw();
+})();

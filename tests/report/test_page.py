@@ -1,0 +1,252 @@
+"""The HTML page: self-contained, safe, and alive in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import gradalign
+from gradalign.report.folder import RunFolder
+from gradalign.report.page import MAX_BYTES, render, write_page
+from gradalign.report.page_data import choose_questions, page_data
+from gradalign.report.text import visible
+
+NASTY = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">'
+NASTY += "\x1b[31mred\x1b[0m \u202eevil\u202c \x00 \ud7ff &amp; <b>bold</b>"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def packed(html: str) -> dict:
+    block = re.search(r'<script id="data"[^>]*>([^<]*)</script>', html).group(1)
+    return json.loads(gzip.decompress(base64.b64decode(block)))
+
+
+@pytest.fixture(scope="module")
+def page(small_run, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    assert write_page(small_run, str(path)) == len(small_run.spines)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nasty_page(small_run, tmp_path_factory) -> Path:
+    """A page of a run in which the model wrote whatever could break a page."""
+    folder = tmp_path_factory.mktemp("nasty") / "run"
+    shutil.copytree(small_run.path, folder)
+    run = RunFolder(str(folder))
+    for table, column in (
+        ("tokens", "token"), ("branches", "token"), ("questions", "prompt"),
+        ("questions", "answer"), ("spines", "text"),
+    ):  # fmt: skip
+        for name in run.files(table):
+            rows = run.read_table(table, name)
+            texts = pc.binary_join_element_wise(rows[column], pa.scalar(NASTY), "")
+            at = rows.schema.get_field_index(column)
+            run.write_table(table, name, rows.set_column(at, rows.schema.field(column), texts))
+    data = run.read_json("run.json")
+    data["config"]["labels"] = {"note": NASTY}
+    run.write_json("run.json", data)
+    path = folder / "report.html"
+    write_page(gradalign.read_report(str(folder)), str(path))
+    return path
+
+
+def test_the_page_is_self_contained_and_small(page):
+    html = page.read_text()
+    assert page.stat().st_size < MAX_BYTES
+    own = html[: html.index('<script id="data"')]
+    assert not re.search(r'(?:src|href)\s*=\s*["\']?(?:https?:)?//', own)
+    assert "default-src 'none'" in own
+
+
+def test_the_verdict_comes_first_and_needs_no_script(page, small_run):
+    html = page.read_text()
+    body = html[html.index("<body>") : html.index('<script id="data"')]
+    result = small_run.recommend()
+    assert body.index("verdict") < body.index("chart-methods")
+    assert result.ranking[0].method in body
+    assert f"{result.ranking[0].pooled:+.3f}" in body
+
+
+def test_the_page_holds_the_run(page, small_run):
+    data = packed(page.read_text())
+    assert len(data["spines"]) == len(small_run.spines)
+    nodes = [node for spine in data["spines"] for node in spine["nodes"]]
+    assert len(nodes) == len(small_run.nodes)
+    arm = data["arms"].index(["demo:strong", "gkd"])
+    frame = small_run.alignment
+    own = frame[(frame["teacher"] == "demo:strong") & (frame["method"] == "gkd")]
+    shown = sorted(node["cos"][arm] for node in nodes if node["cos"][arm] is not None)
+    assert shown == pytest.approx(sorted(own["cosine"].dropna()), abs=0.006)
+    pooled = data["summary"]["all"][arm][0]
+    row = small_run.summary.query("teacher == 'demo:strong' and method == 'gkd' and split == 'all'")
+    assert pooled == pytest.approx(row["pooled"].iloc[0], abs=1e-4)
+    assert sum(data["histograms"][arm][0]) + sum(data["histograms"][arm][1]) == len(shown)
+
+
+def test_directions_of_the_page_give_the_stored_alignment(page, small_run):
+    """Ideal . direction at a node's candidates is its cosine: both are scaled to length 1."""
+    data = packed(page.read_text())
+    arm = data["arms"].index(["demo:strong", "opd"])
+    checked = 0
+    for spine in data["spines"]:
+        for node in spine["nodes"]:
+            if node["cos"][arm] is None:
+                continue
+            ideal = [candidate[5] or 0 for candidate in node["candidates"]]
+            dot = sum(i * (m or 0) for i, m in zip(ideal, node["m"][arm], strict=True))
+            assert dot == pytest.approx(node["cos"][arm], abs=0.03)
+            checked += 1
+    assert checked > 0
+
+
+def test_what_a_model_wrote_is_no_markup(nasty_page):
+    html = nasty_page.read_text()
+    own = html[: html.index('<script id="data"')]
+    assert "window.hacked" in own
+    assert "<script>window.hacked" not in own
+    assert "<img" not in own
+    assert not set(own) & {"\x00", "\x1b", "\u202e"}
+    text = json.dumps(packed(html), ensure_ascii=False)
+    assert not set(text) & {"\x00", "\x1b", "\u202e"}
+    assert "[U+001B]" in text
+
+
+def test_visible_marks():
+    assert visible("a\x1b[0m\x00\u202eb\n") == "a[U+001B][0m[U+0000][U+202E]b⏎"
+    assert visible("a\tb\n", newlines=True) == "a\tb\n"
+    assert visible("שלום 漢字 é 😀") == "שלום 漢字 é 😀"
+
+
+def test_fewer_spines_where_asked(small_run):
+    data = page_data(small_run, 2)
+    assert 1 <= len(data["spines"]) <= 2
+    assert choose_questions(small_run, 10**6) == small_run.question_ids
+
+
+def test_a_page_too_large_shows_fewer_responses(small_run, monkeypatch):
+    whole, shown = render(small_run)
+    monkeypatch.setattr("gradalign.report.page.MAX_BYTES", len(whole.encode()) - 2000)
+    _, fewer = render(small_run)
+    assert 1 <= fewer < shown
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; skipped where there is none, unless everything is required."""
+    required = os.environ.get("GRADALIGN_REQUIRE_ALL") == "1"
+    chromium = os.environ.get("GRADALIGN_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None:
+        text = "needs Chromium (apt-get install chromium, or GRADALIGN_CHROMIUM=path)"
+        pytest.fail(text) if required else pytest.skip(text)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+def open_page(browser, path: Path, **options):
+    """Open a page; its errors and its requests are collected."""
+    tab = browser.new_page(**options)
+    tab.errors, tab.requests = [], []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+    tab.on("request", lambda request: tab.requests.append(request.url))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    return tab
+
+
+@pytest.mark.browser
+def test_it_loads_without_errors_or_network(browser, page):
+    tab = open_page(browser, page)
+    assert tab.errors == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    for chart in ("methods", "correct", "distribution", "positions", "entropy"):
+        assert tab.locator(f"#chart-{chart} svg.main-svg").count() > 0
+        assert tab.locator(f"#table-{chart} tbody tr").count() > 0
+    tab.close()
+
+
+@pytest.mark.browser
+def test_filters_work(browser, page, small_run):
+    tab = open_page(browser, page)
+    spines, rows = tab.locator(".spine"), tab.locator("#table-methods tbody tr")
+    every = rows.count()
+    assert spines.count() == len(small_run.spines)
+    assert every == small_run.summary.query("split == 'all' and pooled == pooled").shape[0]
+    tab.select_option("#f-teacher", label="demo:strong")
+    assert 0 < rows.count() < every
+    assert set(rows.locator("td:first-child").all_text_contents()) == {"demo:strong"}
+    tab.select_option("#f-method", label="gkd")
+    assert rows.count() == 1
+    tab.select_option("#f-correct", "correct")
+    assert spines.count() == int(small_run.spines["correct"].sum())
+    tab.select_option("#f-correct", "")
+    tab.select_option("#f-question", label=str(small_run.question_ids[0]))
+    assert spines.count() == small_run.config.num_rollouts
+    tab.click("#filters button[type=reset]")
+    tab.wait_for_function(f"document.querySelectorAll('.spine').length == {len(small_run.spines)}")
+    assert rows.count() == every
+    assert tab.errors == []
+    tab.close()
+
+
+@pytest.mark.browser
+def test_a_click_opens_a_node(browser, page, small_run):
+    tab = open_page(browser, page)
+    assert not tab.locator("#panel").is_visible()
+    node = tab.locator(".tok.node:not(.flat)").first
+    node.click()
+    assert tab.locator("#panel").is_visible()
+    assert tab.locator("#candidates tbody tr").count() >= 2
+    heads = tab.locator("#candidates th").all_inner_texts()
+    assert {"token", "P", "ideal", "Q demo:strong", "Q self+answer"} <= set(heads)
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#panel").is_visible()
+    assert tab.errors == []
+    tab.close()
+
+
+@pytest.mark.browser
+def test_nasty_output_is_shown_as_text(browser, nasty_page):
+    tab = open_page(browser, nasty_page)
+    tab.locator(".tok.node").first.click()
+    assert tab.evaluate("window.hacked") is None
+    assert tab.errors == []
+    assert "<script>window.hacked=1</script>" in tab.locator("#spines .tok").first.inner_text()
+    assert "[U+202E]" in tab.locator(".prompt").first.inner_text()
+    assert tab.locator("main b, #panel b").filter(has_text="bold").count() == 0
+    tab.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_and_phones(browser, page, scheme):
+    tab = open_page(
+        browser, page, viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True
+    )
+    assert tab.locator("html").get_attribute("data-theme") == scheme
+    wide = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 1, "the page scrolls sideways on a phone"
+    before = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.click("#theme")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert tab.errors == []
+    tab.close()

@@ -1,0 +1,180 @@
+"""The verdict: right where the truth is known, and silent where there is none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from report.made_run import write_run
+from runs import SMALL
+from scipy.stats import norm
+
+import gradalign
+from gradalign.alignment import pooled_of_sums
+from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
+from gradalign.report.sums import Arm, read_scores
+from gradalign.report.verdict import role_of
+from gradalign.tasks import load_task
+
+
+def made(tmp_path, arms, **options):
+    write_run(tmp_path / "run", arms, **options)
+    return gradalign.read_report(str(tmp_path / "run")).recommend()
+
+
+def test_a_clear_winner_beats_every_control(tmp_path):
+    result = made(
+        tmp_path,
+        {
+            ("strong", "gkd"): 0.8, ("weak", "gkd"): 0.3, ("strong+wrong-answer", "gkd"): -0.2,
+            ("", "random"): 0.0, ("", "dr_grpo"): 0.999,
+        },
+    )  # fmt: skip
+    assert (result.verdict, result.teacher, result.methods) == ("winner", "strong", ("gkd",))
+    assert "Distill from strong with gkd" in result.headline
+    assert [item.name for item in result.ranking] == [
+        "dr_grpo", "gkd@strong", "gkd@weak", "random", "gkd@strong+wrong-answer"
+    ]  # fmt: skip
+    assert [item.role for item in result.ranking] == [
+        "reference", "candidate", "candidate", "control", "control"
+    ]  # fmt: skip
+    assert result.ranking[1].low < 0.8 < result.ranking[1].high
+    assert any("surely above every control" in line for line in result.remarks)
+    assert {part.split: part.advice for part in result.parts}["incorrect"] == "keep"
+
+
+def test_two_equal_teachers_are_no_winner(tmp_path):
+    result = made(tmp_path, {("one", "gkd"): 0.5, ("two", "gkd"): 0.5, ("", "random"): 0.0})
+    assert result.verdict == "tie"
+    assert "No clear winner among teachers" in result.headline
+    assert result.settle
+    assert result.settle[0].extra_rollouts == 100 * result.settle[0].extra_questions
+
+
+def test_a_random_teacher_is_not_recommended(tmp_path):
+    result = made(tmp_path, {("none", "gkd"): 0.0, ("", "random"): 0.0}, questions=20)
+    assert result.verdict == "none"
+    assert result.teacher is None
+    assert "No clear winner" in result.headline
+
+
+def test_a_harmful_teacher_is_named_as_such(tmp_path):
+    result = made(tmp_path, {("bad", "gkd"): -0.6})
+    assert "Do not distill" in result.headline
+    assert all(part.advice == "drop" for part in result.parts)
+
+
+def test_one_question_gives_no_interval(tmp_path):
+    result = made(tmp_path, {("one", "gkd"): 0.9}, questions=1)
+    assert result.verdict == "none"
+    assert "no interval" in result.headline
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_false_alarms_between_equal_teachers_are_rare(tmp_path):
+    """Under the null, Holm's correction keeps the rate of any claimed difference near 5 %."""
+    alarms = 0
+    names = ("t0", "t1", "t2")
+    for seed in range(20):
+        folder = tmp_path / str(seed)
+        write_run(folder, {(name, "gkd"): 0.4 for name in names}, questions=101, nodes=2, seed=seed)
+        scores = read_scores(gradalign.read_report(str(folder)))
+        pairs = [
+            compare_teachers(scores, *two, ["gkd"], seed=seed, level=0.95)
+            for two in itertools.combinations(names, 2)
+        ]
+        alarms += min(holm([pair.p_value for pair in pairs])) < 0.05
+    assert alarms <= 4  # P(more than 4 of 20) is 0.3 % at a rate of 5 %
+
+
+def test_pairing_uses_the_nodes_that_both_have(tmp_path, small_run):
+    scores = read_scores(small_run)
+    arm, other = Arm("demo:strong", "gkd"), Arm("self+answer", "gkd")
+    both = scores.there(arm, other)
+    frame = small_run.alignment
+    own = frame[(frame["teacher"] == arm.teacher) & (frame["method"] == arm.method)]
+    assert both.sum() == len(own) > 0
+    expected = (own["weight"] * own["dot"]).groupby(own["question_id"].astype(str)).sum()
+    np.testing.assert_allclose(scores.sums(arm)[:, 0], expected.to_numpy(), atol=1e-15)
+
+
+def test_sums_agree_with_the_summary(small_run):
+    scores = read_scores(small_run)
+    summary = small_run.summary.set_index(["teacher", "method", "split"])["pooled"]
+    for arm in scores.arms:
+        for split, inside in scores.splits().items():
+            value = float(pooled_of_sums(scores.sums(arm, inside).sum(axis=0)))
+            expected = summary.get((arm.teacher, arm.method, split), np.nan)
+            np.testing.assert_allclose(value, expected, rtol=1e-9)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, float("nan")])[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert np.isnan(holm([0.01, float("nan")])[1])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_questions_needed_has_the_promised_power():
+    pair = Pair("a", "b", 0.1, 0, 0, 0.5, 0.5, 10, se=0.1)
+    needed = questions_needed(pair, 50, 0.95, 3)
+    z = 0.1 / (0.1 * np.sqrt(50 / needed))
+    assert norm.sf(norm.isf(0.05 / 6) - z) == pytest.approx(0.8, abs=1e-6)
+    assert np.isnan(questions_needed(Pair("a", "b", 0.0, 0, 0, 1, 1, 1, 0.1), 50, 0.95, 1))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "method", "role"),
+    [
+        ("m+wrong-answer", "gkd", "control"),
+        ("m+answer", "gkd:beta=0", "candidate"),
+        ("m", "random:seed=3", "control"),
+        ("", "uniform_negative", "control"),
+        ("", "dr_grpo", "reference"),
+    ],
+)
+def test_roles(teacher, method, role):
+    assert role_of(Arm(teacher, method)) == role
+
+
+@pytest.mark.slow
+def test_the_bundled_pair(tmp_path):
+    """The strong teacher is ahead of the weak one and of a false context, with significance.
+
+    The false context is the answer of another question. The built-in context `wrong-answer` is
+    off in one digit, so that it still tells the right ones, and is not below a teacher without it.
+    """
+    task = load_task("demo:addition")
+    questions = task.questions(32, [], 0)
+    file = tmp_path / "questions.jsonl"
+    rows = [
+        {
+            "id": one.id, "prompt": one.prompt, "answer": one.answer,
+            "contexts": {"false": f"[{other.answer}]{one.prompt}"},
+        }
+        for one, other in zip(questions, [*questions[1:], questions[0]], strict=True)
+    ]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = gradalign.score(
+        **{
+            **SMALL, "teachers": ["demo:strong", "demo:weak", "demo:strong+false", "self+false"],
+            "task": str(file), "verifier": task.verifier, "limit": None, "num_rollouts": 4,
+            "methods": ["gkd:beta=0", "gkd", "opd", "random"], "nodes": 12, "continuations": 8,
+            "shard_size": 16,
+        },
+        output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    result = report.recommend()
+    assert result.teachers[0].teacher == "demo:strong"
+    beaten = {
+        pair.second
+        for pair in result.teacher_pairs
+        if pair.first == "demo:strong" and pair.difference > 0 and pair.significant(0.95)
+    }
+    assert beaten == {"demo:weak", "demo:strong+false", "self+false"}
+    (control,) = [item for item in result.ranking if item.role == "control"]
+    assert control.method == "random"
+    assert control.low < 0 < control.high
+    assert control.against_leader.significant(0.95)
