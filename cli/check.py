@@ -1,0 +1,45 @@
+"""`gradalign check`: conditions on a finished run, for continuous integration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from gradalign.errors import UsageError
+
+from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+
+HELP = """Check conditions on a run's summary; status 3 if one does not hold.
+
+A condition is COLUMN[METHOD@TEACHER,SPLIT] with >=, <=, > or < and a number. The split is `all`
+if left out; * matches any method or teacher. `gradalign recommend` judges, this only compares.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("check", help=HELP)(_check)
+
+
+def _check(
+    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    fail_under: FailUnderOption = None,
+    junit: JunitOption = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print every condition's outcome as JSON on stdout.")
+    ] = False,
+) -> None:
+    from gradalign.report.report import read_report
+
+    if not fail_under:
+        raise UsageError("nothing to check.", "Give at least one --fail-under.")
+    outcomes = try_conditions(read_report(run), fail_under, junit)
+    if json_output:
+        json.dump([outcome.to_dict() for outcome in outcomes], sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_outcomes(outcomes)
+    stop_if_failed(outcomes)

@@ -1,0 +1,71 @@
+"""`gradalign export`: per-token weights for trainers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+HELP = """Write a weight per token of every response, for selective distillation.
+
+One row per response: prompt_ids, token_ids, weights, scores (null where not measured),
+spine_score, spine_kept. Positions that were not branched, or where nothing depends on the token,
+get --elsewhere.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("export", help=HELP)(_export)
+
+
+def _export(
+    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The file; default: weights.FORMAT.")
+    ] = None,
+    file_format: Annotated[
+        Literal["parquet", "jsonl"], typer.Option("--format", help="Kind of file.")
+    ] = "parquet",
+    teacher: Annotated[
+        str | None, typer.Option(help="Whose update is weighted; default: the best one's.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Of which method; default: the teacher's best.")
+    ] = None,
+    rule: Annotated[
+        Literal["keep", "drop", "scale"],
+        typer.Option(help="keep what is above the threshold, drop what is below, or scale."),
+    ] = "keep",
+    score: Annotated[
+        Literal["estimate", "bound"],
+        typer.Option(help="The cosine, or the careful end of its one-sided interval."),
+    ] = "estimate",
+    threshold: Annotated[float, typer.Option(help="Cosine to compare with.")] = 0.0,
+    elsewhere: Annotated[
+        float | None,
+        typer.Option(help="Weight without a score; default: keep 0, drop 1, scale the mean."),
+    ] = None,
+    spines: Annotated[
+        Literal["all", "correct", "incorrect", "aligned"],
+        typer.Option(help="Responses that keep any weight; aligned: above the threshold."),
+    ] = "all",
+    confidence: Annotated[float, typer.Option(help="Of the one-sided interval.")] = 0.95,
+) -> None:
+    from gradalign.report.export import ExportSettings, export
+    from gradalign.report.report import read_report
+
+    settings = ExportSettings(rule, score, threshold, elsewhere, spines, confidence)
+    path = output or f"weights.{file_format}"
+    counts = export(
+        read_report(run),
+        path,
+        file_format=file_format,
+        teacher=teacher,
+        method=method,
+        settings=settings,
+    )
+    print(json.dumps({key: round(value, 4) for key, value in counts.items()}), file=sys.stderr)
+    typer.echo(path)

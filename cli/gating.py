@@ -1,0 +1,92 @@
+"""`--fail-under` as several commands have it: a table, annotations, exit status 3."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradalign.errors import RunError, ThresholdError
+
+if TYPE_CHECKING:
+    from gradalign.report.gate import Outcome
+    from gradalign.report.report import Report
+
+FailUnderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under",
+        metavar="CONDITION",
+        help="Such as 'pooled_low[gkd@demo:strong,incorrect]>=0.1', repeatable; status 3 where "
+        "one does not hold.",
+        rich_help_panel="The run",
+    ),
+]
+JunitOption = Annotated[
+    str | None,
+    typer.Option("--junit", help="Write JUnit XML of the conditions to this file."),
+]
+
+
+def try_conditions(
+    report: Report, conditions: Sequence[str], junit_file: str | None
+) -> list[Outcome]:
+    """Try conditions, tell GitHub Actions and the JUnit file; nothing on stdout.
+
+    Raises:
+        UsageError: a condition cannot be used.
+        RunError: the JUnit file cannot be written.
+    """
+    from gradalign.report.gate import check, github_annotations, junit
+
+    outcomes = check(report, conditions)
+    if junit_file is not None:
+        try:
+            Path(junit_file).write_bytes(junit(outcomes, report.path))
+        except OSError as error:
+            raise RunError(f"cannot write --junit {junit_file}: {error.strerror}.") from error
+    if os.environ.get("GITHUB_ACTIONS"):
+        for line in github_annotations(outcomes):
+            print(line, file=sys.stderr)
+    return outcomes
+
+
+def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> None:
+    """Print a table of all conditions, failures first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    console = Console(file=stream, width=None if stream.isatty() else 132, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "condition", "tried on", "value"):
+        table.add_column(title, overflow="fold", justify="right" if title == "value" else "left")
+    for outcome in sorted(outcomes, key=lambda item: item.passed):
+        table.add_row(
+            "ok" if outcome.passed else "FAILED",
+            outcome.condition,
+            outcome.name,
+            "-" if outcome.value != outcome.value else f"{outcome.value:+.4f}",
+            style="" if outcome.passed else "red",
+        )
+    console.print(table, highlight=False)
+
+
+def stop_if_failed(outcomes: Sequence[Outcome]) -> None:
+    """Leave with status 3 if a condition does not hold.
+
+    Raises:
+        ThresholdError: one does not.
+    """
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    if failed:
+        raise ThresholdError(
+            f"{len(failed)} of {len(outcomes)} conditions failed: "
+            + "; ".join(outcome.message for outcome in failed[:3])
+            + (", ..." if len(failed) > 3 else "")
+            + "."
+        )

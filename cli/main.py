@@ -1,0 +1,107 @@
+"""`gradalign`: one module per command; this one puts them together.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from gradalign.errors import GradalignError
+
+from . import (
+    catalogue,
+    check,
+    compare,
+    demo,
+    diagnose,
+    export,
+    plan,
+    recommend,
+    report,
+    rescore,
+    score,
+    show,
+)
+
+app = typer.Typer(
+    name="gradalign",
+    help="Before you spend GPU weeks on distillation: where would that update actually point?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+score.add_to(app)
+plan.add_to(app)
+demo.add_to(app)
+recommend.add_to(app)
+report.add_to(app)
+diagnose.add_to(app)
+check.add_to(app)
+rescore.add_to(app)
+show.add_to(app)
+compare.add_to(app)
+export.add_to(app)
+catalogue.add_to(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"gradalign {version('gradalign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+INTERRUPTED = 130
+_KEPT = "interrupted; finished shards are kept, run the same command to go on."
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    try:
+        status = app(arguments, standalone_mode=False)
+        if status == INTERRUPTED:  # typer turns Ctrl-C into this
+            _fail(_KEPT)
+    except typer.TyperException as error:
+        _usage(error)
+        status = 2
+    except GradalignError as error:
+        _fail(str(error))
+        status = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(_KEPT)
+        status = INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - closed with the process
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: typer.TyperException) -> None:
+    """Print a usage error as typer would."""
+    show = getattr(error, "show", None)
+    if show is not None:
+        show()
+    else:
+        _fail(error.format_message())
+
+
+def _fail(text: str) -> None:
+    print(f"gradalign: {' '.join(text.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""`gradalign plan`: what a run would cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradalign.config import read_config_file
+
+from .options import build_config, config_parameters, with_parameters
+from .output import DisplayOption
+
+if TYPE_CHECKING:
+    from gradalign.config import ScoreConfig
+    from gradalign.planning import Memory, ModelMemory, Plan
+
+HELP = """Say what a run would cost, before it is run.
+
+Takes the options of `gradalign score` (without --output-dir, if you like), makes all of its checks,
+and writes nothing. Without --probe lengths and numbers of candidates are upper bounds.
+"""
+
+ProbeOption = Annotated[
+    bool,
+    typer.Option(
+        "--probe",
+        help="Open the models, sample a few questions, and measure instead of assuming.",
+    ),
+]
+
+LABELS = {
+    "questions": "questions",
+    "spines": "spines",
+    "spine_prompt_tokens": "prompt tokens of spines",
+    "spine_tokens": "generated tokens of spines",
+    "nodes": "nodes",
+    "branches": "candidates",
+    "continuations": "targeted rollouts",
+    "continuation_prompt_tokens": "prompt tokens of targeted rollouts",
+    "continuation_tokens": "generated tokens of targeted rollouts",
+    "student_passes": "student passes",
+    "teacher_passes": "teacher passes",
+    "forced_tokens": "tokens read in these passes",
+    "scored_tokens": "continuation tokens scored",
+    "prefix_continuations": "responses from prefixes (diagnostic)",
+    "prefix_tokens": "tokens generated for them",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("plan", help=HELP)(with_parameters(_plan, config_parameters()))
+
+
+def _plan(
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="YAML, TOML or JSON file of settings, or a run.json."),
+    ] = None,
+    probe: ProbeOption = False,
+    display: DisplayOption = "auto",
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the plan as JSON on stdout, nothing else there.")
+    ] = False,
+    **settings: Any,
+) -> None:
+    given = settings.get("output_dir") or (
+        config is not None and "output_dir" in read_config_file(config)
+    )
+    if not given:
+        settings["output_dir"] = "gradalign-run"
+    show_plan(
+        build_config(settings, config),
+        probe=probe,
+        display=display,
+        json_output=json_output,
+        check_folder=bool(settings.get("output_dir")) and bool(given),
+    )
+
+
+def show_plan(
+    config: ScoreConfig,
+    *,
+    probe: bool,
+    display: DisplayOption,
+    json_output: bool,
+    resume: bool = True,
+    check_folder: bool = True,
+) -> None:
+    """Make a plan and print it."""
+    from gradalign.pipeline import plan_config
+    from gradalign.progress import make_reporter
+
+    plan = plan_config(
+        config,
+        resume=resume,
+        reporter=make_reporter(display),
+        with_probe=probe,
+        check_folder=check_folder,
+    )
+    if json_output:
+        json.dump(plan.as_dict(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_plan(plan)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan as a table."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    title = "Plan (measured by a probe)" if plan.measured else "Plan (upper bounds)"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    figures = asdict(plan.figures)
+    for name, label in LABELS.items():
+        table.add_row(label, f"{figures[name]:,}")
+    table.add_row("disk, uncompressed", gib(figures["disk_bytes"]))
+    table.add_section()
+    for kind, seconds in asdict(plan.seconds).items():
+        label = "opening models" if kind == "other" else kind
+        table.add_row(f"time: {label}", "unknown" if seconds is None else duration(seconds))
+    table.add_section()
+    for label, text in _memory(plan.memory):
+        table.add_row(label, text)
+    console.print(table, highlight=False)
+    for line in plan.assumptions:
+        console.print(f"- {line}", style="dim", highlight=False, markup=False)
+
+
+def _memory(memory: Memory) -> list[tuple[str, str]]:
+    rows = [(f"weights: {model.name}", _weights(model)) for model in memory.models]
+    if memory.num_devices:
+        there = f"{gib(memory.free_bytes)} free of {gib(memory.total_bytes)}"
+        rows.append((f"GPU: {memory.num_devices} x {memory.device_name}", there))
+    else:
+        rows.append(("GPU", "none: models run in the machine's memory"))
+        rows.append((f"memory ({memory.device_name})", gib(memory.total_bytes)))
+    unknown = "unknown"
+    rows.append(
+        (
+            "keys and values of the longest sequence",
+            unknown if memory.sequence_bytes is None else gib(memory.sequence_bytes),
+        )
+    )
+    needed = unknown if memory.needed_bytes is None else gib(memory.needed_bytes)
+    verdict = {True: "fits", False: "DOES NOT FIT", None: ""}[memory.fits]
+    rows.append(("needed at once, at least", f"{needed} {verdict}".strip()))
+    return rows
+
+
+def _weights(model: ModelMemory) -> str:
+    if model.parameters is None or model.weight_bytes is None:
+        return "unknown"
+    return f"{model.parameters / 1e6:,.1f} M, {gib(model.weight_bytes)}"
+
+
+def gib(size: float) -> str:
+    """Return a size in the unit that suits it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"

@@ -1,0 +1,40 @@
+"""`gradalign report`: one self-contained HTML page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Write one HTML file that shows a run: verdict, charts, tables, and the responses.
+
+It needs no network and no server. Needs plotly: pip install 'gradalign[report]'.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("report", help=HELP)(_report)
+
+
+def _report(
+    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The file; default: RUN/report.html.")
+    ] = None,
+    max_spines: Annotated[
+        int, typer.Option(min=1, help="Show at most this many responses (8 MB in any case).")
+    ] = 200,
+) -> None:
+    from gradalign.report.page import write_page
+    from gradalign.report.report import read_report
+
+    report = read_report(run)
+    if output is None:
+        output = "report.html" if "://" in run else str(Path(run) / "report.html")
+    shown = write_page(report, output, max_spines=max_spines)
+    size = Path(output).stat().st_size / 1e6
+    print(f"{shown} responses, {size:.1f} MB", file=sys.stderr)
+    typer.echo(output)

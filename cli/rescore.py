@@ -1,0 +1,40 @@
+"""`gradalign rescore`: a new method or teacher on stored rollouts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .output import DisplayOption, JsonOption, print_report
+
+HELP = """Add methods or teachers to a finished run without sampling again.
+
+A method costs arithmetic, and passes of the models only where it looks at more than the run stored.
+A teacher reads the stored responses. The run is changed in place.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("rescore", help=HELP)(_rescore)
+
+
+def _rescore(
+    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="A method to add, repeatable.")
+    ] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option("--teacher", help="A teacher to add, repeatable.")
+    ] = None,
+    display: DisplayOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    from gradalign.progress import make_reporter
+    from gradalign.rescore import rescore
+
+    report = rescore(
+        run, methods=method or [], teachers=teacher or [], reporter=make_reporter(display)
+    )
+    print_report(report, json_output=json_output)

@@ -1,0 +1,74 @@
+"""`gradalign score`: the main job."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+from .options import build_config, config_parameters, with_parameters
+from .output import DisplayOption, JsonOption, print_previews, print_report
+from .plan import ProbeOption, show_plan
+
+HELP = """Score teachers and methods against the ideal gradient.
+
+Every option is also an environment variable (GRADALIGN_NUM_ROLLOUTS) and a key of --config.
+Running the same command again resumes: finished shards are not done again.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("score", help=HELP)(with_parameters(_score, config_parameters()))
+
+
+def _score(
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="YAML, TOML or JSON file of settings, or a run.json."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with what is in --output-dir.")
+    ] = True,
+    fail_under: FailUnderOption = None,
+    junit: JunitOption = None,
+    print_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "--print-prompts",
+            min=1,
+            help="Show the prompts of the first N questions, as text and as ids, and stop.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Make all checks, print the plan, and write nothing."),
+    ] = False,
+    probe: ProbeOption = False,
+    display: DisplayOption = "auto",
+    json_output: JsonOption = False,
+    **settings: Any,
+) -> None:
+    from gradalign.pipeline import score_config
+    from gradalign.progress import make_reporter
+
+    conditions = fail_under or []
+    if conditions:
+        from gradalign.report.gate import parse_condition
+
+        for text in conditions:  # a typing error should not cost a run
+            parse_condition(text)
+    merged = build_config(settings, config)
+    if print_prompts is not None:
+        print_previews(merged, print_prompts, json_output=json_output)
+        return
+    if dry_run:
+        show_plan(merged, probe=probe, display=display, json_output=json_output, resume=resume)
+        return
+    report = score_config(merged, resume=resume, reporter=make_reporter(display), with_probe=probe)
+    print_report(report, json_output=json_output)
+    if conditions:
+        outcomes = try_conditions(report, conditions, junit)
+        print_outcomes(outcomes, to_stderr=json_output)
+        stop_if_failed(outcomes)

@@ -1,0 +1,49 @@
+"""`gradalign show`: one question of a run in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+HELP = """Show a question's responses with every measured token coloured by alignment.
+
+Without --question the run's questions are listed. --position adds what was tried there.
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("show", help=HELP)(_show)
+
+
+def _show(
+    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    question: Annotated[str | None, typer.Option(help="Id of a question.")] = None,
+    spine: Annotated[int | None, typer.Option(help="Only this response, 0 the first.")] = None,
+    position: Annotated[
+        int | None, typer.Option(help="Also list the candidates at this position.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Whose alignment is shown; default: the best.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of which method; default: the best.")] = None,
+) -> None:
+    from rich.console import Console
+
+    from gradalign.report.report import read_report
+    from gradalign.report.show import show_question
+    from gradalign.report.text import visible
+
+    report = read_report(run)
+    console = Console(width=None if sys.stdout.isatty() else 132, markup=False, highlight=False)
+    if question is None:
+        spines = report.table("spines", ["question_id", "correct"])
+        for name, part in spines.groupby("question_id", sort=False, observed=True)["correct"]:
+            console.print(f"{visible(str(name))}  {int(part.sum())} of {len(part)} correct")
+        return
+    for lines in show_question(
+        report, question, teacher=teacher, method=method, position=position, spine=spine
+    ):
+        console.print(lines)

@@ -1,0 +1,119 @@
+"""A real run on the bundled pair against exact values from enumerating the student's tree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from exact import addition_reward, exact_values
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import gradalign
+from gradalign.alignment import pooled
+from gradalign.demo import model_path
+from gradalign.ideal import ideal_gradient
+
+SETTINGS = {
+    "student": "demo:student",
+    "teachers": ["demo:strong", "demo:weak"],
+    "task": "demo:addition",
+    "methods": ["gkd:beta=0", "opd", "dr_grpo", "random"],
+    "limit": 12,
+    "num_rollouts": 2,
+    "nodes": 6,
+    "continuations": 12,
+    "engine": "transformers",
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exact")
+    return gradalign.score(**SETTINGS, allocation="uniform", output_dir=str(folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def exact(run):
+    """The run's branches with the exact V of each."""
+    model = AutoModelForCausalLM.from_pretrained(model_path("student"), dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_path("student"))
+    resolved = run.metadata["resolved"]
+    questions = run.questions.set_index("question_id")
+    spines = run.spines.set_index("spine_id")
+    parts = []
+    for spine_id, group in run.branches.groupby("spine_id", observed=True, sort=False):
+        spine = spines.loc[spine_id]
+        question = questions.loc[spine["question_id"]]
+        positions = sorted(group["position"].unique())
+        found = exact_values(
+            model,
+            question["prompt_ids"].tolist(),
+            spine["token_ids"].tolist(),
+            positions,
+            [group.loc[group["position"] == p, "token_id"].tolist() for p in positions],
+            reward=addition_reward(tokenizer, question["answer"]),
+            stop_ids=resolved["stop_token_ids"],
+            max_tokens=resolved["max_tokens"],
+        )
+        for position, values in zip(positions, found.values, strict=True):
+            part = group[group["position"] == position].copy()
+            part["exact"] = values
+            parts.append(part)
+    return pd.concat(parts)
+
+
+@pytest.mark.slow
+def test_standardised_errors_over_many_branches(exact):
+    v, n = exact["exact"].to_numpy(), exact["num_continuations"].to_numpy()
+    se = np.sqrt(np.maximum(v * (1 - v), 1e-4) / n)
+    z = (exact["mean_reward"].to_numpy() - v) / se
+    inside = (v > 0.005) & (v < 0.995)
+    assert inside.sum() >= 200
+    assert abs(z[inside].mean()) <= 0.15
+    assert abs(z[inside].std() - 1) <= 0.15
+    certain = np.minimum(v, 1 - v) < 1e-4
+    np.testing.assert_allclose(exact["mean_reward"][certain], v[certain].round(), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_pooled_alignment_lies_in_its_interval(run, exact):
+    truth = {}
+    for node_id, group in exact.groupby("node_id", observed=True):
+        ideal = ideal_gradient(group["student_prob"].to_numpy(), group["exact"].to_numpy())
+        truth[node_id] = dict(zip(group["token_id"], ideal, strict=True))
+    q = run.branch_teachers
+    covered = checked = 0
+    for teacher in SETTINGS["teachers"]:
+        own = q[q["teacher"] == teacher].set_index(["node_id", "token_id"])["teacher_prob"]
+        dots, norms, method_norms, weights = [], [], [], []
+        for node_id, group in exact.groupby("node_id", observed=True):
+            p = group["student_prob"].to_numpy()
+            p = p / p.sum()
+            # Forward KL, restricted to the candidates: the renormalised Q minus P.
+            q_node = np.array([own[node_id, token] for token in group["token_id"]])
+            full = q_node - group["student_prob"].to_numpy()
+            m = (full - p * full.sum()) / group["student_prob"].sum()
+            g = np.array([truth[node_id][token] for token in group["token_id"]])
+            dots.append(g @ m)
+            norms.append(g @ g)
+            method_norms.append(m @ m)
+            at = run.nodes[run.nodes["node_id"] == node_id].iloc[0]
+            weights.append(1 / at["inclusion_prob"])
+        wanted = pooled(dots, norms, method_norms, weights)
+        row = run.summary.query(
+            "split == 'all' and method == 'gkd:beta=0' and teacher == @teacher"
+        ).iloc[0]
+        checked += 1
+        covered += row["pooled_low"] <= wanted <= row["pooled_high"]
+        assert row["pooled"] == pytest.approx(wanted, abs=0.15)
+    assert covered == checked == 2
+
+
+@pytest.mark.slow
+def test_the_ideal_direction_and_a_random_one(run):
+    rows = run.summary[run.summary["split"] == "all"].set_index("method")
+    grpo = rows.loc["dr_grpo"]
+    assert grpo["pooled"] == pytest.approx(1.0, abs=0.1)
+    random = rows.loc["random"]
+    assert random["pooled_low"] <= 0 <= random["pooled_high"]
