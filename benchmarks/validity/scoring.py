@@ -1,0 +1,138 @@
+"""Alignment of every configuration by `gradalign.score`, and what people use today instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gradalign
+from gradalign.rollouts import Request, SamplingSettings, derive_seed
+from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.tasks.base import Question
+from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
+
+SCORE_DRAW = 5
+"""Seed of the training-split questions that are scored; training draws others."""
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """The budget of `gradalign.score`.
+
+    Attributes:
+        questions: training-split questions.
+        spines: responses per question; every position of each is a node.
+        continuations: targeted rollouts per candidate, on average.
+        max_candidates: per node.
+    """
+
+    questions: int = 64
+    spines: int = 2
+    continuations: int = 8
+    max_candidates: int = 8
+
+
+def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report:
+    """Score all teachers and methods of a pair; a finished run in `folder` is taken as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = folder / "questions.jsonl"
+    rows = [_row(question) for question in pair.questions(settings.questions, SCORE_DRAW, False)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return gradalign.score(
+        student=pair.student,
+        teachers=pair.teachers,
+        methods=pair.methods,
+        task=str(questions),
+        verifier=pair.verifier,
+        output_dir=str(folder / "run"),
+        num_rollouts=settings.spines,
+        continuations=settings.continuations,
+        max_candidates=settings.max_candidates,
+        node_sampler="all",
+        max_tokens=pair.max_tokens,
+        engine="transformers",
+        device="cpu",
+        diagnose=["overlap"],
+        seed=1,
+    )
+
+
+def _row(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "prompt": question.prompt,
+        "answer": question.answer,
+        "solution": question.solution,
+        "contexts": dict(question.contexts),
+    }
+
+
+def alignments(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict[str, float]]:
+    """Pooled and mean alignment with their intervals, of each configuration that has one."""
+    summary = report.summary.query("split == 'all'").set_index(["teacher", "method"])
+    found = {}
+    for item in pair.configurations:
+        if (item.teacher, item.method) in summary.index:
+            row = summary.loc[(item.teacher, item.method)]
+            found[item] = {
+                "pooled": float(row["pooled"]),
+                "pooled_low": float(row["pooled_low"]),
+                "pooled_high": float(row["pooled_high"]),
+                "mean": float(row["mean_cosine"]),
+                "teacher_advantage": float(row["teacher_advantage"]),
+            }
+    return found
+
+
+def cheap_predictors(
+    report: gradalign.Report, pair: Pair, accuracy_prompts: int
+) -> dict[str, dict[str, float]]:
+    """What can be had without targeted rollouts, per teacher.
+
+    `accuracy`: the teacher's own success in its context; `reverse_kl`, `forward_kl`: mean over
+    the student's responses; `overlap`: mean share of the two top-16 sets that coincide.
+    """
+    frame = report.diagnostics.groupby("teacher", observed=True)[
+        ["reverse_kl", "forward_kl", "overlap_ratio"]
+    ].mean()
+    found: dict[str, dict[str, float]] = {}
+    for teacher in pair.teachers:
+        row = frame.loc[teacher]
+        found[teacher] = {
+            "accuracy": teacher_accuracy(pair, Configuration(teacher, "opd"), accuracy_prompts),
+            "reverse_kl": float(row["reverse_kl"]),
+            "forward_kl": float(row["forward_kl"]),
+            "overlap": float(row["overlap_ratio"]),
+        }
+    return found
+
+
+def teacher_accuracy(pair: Pair, configuration: Configuration, count: int) -> float:
+    """Success of a teacher that answers by itself, told what its context tells."""
+    questions: Sequence[Question] = pair.questions(count, SCORE_DRAW, False)
+    tokenizer = tokenizer_of(pair.student)
+    model = load_model(configuration.teacher_model(pair.student))
+    sampling = SamplingSettings(stop_token_ids=(tokenizer.eos_token_id,))
+    requests = [
+        Request(
+            context_ids(pair, question, configuration.context),
+            pair.max_tokens,
+            derive_seed(3, question.id, (), 0),
+        )
+        for question in questions
+    ]
+    with TransformersEngine(model, sampling=sampling) as engine:
+        drawn = dict(engine.generate(requests))
+    texts = tokenizer.batch_decode(
+        [drawn[index].token_ids for index in range(len(requests))], skip_special_tokens=True
+    )
+    rewards = [
+        pair.verify(text, question.answer or "")
+        for text, question in zip(texts, questions, strict=True)
+    ]
+    return float(np.mean(rewards))

@@ -1,0 +1,240 @@
+"""A plain on-policy training loop whose step is exactly the direction that gradalign scores.
+
+Each step draws responses from the current student, asks `gradalign.methods` for the ascent
+direction on the logits of every response token, carries it through the network by one backward
+pass, and moves all parameters by a fixed distance along the result. What differs between two
+configurations is therefore the direction alone. Axes: _B responses, _N response tokens (nodes),
+_V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gradalign import methods
+from gradalign.methods import NodeBatch, SpineView
+from gradalign.models.distributions import ForcedSequence, forced_log_probs
+from gradalign.rollouts import Request, SamplingSettings, derive_seed
+from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.tasks.base import Question
+from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
+from validity.registry import pair_of
+
+EVAL_DRAW, EVAL_SEED = 99, 7
+"""Seed of the held-out questions, and the first seed of the responses to them."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What all configurations share.
+
+    Attributes:
+        step_norm: Euclidean length of every parameter step.
+        steps: number of them.
+        prompts: questions per step.
+        group: responses per question.
+        eval_prompts: held-out questions for the success before and after.
+        eval_responses: responses to each.
+    """
+
+    step_norm: float
+    steps: int = 8
+    prompts: int = 32
+    group: int = 8
+    eval_prompts: int = 1536
+    eval_responses: int = 1
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses of the student, in groups of the same question, and their rewards."""
+
+    questions: list[Question]
+    response_ids: list[npt.NDArray[np.int32]]
+    reward_B: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Success on held-out questions before and after training."""
+
+    before: float
+    after: float
+
+    @property
+    def gain(self) -> float:
+        """The difference."""
+        return self.after - self.before
+
+
+def rollout(
+    pair: Pair, model: torch.nn.Module, questions: Sequence[Question], group: int, seed: int
+) -> Rollout:
+    """Draw `group` responses to each question at temperature 1."""
+    tokenizer = tokenizer_of(pair.student)
+    asked = [question for question in questions for _ in range(group)]
+    requests = [
+        Request(
+            context_ids(pair, question, "none"),
+            pair.max_tokens,
+            derive_seed(seed, question.id, (), index % group),
+        )
+        for index, question in enumerate(asked)
+    ]
+    sampling = SamplingSettings(stop_token_ids=(tokenizer.eos_token_id,))
+    with TransformersEngine(model, sampling=sampling) as engine:
+        drawn = dict(engine.generate(requests))
+    ids = [drawn[index].token_ids for index in range(len(asked))]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    rewards = [
+        pair.verify(text, question.answer or "") if drawn[index].finish_reason == "stop" else 0.0
+        for index, (text, question) in enumerate(zip(texts, asked, strict=True))
+    ]
+    return Rollout(asked, ids, np.asarray(rewards))
+
+
+def success(
+    pair: Pair, model: torch.nn.Module, questions: Sequence[Question], responses: int, seed: int
+) -> float:
+    """Mean reward; with one seed, all models are given the same random numbers."""
+    return float(rollout(pair, model, questions, responses, seed).reward_B.mean())
+
+
+@lru_cache(maxsize=8)
+def success_before(pair_name: str, prompts: int, responses: int, seed: int) -> float:
+    """Success of the untrained student, the same for every configuration."""
+    pair = pair_of(pair_name)
+    held_out = pair.questions(prompts, EVAL_DRAW, True)
+    return success(pair, load_model(pair.student), held_out, responses, seed)
+
+
+@dataclass(frozen=True)
+class ResponseLogits:
+    """Student logits at every response token, and the way back into the network.
+
+    Attributes:
+        logits_BWV: of all positions, with gradient.
+        row_N, column_N: where each response token's distribution lies in it.
+    """
+
+    logits_BWV: torch.Tensor
+    row_N: npt.NDArray[np.int64]
+    column_N: npt.NDArray[np.int64]
+
+    @property
+    def logits_NV(self) -> torch.Tensor:
+        """The logits of the response tokens, without gradient."""
+        return self.logits_BWV.detach()[self._at]
+
+    def push(self, ascent_NV: npt.NDArray[np.float64]) -> None:
+        """Accumulate the parameter gradient of ascending along `ascent_NV`; NaN pushes nowhere."""
+        grad_BWV = torch.zeros_like(self.logits_BWV)
+        grad_BWV[self._at] = -torch.from_numpy(np.nan_to_num(ascent_NV)).float()
+        self.logits_BWV.backward(grad_BWV)
+
+    @property
+    def _at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.row_N), torch.from_numpy(self.column_N)
+
+
+def logits_of(pair: Pair, model: torch.nn.Module, rolled: Rollout) -> ResponseLogits:
+    """Run the student over responses that it drew."""
+    prompts = [context_ids(pair, question, "none") for question in rolled.questions]
+    starts_B = np.asarray([len(prompt) for prompt in prompts])
+    lengths_B = np.asarray([len(ids) for ids in rolled.response_ids])
+    ids_BW = torch.zeros((len(prompts), int((starts_B + lengths_B).max())), dtype=torch.long)
+    for row, (prompt, ids) in enumerate(zip(prompts, rolled.response_ids, strict=True)):
+        tokens = [*prompt, *ids]
+        ids_BW[row, : len(tokens)] = torch.tensor(tokens)  # causal: what follows does not matter
+    row_N = np.repeat(np.arange(len(prompts)), lengths_B)
+    begin_B = np.concatenate([[0], np.cumsum(lengths_B)[:-1]])
+    column_N = np.arange(len(row_N)) - begin_B[row_N] + starts_B[row_N] - 1
+    return ResponseLogits(model(input_ids=ids_BW, use_cache=False).logits, row_N, column_N)
+
+
+def teacher_log_probs(
+    pair: Pair, teacher: torch.nn.Module, configuration: Configuration, rolled: Rollout
+) -> torch.Tensor:
+    """Teacher log-probabilities at every response token, [N, V]."""
+    sequences = [
+        ForcedSequence(context_ids(pair, question, configuration.context), ids)
+        for question, ids in zip(rolled.questions, rolled.response_ids, strict=True)
+    ]
+    found = dict(forced_log_probs(teacher, sequences))
+    return torch.cat([found[index] for index in range(len(sequences))])
+
+
+def node_batch(
+    rolled: Rollout, student: ResponseLogits, teacher_NV: torch.Tensor | None, group: int
+) -> NodeBatch:
+    """Every response token as a node, dense over the vocabulary."""
+    logits_NV, row_N = student.logits_NV.numpy(), student.row_N
+    sampled_N = np.concatenate(rolled.response_ids).astype(np.int64)
+    lengths_B = np.bincount(row_N, minlength=len(rolled.questions))
+    begin_N = (np.cumsum(lengths_B) - lengths_B)[row_N]
+    mean_B = np.repeat(rolled.reward_B.reshape(-1, group).mean(axis=1), group)
+    spines = SpineView(
+        begin_N=begin_N,
+        at_N=np.arange(len(row_N)),
+        end_N=begin_N + lengths_B[row_N],
+        reward_N=rolled.reward_B[row_N],
+        group_mean_N=mean_B[row_N],
+        group_size_N=np.full(len(row_N), group),
+        log_ratio_T=np.zeros(len(row_N)),
+    )
+    other_NV = logits_NV if teacher_NV is None else teacher_NV.numpy()
+    return NodeBatch.from_logits(logits_NV, other_NV, sampled_N, spines=spines)
+
+
+def move(model: torch.nn.Module, step_norm: float) -> float:
+    """Step by `step_norm` against the accumulated gradient; return the gradient's length."""
+    pieces = [p for p in model.parameters() if p.grad is not None]
+    length = float(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in pieces])))
+    if length > 0:
+        with torch.no_grad():
+            for parameter in pieces:
+                parameter.add_(parameter.grad, alpha=-step_norm / length)
+    model.zero_grad(set_to_none=True)
+    return length
+
+
+def train(
+    pair: Pair, configuration: Configuration, settings: TrainSettings, seed: int
+) -> torch.nn.Module:
+    """Train a fresh copy of the student on-policy and return it."""
+    model = load_model(pair.student)
+    teacher = (
+        load_model(configuration.teacher_model(pair.student)) if configuration.teacher else None
+    )
+    method = methods.get(configuration.method)
+    needed = settings.steps * settings.prompts
+    questions = list(pair.questions(needed, 1000 + seed, False))
+    for step in range(settings.steps):
+        asked = questions[step * settings.prompts : (step + 1) * settings.prompts]
+        model.requires_grad_(False)
+        rolled = rollout(pair, model, asked, settings.group, seed)
+        if settings.group > 1 and hasattr(method, "group"):
+            method = replace(method, group=settings.group)
+        model.requires_grad_(True)
+        student = logits_of(pair, model, rolled)
+        teacher_NV = (
+            None if teacher is None else teacher_log_probs(pair, teacher, configuration, rolled)
+        )
+        batch = node_batch(rolled, student, teacher_NV, settings.group)
+        student.push(method.ascent(batch, configuration.estimator))  # type: ignore[arg-type]
+        move(model, settings.step_norm)
+    return model.requires_grad_(False)
+
+
+def measure(pair: Pair, model: torch.nn.Module, settings: TrainSettings, seed: int) -> Gain:
+    """Compare a trained model with the untrained student on held-out questions."""
+    held_out = pair.questions(settings.eval_prompts, EVAL_DRAW, True)
+    responses = settings.eval_responses
+    before = success_before(pair.name, settings.eval_prompts, responses, EVAL_SEED + seed)
+    return Gain(before, success(pair, model, held_out, responses, EVAL_SEED + seed))
