@@ -1,0 +1,105 @@
+"""Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+import gradalign
+from gradalign.report.report import Report
+
+mpl.use("svg")
+mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
+COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a6fb0")
+
+
+def pooled_figure(report: Report, path: Path) -> None:
+    """Pooled alignment with intervals, by teacher and method; all, correct and incorrect."""
+    summary = report.summary
+    teachers = [name for name in summary["teacher"].unique() if name]
+    chosen = summary["teacher"].isin(teachers)
+    names = list(summary[chosen]["method"].unique())
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), sharey=True, layout="constrained")
+    for axis, split in zip(axes, ("all", "correct", "incorrect"), strict=True):
+        for t, teacher in enumerate(teachers):
+            rows = summary[(summary["split"] == split) & (summary["teacher"] == teacher)]
+            rows = rows.set_index("method").loc[names]
+            y = np.arange(len(names)) + 0.22 * (t - (len(teachers) - 1) / 2)
+            error = [rows["pooled"] - rows["pooled_low"], rows["pooled_high"] - rows["pooled"]]
+            axis.errorbar(
+                rows["pooled"], y, xerr=np.maximum(error, 0), fmt="o", ms=4, lw=1.4,
+                color=COLOURS[t], label=teacher,
+            )  # fmt: skip
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set_title({"all": "all spines"}.get(split, f"{split} spines"), fontsize=9)
+        axis.set_xlim(-1, 1.05)
+        axis.set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[1].set_xlabel("pooled alignment with the ideal gradient")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def node_figure(report: Report, path: Path) -> None:
+    """One node: what the student may say, what comes of it, and where each update points."""
+    node = _telling_node(report)
+    rows = report.branches[report.branches["node_id"] == node].head(5)
+    teachers = [t for t in report.summary["teacher"].unique() if t and "weak" not in t][:2]
+    figure, axes = plt.subplots(
+        1, 3, figsize=(9, 2.4), layout="constrained", width_ratios=(1, 1, 1.4)
+    )
+    labels = [repr(token) for token in rows["token"]]
+    x = np.arange(len(rows))
+    axes[0].bar(x - 0.27, rows["student_prob"], 0.26, color="0.55", label="student P")
+    for t, teacher in enumerate(teachers):
+        q = report.branch_teachers
+        own = q[(q["node_id"] == node) & (q["teacher"] == teacher)].set_index("token_id")
+        values = own.loc[rows["token_id"], "teacher_prob"]
+        axes[0].bar(x + 0.27 * t, values, 0.26, color=COLOURS[t], label=f"Q of {teacher}")
+    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].set_title("next-token probability", fontsize=9)
+    error = 1.96 * np.sqrt(np.maximum(rows["value_var"], 0))
+    axes[1].bar(x, rows["value"], 0.5, yerr=error, color="#d9a441", ecolor="0.4")
+    axes[1].set_title("success after forcing it, V", fontsize=9)
+    ideal = rows["ideal"].to_numpy()
+    axes[2].bar(x - 0.27, ideal / np.abs(ideal).max(), 0.26, color="#d9a441", label="ideal")
+    for t, teacher in enumerate(teachers):
+        direction = _forward_kl(report, node, rows, teacher)
+        axes[2].bar(
+            x + 0.27 * t, direction / np.abs(direction).max(), 0.26, color=COLOURS[t],
+            label=f"forward KL, {teacher}",
+        )  # fmt: skip
+    axes[2].axhline(0, color="0.6", lw=0.8)
+    axes[2].legend(frameon=False, fontsize=7)
+    axes[2].set_title("where the logits would go (scaled)", fontsize=9)
+    for axis in axes:
+        axis.set_xticks(x, labels)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _telling_node(report: Report) -> str:
+    """Return the node where what matters is decided most: the largest ideal gradient."""
+    nodes = report.nodes[report.nodes["num_candidates"] >= 3]
+    return str(nodes.sort_values("ideal_norm2", ascending=False)["node_id"].iloc[0])
+
+
+def _forward_kl(report: Report, node: str, rows: pd.DataFrame, teacher: str) -> np.ndarray:
+    q = report.branch_teachers
+    own = q[(q["node_id"] == node) & (q["teacher"] == teacher)].set_index("token_id")
+    return own.loc[rows["token_id"], "teacher_prob"].to_numpy() - rows["student_prob"].to_numpy()
+
+
+if __name__ == "__main__":
+    run = gradalign.read_report(sys.argv[1])
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "images")
+    folder.mkdir(parents=True, exist_ok=True)
+    pooled_figure(run, folder / "demo.svg")
+    node_figure(run, folder / "node.svg")
