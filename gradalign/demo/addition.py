@@ -69,13 +69,13 @@ class Problem:
 
     @property
     def wrong_answer(self) -> str:
-        """A false answer: the sum with one digit changed, always the same for one problem."""
-        digits = list(self.answer)
+        """A false answer, always the same for one problem: as long as the sum, no digit right."""
         draw = _hash("wrong", self.a, self.b)
-        place = draw % len(digits)
-        # The leading digit must not become 0, so that the false answer keeps its length.
-        choices = [d for d in "0123456789" if d != digits[place] and (place or d != "0")]
-        digits[place] = choices[draw // len(digits) % len(choices)]
+        digits: list[str] = []
+        for place, true in enumerate(self.answer):
+            choices = [d for d in "0123456789" if d != true and (place or d != "0")]
+            draw, index = divmod(draw, len(choices))
+            digits.append(choices[index])
         return "".join(digits)
 
     @property

@@ -236,13 +236,20 @@ def _check_environment(settings: dict[str, Any]) -> str:
     return ""
 
 
-def _unknown_arguments(settings: dict[str, Any]) -> list[str]:
+def _check_arguments(settings: dict[str, Any]) -> str:
+    """Return what is wrong with the user's engine arguments, or an empty string."""
     import dataclasses
 
     from vllm import EngineArgs
+    from vllm.platforms import current_platform
 
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    return sorted(set(settings["engine_args"]) - known)
+    given = settings["engine_args"]
+    unknown = sorted(set(given) - {field.name for field in dataclasses.fields(EngineArgs)})
+    if unknown:
+        return f"vllm has no engine argument {unknown[0]!r}"
+    if given.get("enable_chunked_prefill") and current_platform.is_cpu():
+        return "on CPU vllm cannot split a prompt (enable_chunked_prefill) and keep seeds"
+    return ""
 
 
 def _open(sock: socket.socket, settings: dict[str, Any]) -> Worker | None:
@@ -250,8 +257,8 @@ def _open(sock: socket.socket, settings: dict[str, Any]) -> Worker | None:
     fault, message = "platform", ""
     try:
         message = _check_environment(settings)
-        if not message and (unknown := _unknown_arguments(settings)):
-            fault, message = "usage", f"vllm has no engine argument {unknown[0]!r}"
+        if not message and (message := _check_arguments(settings)):
+            fault = "usage"
         if not message:
             fault = "engine"
             return Worker(sock, settings)

@@ -60,7 +60,7 @@ def test_the_wrong_answer_is_wrong_plausible_and_fixed(problem):
     assert wrong == Problem(problem.a, problem.b).wrong_answer
     assert re.fullmatch(r"[1-9]\d*", wrong)
     assert len(wrong) == len(problem.answer)
-    assert sum(x != y for x, y in zip(wrong, problem.answer, strict=True)) == 1
+    assert all(x != y for x, y in zip(wrong, problem.answer, strict=True))
     assert verify(problem.response.rpartition(",")[0] + "," + wrong, problem.answer) == 0.0
 
 

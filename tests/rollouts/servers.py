@@ -59,6 +59,7 @@ class Server:
             *("--api-key", KEY, "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
             *("--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"),
             *("--max-logprobs", "256", "--enable-prompt-tokens-details", "--disable-log-stats"),
+            "--no-enable-chunked-prefill",  # on CPU it cannot go with requests' own seeds
         ]
         if not (Path(model) / "tokenizer.json").exists():
             arguments.append("--skip-tokenizer-init")
