@@ -103,14 +103,18 @@ class RunLog:
         seconds: float,
         counts: Mapping[str, int],
         *,
+        model_seconds: float,
         worker_seconds: float | None = None,
     ) -> None:
         """Add the time and the counts of a stage, or of what was left of it.
 
-        `seconds` is wall time; `worker_seconds` is the sum over workers, where there are any.
+        `seconds` is wall time, `model_seconds` what of it was spent inside engines and model
+        passes; `worker_seconds` is the sum over workers, where there are any, and so is
+        `model_seconds` then.
         """
         stage = self.data["stages"].setdefault(name, {"seconds": 0.0, "counts": {}})
         stage["seconds"] = round(stage["seconds"] + seconds, 3)
+        stage["model_seconds"] = round(stage.get("model_seconds", 0.0) + model_seconds, 3)
         if worker_seconds is not None:
             before = stage.get("worker_seconds", 0.0)
             stage["worker_seconds"] = round(before + worker_seconds, 3)

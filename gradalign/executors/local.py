@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from gradalign.metering import model_seconds
 from gradalign.progress import Reporter
 from gradalign.runlog import RunLog, Timer
 from gradalign.stages.base import Run, Stage
@@ -36,7 +37,9 @@ class LocalExecutor:
             stage.session(run) as work,
         ):
             for shard in pending:
+                before = model_seconds()
                 counts = work(shard, progress.shard)
-                log.add_stage(stage.name, timer.seconds, counts)
+                spent = model_seconds() - before
+                log.add_stage(stage.name, timer.seconds, counts, model_seconds=spent)
                 timer = Timer()
                 progress.finish_shard()

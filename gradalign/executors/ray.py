@@ -82,7 +82,11 @@ class RayExecutor:
             work = _StageWork(self._cluster, workers, self._board, _number(stage, run), stage.name)
             for outcome in work.do(pending, progress):
                 log.add_stage(
-                    stage.name, timer.seconds, outcome.counts, worker_seconds=outcome.seconds
+                    stage.name,
+                    timer.seconds,
+                    outcome.counts,
+                    model_seconds=outcome.model_seconds,
+                    worker_seconds=outcome.seconds,
                 )
                 timer = Timer()
                 progress.finish_shard()

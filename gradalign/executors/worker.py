@@ -16,6 +16,7 @@ from typing import Any
 
 from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
+from gradalign.metering import model_seconds
 from gradalign.stages.base import Resolved, Run, Work
 
 TICK_SECONDS = 0.5
@@ -43,12 +44,14 @@ class Outcome:
     Attributes:
         counts: for run.json.
         seconds: wall time of the worker, opening the stage included.
+        model_seconds: of these, inside engines and model passes.
         units: how many units of progress there were.
         failure: None if the shard is done.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    model_seconds: float = 0.0
     units: int = 0
     failure: Failure | None = None
 
@@ -116,7 +119,7 @@ class Worker:
 
     def work(self, number: int, shard: str) -> Outcome:
         """Do a shard of stage `number`, opening the stage if another one is open."""
-        start = time.monotonic()
+        start, before = time.monotonic(), model_seconds()
         ticker = _Ticker(self._board, shard)
         try:
             counts = self._open(number)(shard, ticker)
@@ -125,6 +128,7 @@ class Worker:
         return Outcome(
             counts={name: int(count) for name, count in counts.items()},
             seconds=time.monotonic() - start,
+            model_seconds=model_seconds() - before,
             units=ticker.units,
         )
 

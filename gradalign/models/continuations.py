@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.metering import forward_pass
 from gradalign.models.distributions import (
     LOGITS_BYTES,
     ForcedSequence,
@@ -119,7 +120,7 @@ def _read_trunk(
 
     device = next(model.parameters()).device
     cache = DynamicCache()
-    with torch.no_grad():
+    with torch.no_grad(), forward_pass(device):
         model(
             input_ids=torch.tensor([trunk], device=device),
             past_key_values=cache,
@@ -159,7 +160,7 @@ def _read_offshoots(
             values[:, columns].transpose(0, 1).contiguous(),
             number,
         )
-    with torch.no_grad():
+    with torch.no_grad(), forward_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.from_numpy(ids_BT).to(device),
             attention_mask=torch.from_numpy(mask_BC.astype(np.int64)).to(device),

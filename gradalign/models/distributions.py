@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ContextOverflowError, EngineError
+from gradalign.metering import forward_pass
 from gradalign.models.loading import context_length
 from gradalign.rollouts.base import SamplingSettings
 
@@ -127,7 +128,7 @@ def _forward(model: torch.nn.Module, batch: Sequence[ForcedSequence]) -> torch.T
         ids_BW[row, width - len(tokens) :] = tokens  # left padding: responses end together
         mask_BW[row, width - len(tokens) :] = 1
     mask = torch.from_numpy(mask_BW).to(device)
-    with torch.no_grad():
+    with torch.no_grad(), forward_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.from_numpy(ids_BW).to(device),
             attention_mask=mask,

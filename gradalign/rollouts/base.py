@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.metering import add_model_seconds
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -66,7 +68,7 @@ class Completion:
 
 @dataclass
 class EngineUsage:
-    """What an engine has done so far, for run.json and the plan."""
+    """What an engine has done so far, for run.json and the plan; `seconds` it was at work."""
 
     num_requests: int = 0
     prompt_tokens: int = 0
@@ -74,6 +76,11 @@ class EngineUsage:
     generated_tokens: int = 0
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count time at work, here and in the sum of this process."""
+        self.seconds += seconds
+        add_model_seconds(seconds)
 
 
 class Engine(Protocol):

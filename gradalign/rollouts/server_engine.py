@@ -174,7 +174,7 @@ class ServerEngine:
                 cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
                 self.usage.prefilled_tokens += len(request.prompt_ids) - int(cached)
                 self.usage.generated_tokens += completion.token_ids.size
-                self.usage.seconds = self._pool.busy_seconds
+                self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
                 yield index, completion
                 self._check_run(mine)
             if not intake.exhausted:
@@ -232,7 +232,7 @@ class ServerEngine:
     def _end(self, mine: int, unfinished: bool) -> None:
         if unfinished and mine == self._run_number and not self._closed:
             self._pool.abort()
-        self.usage.seconds = self._pool.busy_seconds
+        self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
 
     def _check_run(self, mine: int) -> None:
         if self._run_number != mine:

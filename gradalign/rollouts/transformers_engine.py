@@ -151,8 +151,8 @@ class TransformersEngine:
         self._reset()
         try:
             while True:
-                begin = time.perf_counter()
                 self._pull(intake, waiting)
+                begin = time.perf_counter()
                 began_with = self._store.prefilled_tokens
                 try:
                     self._refill(waiting)
@@ -167,7 +167,7 @@ class TransformersEngine:
                 usage = self.usage
                 usage.prefilled_tokens += self._store.prefilled_tokens - began_with
                 usage.generated_tokens += sum(len(completion.token_ids) for _, completion in done)
-                usage.seconds += time.perf_counter() - begin
+                usage.add_seconds(time.perf_counter() - begin)
                 for finished in done:
                     yield finished
                     if self._run_number != mine:

@@ -161,7 +161,7 @@ class VllmEngine:
                 # Results of an abandoned run may still arrive; they are not in `waiting`.
                 for (number, reason, cached), ids in unpack_rows(self._receive(Kind.DONE), "<i4"):
                     if number < 0:
-                        self.usage.seconds += reason / 1e6
+                        self.usage.add_seconds(reason / 1e6)
                     elif number in waiting:
                         index, request = waiting.pop(number)
                         self.usage.prefilled_tokens += len(request.prompt_ids) - cached

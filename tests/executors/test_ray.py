@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from requires import require
-from runs import SMALL, assert_same_tables
+from runs import SMALL, assert_same_tables, flags
 
 from gradalign.errors import EngineError, UsageError
 from gradalign.executors.cluster import Cluster
@@ -109,6 +110,8 @@ def test_two_workers_equal_a_local_run(small_run, workers, tmp_path):
     }
     for stage in ours.values():
         assert 0 < stage["worker_seconds"] <= 2.1 * stage["seconds"] + 0.5
+        assert 0 <= stage["model_seconds"] <= stage["worker_seconds"]
+    assert ours["branch"]["model_seconds"] > 0
     for name, shown in bar.stages.items():
         assert shown["finished"] == shown["shards"] == 3, name
         assert shown["open"] == 0
@@ -191,18 +194,41 @@ def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
         pass
 
 
-def descendants(pid):
-    """Return the process ids below one."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def worker_pids():
+    """The processes of Ray that hold one of our workers, whoever started them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            if path.read_bytes().startswith(b"ray::Worker"):
+                found.add(int(path.parent.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
-        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, ahead = [], [pid]
-    while ahead:
-        children = parents.get(ahead.pop(), [])
-        found += children
-        ahead += children
     return found
+
+
+@pytest.mark.slow
+def test_interrupted_from_the_keyboard(ray_cluster, small_run, tmp_path):
+    folder = tmp_path / "interrupted"
+    settings = {**SMALL, **RAY, "output_dir": folder}
+    before = worker_pids()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gradalign_cli.main", "score", *flags(settings)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell that starts the tests in the background has them ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not (folder / "positions").exists() and process.poll() is None:
+        time.sleep(0.01)
+    at_work = worker_pids() - before
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert "run the same command to go on" in shown
+    assert at_work
+    assert gone(at_work)
+    assert not (folder / "summary.parquet").exists()
+    score(folder)
+    assert_same_tables(Path(small_run.path), folder)

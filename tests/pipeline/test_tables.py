@@ -40,6 +40,15 @@ def test_counts(small_run):
     assert len(small_run.alignment) == expected
 
 
+def test_the_time_inside_models_is_part_of_every_stage(small_run):
+    stages = small_run.metadata["stages"]
+    for name, stage in stages.items():
+        assert 0 <= stage["model_seconds"] <= stage["seconds"] + 0.002, name
+    with_models = {name for name, stage in stages.items() if stage["model_seconds"] > 0}
+    assert {"sample", "distribute student", "distribute demo:strong", "branch"} <= with_models
+    assert "align" not in with_models
+
+
 def test_rewards_are_the_tasks(small_run):
     from gradalign.demo import addition
 
