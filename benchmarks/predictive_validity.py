@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity.gains import gains, tune
+from validity.gains import Trainings, trainer_of
 from validity.jobs import one_thread, run_jobs
 from validity.output import environment, plot, table
 from validity.pairs import Configuration, Pair
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a small version, for tests")
+    parser.add_argument(
+        "--without-trl", action="store_true", help="train everything by the plain loop"
+    )
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.processes < 1:
         parser.error("--seeds and --processes must be at least 1")
@@ -72,7 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         pair = prepared(name, options.work_dir)
         work = options.work_dir / name
-        results.append(run_pair(pair, work, options.seeds, options.processes, quick=options.quick))
+        results.append(
+            run_pair(
+                pair,
+                work,
+                options.seeds,
+                options.processes,
+                quick=options.quick,
+                use_trl=not options.without_trl,
+            )
+        )
     options.output_dir.mkdir(parents=True, exist_ok=True)
     stem = "predictive_validity_quick" if options.quick else "predictive_validity"
     seconds = round(time.perf_counter() - began, 1)
@@ -85,11 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plot(results, path.with_suffix(".png"))
 
 
-def run_pair(pair: Pair, work: Path, seeds: int, processes: int, *, quick: bool) -> dict[str, Any]:
+def run_pair(
+    pair: Pair, work: Path, seeds: int, processes: int, *, quick: bool, use_trl: bool
+) -> dict[str, Any]:
     """Score, train and compare everything of one pair."""
     one_thread()
     say: Callable[[str], None] = lambda text: print(text[:160], flush=True)  # noqa: E731
-    settings, budget, step_norm = TrainSettings(step_norm=0.025), ScoreSettings(), None
+    settings, budget = TrainSettings(), ScoreSettings()
     if quick:
         pair = replace(
             pair,
@@ -100,15 +114,12 @@ def run_pair(pair: Pair, work: Path, seeds: int, processes: int, *, quick: bool)
             ),
             selective=(),
         )
-        settings = replace(settings, steps=4, prompts=16, group=4, eval_prompts=384)
-        budget, seeds, step_norm = ScoreSettings(questions=16, continuations=4), 1, 0.025
-    store = work / "gains.jsonl"
+        settings = replace(settings, step_norm=0.025, steps=6, prompts=16, eval_prompts=1024)
+        budget, seeds = ScoreSettings(questions=24, continuations=4), 1
+    trainings = Trainings(pair, settings, work / "gains.jsonl", processes, say)
     report = score(pair, budget, work)
-    tried: list[dict[str, float]] = []
-    if step_norm is None:
-        step_norm, tried = tune(pair, settings, store, processes, say)
-    settings = replace(settings, step_norm=step_norm)
-    found, before = gains(pair, settings, range(seeds), store, processes, say)
+    tried = [] if quick else trainings.tuning()
+    found, before = trainings.gains(range(seeds), use_trl=use_trl)
     result = {
         "pair": pair.name,
         "before": before,
@@ -117,7 +128,8 @@ def run_pair(pair: Pair, work: Path, seeds: int, processes: int, *, quick: bool)
         "score_settings": asdict(budget),
         "score_totals": report.metadata["totals"],
         "tuning": tried,
-        **compare(found, predictors(pair, report, work, 128 if quick else 1024)),
+        "both_loops": trainings.both_loops(0) if use_trl and not quick else [],
+        **compare(found, predictors(pair, report, work, 128 if quick else 1024), use_trl),
     }
     if pair.selective:
         result["selective"] = selective(pair, report, settings, seeds, work, processes, say)
@@ -148,11 +160,13 @@ def predictors(
 def compare(
     found: dict[Configuration, list[float]],
     values: dict[Configuration, dict[str, float]],
+    use_trl: bool,
 ) -> dict[str, Any]:
     """Put every configuration's predictors beside its gain, and correlate them."""
     rows = []
     for item, gain in found.items():
         row: dict[str, Any] = {**asdict(item), "label": item.label, "gains": gain}
+        row["trainer"] = trainer_of(item, use_trl=use_trl)
         row["gain"] = float(np.mean(gain))
         row["gain_se"] = float(np.std(gain, ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else None
         rows.append(row | values[item])

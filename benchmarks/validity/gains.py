@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from validity.jobs import Job, run_jobs
 from validity.pairs import Configuration, Pair
 from validity.registry import pair_of
 from validity.training import TrainSettings, measure, train
+from validity.trl_training import implements, train_with_trl
 
-STEP_NORMS = (0.00625, 0.0125, 0.025, 0.05)
-"""Candidates for the one step size, tried on one configuration."""
+STEP_NORMS = (0.003125, 0.00625, 0.0125)
+"""Lengths of a step that are tried on `tuned_on` and on a random direction."""
+
+TUNING_SEED = 100
+"""Seed of those trials, used for nothing else."""
 
 
 def gain_job(job: Job) -> Job:
     """Train one configuration with one seed."""
     began = time.process_time()
     pair, settings = pair_of(job["pair"]), TrainSettings(**job["settings"])
-    model = train(pair, Configuration(**job["configuration"]), settings, job["seed"])
+    configuration = Configuration(**job["configuration"])
+    if job["trainer"] == "trl":
+        model = train_with_trl(pair, configuration, settings, job["seed"])
+    else:
+        model = train(pair, configuration, settings, job["seed"])
     gain = measure(pair, model, settings, job["seed"])
     return {
         "before": gain.before,
@@ -30,47 +38,83 @@ def gain_job(job: Job) -> Job:
     }
 
 
-def tune(
-    pair: Pair,
-    settings: TrainSettings,
-    store: Path,
-    processes: int,
-    say: Callable[[str], None],
-    norms: Sequence[float] = STEP_NORMS,
-) -> tuple[float, list[Job]]:
-    """Choose the step size by the gain of one configuration, with a seed used for nothing else."""
-    jobs = [
-        _job(pair, pair.tuned_on, replace(settings, step_norm=norm), seed=100) for norm in norms
-    ]
-    results = run_jobs(gain_job, jobs, store, processes, say)
-    tried = [
-        {"step_norm": norm, "gain": result["gain"]}
-        for norm, result in zip(norms, results, strict=True)
-    ]
-    return max(tried, key=lambda item: item["gain"])["step_norm"], tried
+def trainer_of(configuration: Configuration, *, use_trl: bool) -> str:
+    """Which loop trains a configuration: TRL's trainer where it has one, else the plain loop."""
+    return "trl" if use_trl and implements(configuration) else "plain"
 
 
-def gains(
-    pair: Pair,
-    settings: TrainSettings,
-    seeds: Sequence[int],
-    store: Path,
-    processes: int,
-    say: Callable[[str], None],
-) -> tuple[dict[Configuration, list[float]], float]:
-    """Gain of every configuration with every seed, and the mean success before training."""
-    jobs = [_job(pair, item, settings, seed) for seed in seeds for item in pair.configurations]
-    results = run_jobs(gain_job, jobs, store, processes, say)
-    found: dict[Configuration, list[float]] = {item: [] for item in pair.configurations}
-    for job, result in zip(jobs, results, strict=True):
-        found[Configuration(**job["configuration"])].append(result["gain"])
-    return found, sum(result["before"] for result in results) / len(results)
+@dataclass(frozen=True)
+class Trainings:
+    """Runs trainings of one pair, and keeps what is done.
 
+    Attributes:
+        pair: what is trained.
+        settings: how.
+        store: the JSONL file of finished trainings.
+        processes: how many run at a time.
+        say: is told of every finished training.
+    """
 
-def _job(pair: Pair, configuration: Configuration, settings: TrainSettings, seed: int) -> Job:
-    return {
-        "pair": pair.name,
-        "configuration": asdict(configuration),
-        "settings": asdict(settings),
-        "seed": seed,
-    }
+    pair: Pair
+    settings: TrainSettings
+    store: Path
+    processes: int
+    say: Callable[[str], None]
+
+    def tuning(self, norms: Sequence[float] = STEP_NORMS) -> list[Job]:
+        """Gain of `tuned_on` and of a random direction at several step lengths, plain loop."""
+        items = (self.pair.tuned_on, Configuration("", "random"))
+        jobs = [
+            self._job(item, TUNING_SEED, "plain", replace(self.settings, step_norm=norm))
+            for norm in norms
+            for item in items
+        ]
+        gains = [result["gain"] for result in self._run(jobs)]
+        return [
+            {"step_norm": norm, "gain": tuned_on, "random": random}
+            for norm, tuned_on, random in zip(norms, gains[::2], gains[1::2], strict=True)
+        ]
+
+    def gains(
+        self, seeds: Sequence[int], *, use_trl: bool
+    ) -> tuple[dict[Configuration, list[float]], float]:
+        """Gain of every configuration with every seed, and the mean success before training."""
+        items = self.pair.configurations
+        jobs = [
+            self._job(item, seed, trainer_of(item, use_trl=use_trl))
+            for seed in seeds
+            for item in items
+        ]
+        results = self._run(jobs)
+        found: dict[Configuration, list[float]] = {item: [] for item in items}
+        for job, result in zip(jobs, results, strict=True):
+            found[Configuration(**job["configuration"])].append(result["gain"])
+        return found, sum(result["before"] for result in results) / len(results)
+
+    def both_loops(self, seed: int) -> list[Job]:
+        """Gain of what TRL implements, by TRL and by the plain loop, with one seed."""
+        items = [item for item in self.pair.configurations if implements(item)]
+        jobs = [self._job(item, seed, loop) for item in items for loop in ("trl", "plain")]
+        gains = [result["gain"] for result in self._run(jobs)]
+        return [
+            {"label": item.label, "trl": by_trl, "plain": plain}
+            for item, by_trl, plain in zip(items, gains[::2], gains[1::2], strict=True)
+        ]
+
+    def _run(self, jobs: list[Job]) -> list[Job]:
+        return run_jobs(gain_job, jobs, self.store, self.processes, self.say)
+
+    def _job(
+        self,
+        configuration: Configuration,
+        seed: int,
+        trainer: str,
+        settings: TrainSettings | None = None,
+    ) -> Job:
+        return {
+            "pair": self.pair.name,
+            "configuration": asdict(configuration),
+            "settings": asdict(settings or self.settings),
+            "seed": seed,
+            "trainer": trainer,
+        }

@@ -31,7 +31,7 @@ class ScoreSettings:
         max_candidates: per node.
     """
 
-    questions: int = 64
+    questions: int = 128
     spines: int = 2
     continuations: int = 8
     max_candidates: int = 8

@@ -26,8 +26,9 @@ from gradalign.tasks.base import Question
 from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
 from validity.registry import pair_of
 
-EVAL_DRAW, EVAL_SEED = 99, 7
-"""Seed of the held-out questions, and the first seed of the responses to them."""
+EVAL_DRAW, EVAL_SEED, TRAIN_DRAW = 99, 7, 1000
+"""Seed of the held-out questions, the first seed of the responses to them, and the first seed of
+the questions that are trained on."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class TrainSettings:
         eval_responses: responses to each.
     """
 
-    step_norm: float
-    steps: int = 8
+    step_norm: float = 0.00625
+    steps: int = 32
     prompts: int = 32
     group: int = 8
-    eval_prompts: int = 1536
+    eval_prompts: int = 3072
     eval_responses: int = 1
 
 
@@ -194,14 +195,25 @@ def node_batch(
 
 def move(model: torch.nn.Module, step_norm: float) -> float:
     """Step by `step_norm` against the accumulated gradient; return the gradient's length."""
-    pieces = [p for p in model.parameters() if p.grad is not None]
-    length = float(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in pieces])))
-    if length > 0:
-        with torch.no_grad():
-            for parameter in pieces:
-                parameter.add_(parameter.grad, alpha=-step_norm / length)
+    length = step_by(list(model.parameters()), step_norm)
     model.zero_grad(set_to_none=True)
     return length
+
+
+@torch.no_grad()
+def step_by(parameters: Sequence[torch.nn.Parameter], step_norm: float) -> float:
+    """Move all parameters together by `step_norm` against their gradients; return those' length."""
+    pieces = [p for p in parameters if p.grad is not None]
+    length = float(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in pieces])))
+    if length > 0:
+        for parameter in pieces:
+            parameter.add_(parameter.grad, alpha=-step_norm / length)
+    return length
+
+
+def training_questions(pair: Pair, settings: TrainSettings, seed: int) -> list[Question]:
+    """The questions of a training, `settings.prompts` of them for every step."""
+    return list(pair.questions(settings.steps * settings.prompts, TRAIN_DRAW + seed, False))
 
 
 def train(
@@ -213,8 +225,7 @@ def train(
         load_model(configuration.teacher_model(pair.student)) if configuration.teacher else None
     )
     method = methods.get(configuration.method)
-    needed = settings.steps * settings.prompts
-    questions = list(pair.questions(needed, 1000 + seed, False))
+    questions = training_questions(pair, settings, seed)
     for step in range(settings.steps):
         asked = questions[step * settings.prompts : (step + 1) * settings.prompts]
         model.requires_grad_(False)

@@ -199,15 +199,15 @@ def _role(care: Care, hinted_care: Care, seed: int, *, hidden_size: int = 48) ->
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
         "student": _role(
-            Care(drop=0.2, recall=0.3, phantom=0.03, repair=0.25, miscopy=0.04), Care(drop=0.1), 11
+            Care(drop=0.22, recall=0.3, phantom=0.03, repair=0.25, miscopy=0.04), Care(drop=0.1), 11
         ),
         "strong": _role(Care(), Care(), 12),
         "middle": _role(
-            Care(drop=0.1, recall=0.3, phantom=0.015, repair=0.25, miscopy=0.02), Care(drop=0.1), 13
+            Care(drop=0.06, recall=0.3, phantom=0.015, repair=0.25, miscopy=0.02),
+            Care(drop=0.1),
+            13,
         ),
-        "weak": _role(
-            Care(drop=0.45, recall=0.1, phantom=0.1, repair=0.1, miscopy=0.08), Care(drop=0.4), 14
-        ),
+        "weak": _role(Care(drop=0.75, phantom=0.1, miscopy=0.3), Care(drop=0.5), 14),
     }
 )
 """The models of this task by name."""
