@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -72,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         names = names[:1]
     results = []
+    # Relative, because the models' folders are part of what a training is known by.
+    work_dir = Path(os.path.relpath(options.work_dir))
     for name in names:
-        pair = prepared(name, options.work_dir)
-        work = options.work_dir / name
+        pair = prepared(name, work_dir)
+        work = work_dir / name
         results.append(
             run_pair(
                 pair,

@@ -19,8 +19,8 @@ Job = dict[str, Any]
 def one_thread() -> None:
     """Keep a worker process to one core, and its garbage collector to what jobs make.
 
-    Every engine that is closed collects garbage: without `gc.freeze` a third of a training goes into
-    looking at the modules of torch and transformers again.
+    Every engine that is closed collects garbage: without `gc.freeze` a third of a training goes
+    into looking at the modules of torch and transformers again.
     """
     import torch
     import transformers.modeling_utils  # noqa: F401 - imported before the freeze

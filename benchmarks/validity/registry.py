@@ -26,7 +26,7 @@ def pair_of(name: str) -> Pair:
 def prepared(name: str, work_dir: Path) -> Pair:
     """Return a pair, training its models first if they are not bundled."""
     if name == "counting":
-        folder = work_dir.resolve() / "counting-models"
+        folder = work_dir / "counting-models"
         train_models(folder)
         os.environ[MODELS_VARIABLE] = str(folder)
     return pair_of(name)
