@@ -17,17 +17,10 @@ Job = dict[str, Any]
 
 
 def one_thread() -> None:
-    """Keep a worker process to one core, and its garbage collector to what jobs make.
-
-    Every engine that is closed collects garbage: without `gc.freeze` a third of a training goes
-    into looking at the modules of torch and transformers again.
-    """
+    """Keep a worker process to one core."""
     import torch
-    import transformers.modeling_utils  # noqa: F401 - imported before the freeze
 
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
 
 
 def key_of(job: Job) -> str:
@@ -94,4 +87,8 @@ class _Call:
         self.work = work
 
     def __call__(self, job: Job) -> tuple[Job, Job]:
+        # Every engine that is closed collects garbage: without this, a training spends a third of
+        # its time on looking at the modules of torch and TRL again.
+        gc.collect()
+        gc.freeze()
         return job, self.work(job)

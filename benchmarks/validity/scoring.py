@@ -29,12 +29,14 @@ class ScoreSettings:
         spines: responses per question; every position of each is a node.
         continuations: targeted rollouts per candidate, on average.
         max_candidates: per node.
+        min_prob: what the student must give a teacher's top token for it to be a candidate.
     """
 
     questions: int = 128
     spines: int = 2
     continuations: int = 8
     max_candidates: int = 8
+    min_prob: float = 0.01
 
 
 def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report:
@@ -53,6 +55,7 @@ def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report
         num_rollouts=settings.spines,
         continuations=settings.continuations,
         max_candidates=settings.max_candidates,
+        min_prob=settings.min_prob,
         node_sampler="all",
         max_tokens=pair.max_tokens,
         engine="transformers",
