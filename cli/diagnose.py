@@ -28,7 +28,7 @@ done again. overlap, topk, contexts and predictors cost arithmetic only. horizon
 continuations once with the student and every teacher, unless a method of the run did. prefix is the
 only one that samples: per spine 2 continuations from each of 3 depths by the student, and 2 from
 scratch and from each depth by every teacher, so 6 + 8 x teachers per spine, each half a response
-long on average.
+long on average. With --only, only these are computed and shown.
 """
 
 
@@ -53,6 +53,8 @@ def _diagnose(
 
     report = diagnose_run(run, only or (), reporter=make_reporter(display))
     summary = report.table("diagnostics_summary")
+    if only and "all" not in only:
+        summary = summary[summary["mechanism"].astype(str).isin(only)]
     if json_output:
         json.dump(json.loads(summary.to_json(orient="records")), sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -5,7 +5,7 @@ A sentence claims something only where an interval supports it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 LOW_MASS = 0.9
@@ -46,8 +46,8 @@ def overlap_advice(mass: Value) -> str:
         )
     if mass.low >= LOW_MASS:
         return (
-            f"Both models look at the same tokens ({mass.value:.0%} of the student's mass): "
-            "top-k losses lose little here, and a lack of alignment has another cause."
+            f"Both models look at the same tokens ({mass.value:.0%} of the student's mass is on "
+            "shared top 16 tokens): a lack of alignment has another cause."
         )
     return (
         f"{mass.value:.0%} of the student's mass lies on shared tokens, with an interval on both "
@@ -72,17 +72,19 @@ def topk_advice(
         for case, value in cosine.items()
         if value.low > 1 - SMALL and case not in worse and case[1] != "biased"
     )
-    biased = [k for k, form in worse if form == "biased"]
+    # Where a repaired form of the same size costs as surely, the size is to blame.
+    small = sorted({k for k, form in worse if form != "biased"})
+    biased = [k for k, form in worse if form == "biased" and k not in small]
     text = ""
     if biased:
-        text = (
+        text += (
             f"The biased top-k loss costs alignment at k = {', '.join(map(str, biased))}: detach "
             "the log ratio or renormalise. "
         )
-    elif worse:
-        text = (
-            "Truncation costs alignment at "
-            f"{', '.join(f'k = {k} ({form})' for k, form in worse)}: use a larger set. "
+    if small:
+        text += (
+            f"Truncation costs alignment at k = {', '.join(map(str, small))}, in whatever form: "
+            "use a larger set. "
         )
     if safe:
         k, form = safe[0]
@@ -183,17 +185,26 @@ def special_advice(gain: Value) -> str:
     return "Special tokens do no harm that is sure: keep them in the loss."
 
 
-def predictors_advice(predictor: str, correlation: Value) -> str:
-    """Say what to choose tokens by; an empty name: by nothing."""
+def predictors_advice(methods: Sequence[str], predictor: str, correlation: Value) -> str:
+    """Say what to choose tokens by.
+
+    Args:
+        methods: those of which it is said.
+        predictor: their best; empty for none.
+        correlation: the strongest among the methods, which is that of the first of them.
+    """
+    of = ", ".join(methods)
     if not predictor:
         return (
-            "Nothing cheap predicts alignment here: do not select or weigh tokens by overlap, KL "
-            "or entropy."
+            f"Nothing cheap predicts the alignment of {of}: do not select or weigh tokens by "
+            "overlap, KL or entropy."
         )
     side = "high" if correlation.value > 0 else "low"
+    whose = f" for {methods[0]}" if len(methods) > 1 else ""
     return (
-        f"Alignment is better where {predictor} is {side} (rank correlation {correlation}): a "
-        "cheap filter or weight for tokens, to be checked against `pooled` before use."
+        f"The alignment of {of} is better where {predictor} is {side} (rank correlation "
+        f"{correlation}{whose}): a cheap filter or weight for tokens, to be checked against "
+        "`pooled` before use."
     )
 
 

@@ -1,7 +1,9 @@
 """How much student and teacher look at the same tokens.
 
 Source: "Rethinking On-Policy Distillation" (arXiv 2604.13016). Everything is a function of the
-two models' k most probable tokens at each position. Axes: _L positions, _K top tokens.
+two models' k most probable tokens at each position. A token that a model cannot choose (truncated
+sampling, or k above the size of the vocabulary) is in no top-k set of that model. Axes: _L
+positions, _K top tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class Overlap:
     """Overlap of the two top-k sets at each position.
 
     Attributes:
-        ratio_L: |top-k(P) and top-k(Q)| / k.
+        ratio_L: |top-k(P) and top-k(Q)| / k; where neither model has k tokens, over the larger of
+            the two sets.
         mass_student_L: mass under P of the shared tokens.
         mass_teacher_L: mass under Q of the shared tokens.
         advantage_L: mean over the shared tokens of p~ (log q~ - log p~), both renormalised on
@@ -55,8 +58,11 @@ def overlap(
     }
     if len(shapes) != 1 or student_ids_LK.ndim != 2:
         raise ValueError(f"all arrays must be [positions, k], got {sorted(shapes)}")
-    k = student_ids_LK.shape[1]
+    inside_p_LK = student_logprobs_LK > -np.inf
+    inside_q_LK = teacher_logprobs_LK > -np.inf
+    size_L = np.maximum(inside_p_LK.sum(axis=1), inside_q_LK.sum(axis=1))
     same_LKK = student_ids_LK[:, :, None] == teacher_ids_LK[:, None, :]
+    same_LKK &= inside_p_LK[:, :, None] & inside_q_LK[:, None, :]
     shared_LK = same_LKK.any(axis=2)
     match_LK = same_LKK.argmax(axis=2)
     log_p_LK = np.where(shared_LK, student_logprobs_LK.astype(np.float64), -np.inf)
@@ -76,7 +82,7 @@ def overlap(
         verl_LK = np.where(q_LK > 0, q_LK * (log_q_LK - log_p_LK), 0.0)
     nothing_L = count_L == 0
     return Overlap(
-        ratio_L=count_L / k,
+        ratio_L=count_L / np.maximum(size_L, 1),
         mass_student_L=mass_p_L,
         mass_teacher_L=mass_q_L,
         advantage_L=np.where(nothing_L, np.nan, advantage_L),

@@ -200,6 +200,7 @@ def collect_prefix(run: Run, shard: str, into: Collector) -> None:
         reward=("reward", "mean"), valid=("valid", "mean"), correct=("correct", "first")
     )
     own = per_spine[per_spine["teacher"] == ""].set_index(["spine_id", "depth"])["reward"]
+    _collect_own_start(spines, into)
     for teacher, rows in per_spine.groupby("teacher", sort=True):
         scratch = _from_scratch(str(teacher), rows, spines)
         for depth, part in rows.groupby("depth", sort=True):
@@ -222,6 +223,16 @@ def collect_prefix(run: Run, shard: str, into: Collector) -> None:
                 index = pd.MultiIndex.from_arrays([part["spine_id"], part["depth"]])
                 theirs = own.reindex(index).to_numpy(dtype=np.float64)
                 into.mean(key("edge"), question, after - theirs, splits)
+
+
+def _collect_own_start(spines: pd.DataFrame, into: Collector) -> None:
+    """Add the student's success and validity from scratch: its spines are its responses so."""
+    question, splits = questions_of(spines), outcome_splits(spines["correct"])
+    stopped = spines["finish_reason"].astype(str).to_numpy() == "stop"
+    valid = stopped & (spines["verifier_error"].astype(str).to_numpy() == "")
+    for name, value in (("success", spines["reward"]), ("validity", valid)):
+        key = Key("prefix", "", name, "depth=0")
+        into.mean(key, question, np.asarray(value, dtype=np.float64), splits)
 
 
 def _from_scratch(teacher: str, rows: pd.DataFrame, spines: pd.DataFrame) -> dict[str, float]:

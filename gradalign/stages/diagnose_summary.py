@@ -144,15 +144,27 @@ def _advice_on(teacher: str, by_key: dict[Key, dict[str, Value]]) -> dict[Key, s
     if key in by_key:
         depth = {s: v for s, v in by_key.get(token, {}).items() if s.startswith("position:")}
         said[key] = advice.signal_advice(by_key[key]["all"], depth)
-    for variant, value in variants("predictors", "best_predictor").items():
-        name = variant.rpartition(": ")[2]
-        said[Key("predictors", teacher, "best_predictor", variant)] = advice.predictors_advice(
-            "" if name == "none" else name, value
-        )
+    said.update(_advice_on_predictors(teacher, variants("predictors", "best_predictor")))
     drop = numbered("prefix", "drop")
     if drop and teacher:
         key = Key("prefix", teacher, "drop", f"depth={max(drop):g}")
         said[key] = advice.prefix_advice(drop, numbered("prefix", "edge"))
+    return said
+
+
+def _advice_on_predictors(teacher: str, best: dict[str, Value]) -> dict[Key, str]:
+    """Say it once for all methods with the same best predictor and sign, with the strongest."""
+    alike: dict[tuple[str, bool], list[str]] = {}
+    for variant, value in best.items():
+        alike.setdefault((variant.rpartition(": ")[2], value.value > 0), []).append(variant)
+    said = {}
+    for (name, _), group in alike.items():
+        # Of none there are no correlations, and the order stays.
+        group.sort(key=lambda variant: -abs(best[variant].value) if name != "none" else 0.0)
+        methods = [variant.rpartition(": ")[0] for variant in group]
+        said[Key("predictors", teacher, "best_predictor", group[0])] = advice.predictors_advice(
+            methods, "" if name == "none" else name, best[group[0]]
+        )
     return said
 
 

@@ -22,6 +22,11 @@ def test_topk_never_recommends_the_biased_form():
     text = advice.topk_advice(gain, cosine)
     assert "biased top-k loss costs alignment at k = 1:" in text
     assert "k = 16, renorm" in text
+    # At k = 4 the repaired forms lose as surely: it is not the bias.
+    gain |= {(4, "biased"): SURE_LOSS, (4, "renorm"): SURE_LOSS}
+    text = advice.topk_advice(gain, cosine)
+    assert "biased top-k loss costs alignment at k = 1:" in text
+    assert "Truncation costs alignment at k = 4," in text
     assert "use it whole" in advice.topk_advice(gain, dict.fromkeys(gain, UNSURE))
     assert "Too few" in advice.topk_advice({}, {})
 
@@ -59,8 +64,15 @@ def test_signal_and_special_tokens():
 
 
 def test_predictors():
-    assert "Nothing cheap" in advice.predictors_advice("", UNSURE)
-    assert "reverse_kl is low" in advice.predictors_advice("reverse_kl", SURE_LOSS)
+    assert "Nothing cheap predicts the alignment of opd" in (
+        advice.predictors_advice(["opd"], "", UNSURE)
+    )
+    one = advice.predictors_advice(["opd"], "reverse_kl", SURE_LOSS)
+    assert "of opd is better where reverse_kl is low" in one
+    assert " for opd)" not in one
+    two = advice.predictors_advice(["gkd", "opd"], "position", Value(0.4, 0.2, 0.6))
+    assert "of gkd, opd is better where position is high" in two
+    assert "[+0.20, +0.60] for gkd)" in two
 
 
 def test_prefix():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradalign.diagnostics.horizon import bias2, imbalance, root_ratio, spec
-from gradalign.methods import get
+from gradalign.methods import Continuations, NodeBatch, get
 
 
 def test_bias_against_a_loop():
@@ -48,8 +50,6 @@ def test_imbalance():
 
 
 def test_the_token_level_is_sampled_token_distillation():
-    from gradalign.methods import NodeBatch
-
     rng = np.random.default_rng(3)
     student, teacher = rng.normal(size=(2, 8, 10))
     batch = NodeBatch.from_logits(student, teacher, sampled=rng.integers(0, 10, 8))
@@ -66,3 +66,39 @@ def test_the_token_level_is_sampled_token_distillation():
         mean = sum(p[n, y] * draws[y] for y in range(10))
         wanted = sum(p[n, y] * ((draws[y] - mean) ** 2).sum() for y in range(10))
         assert token.squared_deviation(batch)[n] == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 1.0])
+def test_direction_and_variance_against_every_draw(gamma):
+    """What a token and one of its continuations push, over all tokens and continuations."""
+    rng = np.random.default_rng(4)
+    nodes, vocab, per_token = 6, 5, 3
+    batch = NodeBatch.from_logits(*rng.normal(size=(2, nodes, vocab)))
+    count = nodes * vocab * per_token
+    stop = np.cumsum(rng.integers(0, 5, count))
+    start = np.r_[0, stop[:-1]]
+    ratio = rng.normal(size=int(stop[-1]))
+    rolled = Continuations(
+        node_K=np.repeat(np.arange(nodes), vocab * per_token),
+        slot_K=np.tile(np.repeat(np.arange(vocab), per_token), nodes),
+        reward_K=np.zeros(count),
+        half_K=np.arange(count) % 2,
+        start_K=start,
+        stop_K=stop,
+        log_ratio_T=ratio,
+    )
+    batch = replace(batch, continuations=rolled)
+    method = get(spec(gamma))
+    direction, variance = method.ascent(batch), method.squared_deviation(batch)
+    for n in range(nodes):
+        p, q = np.exp(batch.log_p_NS[n]), np.exp(batch.log_q_NS[n])
+        draws = []
+        for k in np.flatnonzero(rolled.node_K == n):
+            token, steps = rolled.slot_K[k], range(start[k], stop[k])
+            future = sum(gamma ** (i + 1) * ratio[t] for i, t in enumerate(steps))
+            push = (np.log(q[token] / p[token]) + future) * (np.eye(vocab)[token] - p)
+            draws.append((p[token] / per_token, push))
+        mean = sum(chance * push for chance, push in draws)
+        np.testing.assert_allclose(direction[n], mean, atol=1e-9)
+        wanted = sum(chance * ((push - mean) ** 2).sum() for chance, push in draws)
+        assert variance[n] == pytest.approx(wanted, abs=1e-9)

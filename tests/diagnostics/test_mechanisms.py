@@ -16,6 +16,8 @@ from gradalign.alignment import pooled
 from gradalign.diagnostics import NAMES
 from gradalign.diagnostics.prefixes import num_continuations, num_tokens
 from gradalign.report.schema import schema
+from gradalign.report.significance import compare_teachers
+from gradalign.report.sums import read_scores
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +58,31 @@ def test_a_false_answer_pulls_the_teacher_away(informed_run, mechanism, diagnost
     assert false.value > true.high if side > 0 else false.value < true.low
 
 
+@pytest.mark.parametrize("method", ["opd", "minillm"])
+def test_a_false_answer_costs_the_alignment_itself(informed_run, method):
+    """Each lies outside the other's interval, and paired on the same nodes they differ surely."""
+    summary = informed_run.summary
+    rows = summary[(summary["method"] == method) & (summary["split"] == "all")]
+    rows = rows.set_index("teacher")[["pooled", "pooled_low", "pooled_high"]]
+    true, false = (Figure(*rows.loc[f"self+{name}"]) for name in ("answer", "wrong-answer"))
+    assert true.low > 0
+    assert false.value < true.low
+    assert true.value > false.high
+    pair = compare_teachers(
+        read_scores(informed_run), "self+answer", "self+wrong-answer", [method], seed=0, level=0.95
+    )
+    assert pair.low > 0
+    assert pair.p_value < 0.02
+    assert pair.difference == pytest.approx(true.value - false.value, abs=1e-9)
+
+
+def test_a_false_answer_points_away_from_success_on_wrong_responses(informed_run):
+    """What follows the token included: the sequence-level direction."""
+    summary = informed_run.summary.set_index(["teacher", "method", "split"])
+    row = summary.loc[("self+wrong-answer", "minillm", "incorrect")]
+    assert row["pooled_high"] < 0
+
+
 def test_a_false_answer_points_the_wrong_way_late_in_the_response(informed_run):
     """The teacher's reliability by depth: the answer stands at the end."""
     parts = {}
@@ -63,7 +90,7 @@ def test_a_false_answer_points_the_wrong_way_late_in_the_response(informed_run):
         parts[teacher] = figure(
             informed_run, "horizon", teacher, "alignment", "gamma=0", "position:75-100%"
         )
-    assert parts["self+wrong-answer"].value < parts["self+answer"].value
+    assert parts["self+wrong-answer"].value < 0 < parts["self+answer"].value
 
 
 def test_overlap_is_the_mean_over_every_position(informed_run):

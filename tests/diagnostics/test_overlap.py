@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from gradalign.diagnostics.divergence import kl_divergence
 from gradalign.diagnostics.overlap import overlap
+from gradalign.models.distributions import position_view
 
 
 def random_pair(seed, count=40, vocab=30):
@@ -53,6 +55,61 @@ def test_nothing_shared():
     found = overlap(ids, np.log([[0.6, 0.4]]), ids + 2, np.log([[0.6, 0.4]]))
     assert found.ratio_L[0] == 0
     assert np.isnan(found.advantage_L[0])
+
+
+@pytest.mark.parametrize(("k", "vocab", "left"), [(16, 5, 5), (16, 24, 6), (4, 24, 3), (8, 8, 1)])
+def test_k_larger_than_the_support(k, vocab, left):
+    """A vocabulary smaller than k, and models that can choose `left` tokens only."""
+    rng = np.random.default_rng([k, vocab])
+    log_p, log_q = random_pair(k, vocab=vocab)
+    for log in (log_p, log_q):
+        keep = rng.permuted(np.tile(np.arange(vocab), (len(log), 1)), axis=1) < left
+        log[~keep] = -np.inf
+        log -= np.log(np.exp(log).sum(1, keepdims=True))
+    found = overlap(*top(log_p, min(k, vocab)), *top(log_q, min(k, vocab)))
+    empty = 0
+    for n in range(len(log_p)):
+        can = [{t for t in range(vocab) if log[n, t] > -np.inf} for log in (log_p, log_q)]
+        tops = [
+            set(sorted(tokens, key=lambda t: -log[n, t])[:k])
+            for tokens, log in zip(can, (log_p, log_q), strict=True)
+        ]
+        shared = sorted(tops[0] & tops[1])
+        empty += not shared
+        p, q = np.exp(log_p[n, shared]), np.exp(log_q[n, shared])
+        assert found.ratio_L[n] == len(shared) / max(map(len, tops))
+        assert found.mass_student_L[n] == pytest.approx(sum(p), abs=1e-9)
+        assert found.mass_teacher_L[n] == pytest.approx(sum(q), abs=1e-9)
+        if shared:
+            own = [(a / sum(p), b / sum(q)) for a, b in zip(p, q, strict=True)]
+            wanted = sum(a * np.log(b / a) for a, b in own) / len(shared)
+            assert found.advantage_L[n] == pytest.approx(wanted, abs=1e-9)
+            wanted = sum(b * np.log(b / a) for a, b in zip(p, q, strict=True))
+            assert found.advantage_verl_L[n] == pytest.approx(wanted, abs=1e-9)
+        else:
+            assert np.isnan([found.advantage_L[n], found.advantage_verl_L[n]]).all()
+    assert empty > 0 or left == vocab
+
+
+@pytest.mark.parametrize("left", [3, 40])
+def test_a_model_overlaps_with_itself_however_few_tokens_it_has(left):
+    log_p, _ = random_pair(1)
+    log_p[:, left:] = -np.inf
+    assert (overlap(*top(log_p, 16), *top(log_p, 16)).ratio_L == 1).all()
+
+
+def test_entropy_and_top_tokens_of_a_pass():
+    """What the table of tokens is made of, k below and above the vocabulary."""
+    log_p, _ = random_pair(2, count=6, vocab=12)
+    drawn = np.arange(6)
+    for k in (4, 16):
+        view = position_view(torch.from_numpy(log_p), drawn, k)
+        for n in range(6):
+            entropy = -sum(np.exp(x) * x for x in log_p[n])
+            assert view.entropy_L[n] == pytest.approx(entropy, abs=1e-6)  # kept as float32
+            assert view.logprob_L[n] == pytest.approx(log_p[n, drawn[n]], abs=1e-6)
+            wanted = sorted(range(12), key=lambda t: -log_p[n, t])[:k]
+            assert view.top_ids_LK[n].tolist() == wanted
 
 
 def test_overlap_shapes_must_agree():
