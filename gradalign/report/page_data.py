@@ -6,7 +6,7 @@ Numbers are rounded to what can be seen; text has its control and direction mark
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from gradalign.report.plots import best_arm
 from gradalign.report.schema import table_names
 from gradalign.report.sums import ENTROPY_NAMES, QUARTERS, Arm
 from gradalign.report.text import visible
+from gradalign.report.value_interval import branch_interval, value_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,6 +204,7 @@ def _question_spines(
     for row in report.table("branch_teachers", question_id=question).to_dict("records"):
         key = (str(row["node_id"]), int(row["token_id"]))
         teachers.setdefault(key, {})[str(row["teacher"])] = row["teacher_prob"]
+    resolved = report.metadata.get("resolved", {})
     out = []
     for spine in report.table("spines", question_id=question).to_dict("records"):
         name = str(spine["spine_id"])
@@ -216,7 +218,7 @@ def _question_spines(
                 "finish": str(spine["finish_reason"]),
                 "tokens": [visible(token) for token in tokens],
                 "nodes": [
-                    _node(node, arms, branches, aligned, teachers, pointed)
+                    _node(node, arms, resolved, branches, aligned, teachers, pointed)
                     for node in nodes
                     if str(node["spine_id"]) == name
                 ],
@@ -228,6 +230,7 @@ def _question_spines(
 def _node(
     node: dict[Any, Any],
     arms: Sequence[Arm],
+    resolved: Mapping[str, Any],
     branches: dict[str, list[dict[Any, Any]]],
     aligned: dict[str, list[dict[Any, Any]]],
     teachers: dict[tuple[str, int], dict[str, float]],
@@ -244,7 +247,12 @@ def _node(
     return {
         "t": int(node["position"]),
         "value": rounded(node["value"]),
-        "se": rounded(node["value_se"]),
+        "ends": [
+            rounded(end, 2)
+            for end in value_interval(
+                node["value"], node["value_se"] ** 2, node["num_continuations"]
+            )
+        ],
         "entropy": rounded(node["student_entropy"]),
         "coverage": rounded(node["coverage"]),
         "rollouts": int(node["num_continuations"]),
@@ -256,7 +264,7 @@ def _node(
                 visible(str(row["token"])),
                 rounded(row["student_prob"]),
                 rounded(row["value"]),
-                rounded(math.sqrt(max(row["value_var"], 0.0))),
+                *(rounded(end, 2) for end in branch_interval(row, resolved)),
                 int(row["num_continuations"]),
                 rounded(row["ideal"] / length if length > 0 else row["ideal"], 2),
                 visible(str(row["why"])),

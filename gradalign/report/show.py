@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gradalign.errors import UsageError
 from gradalign.report.export import choose_arm
 from gradalign.report.sums import Arm
-from gradalign.report.text import interval, number, visible
+from gradalign.report.text import number, visible
+from gradalign.report.value_interval import branch_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -133,12 +134,13 @@ def _candidates(
         *(f"Q {visible(name)}" for name in names),
     ):
         table.add_column(title, justify="left" if title == "token" else "right")
+    resolved = report.metadata.get("resolved", {})
     for row in rows.to_dict("records"):
-        reach = 1.96 * max(row["value_var"], 0.0) ** 0.5
+        low, high = branch_interval(row, resolved)
         table.add_row(
             Text(visible(row["token"])),
             f"{row['student_prob']:.3f}",
-            interval(row["value"], row["value"] - reach, row["value"] + reach),
+            "-" if low != low else f"{row['value']:.3f} [{low:.3f}, {high:.3f}]",
             str(row["num_continuations"]),
             number(row["ideal"]),
             *(f"{probs.get((name, row['token_id']), float('nan')):.3f}" for name in names),

@@ -105,7 +105,7 @@ def test_directions_of_the_page_give_the_stored_alignment(page, small_run):
         for node in spine["nodes"]:
             if node["cos"][arm] is None:
                 continue
-            ideal = [candidate[5] or 0 for candidate in node["candidates"]]
+            ideal = [candidate[6] or 0 for candidate in node["candidates"]]
             dot = sum(i * (m or 0) for i, m in zip(ideal, node["m"][arm], strict=True))
             assert dot == pytest.approx(node["cos"][arm], abs=0.03)
             checked += 1
@@ -141,6 +141,22 @@ def test_a_page_too_large_shows_fewer_responses(small_run, monkeypatch):
     monkeypatch.setattr("gradalign.report.page.MAX_BYTES", len(whole.encode()) - 2000)
     _, fewer = render(small_run)
     assert 1 <= fewer < shown
+
+
+@pytest.mark.slow
+def test_two_hundred_spines_are_under_eight_megabytes(tmp_path):
+    """Four teachers and eight methods on 200 responses."""
+    report = gradalign.score(
+        student="demo:student", task="demo:addition", engine="transformers",
+        teachers=["demo:strong", "demo:weak", "self+answer", "self+wrong-answer"],
+        methods=["gkd:beta=0", "gkd", "opd", "opsd", "dr_grpo", "random", "verl/k2", "verl/k3"],
+        limit=50, num_rollouts=4, nodes=16, continuations=2, bootstrap_resamples=200,
+        output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    path = tmp_path / "report.html"
+    assert write_page(report, str(path)) == len(report.spines) == 200
+    assert path.stat().st_size < 8_000_000
+    assert sum(len(spine["nodes"]) for spine in packed(path.read_text())["spines"]) > 3000
 
 
 @pytest.fixture(scope="module")
@@ -217,10 +233,57 @@ def test_a_click_opens_a_node(browser, page, small_run):
     assert tab.locator("#panel").is_visible()
     assert tab.locator("#candidates tbody tr").count() >= 2
     heads = tab.locator("#candidates th").all_inner_texts()
-    assert {"token", "P", "ideal", "Q demo:strong", "Q self+answer"} <= set(heads)
+    assert {"token", "P", "V (95 %)", "ideal", "Q demo:strong", "Q self+answer"} <= set(heads)
+    # The directions of every method of the teacher whose alignment colours the tokens.
+    shown = [head for head in heads if "@" in head]
+    teacher = shown[0].partition("@")[2]
+    assert sorted(shown) == sorted(f"{m}@{teacher}" for m in ("gkd", "opd", "minillm"))
+    row = tab.locator("#candidates tbody tr").first.locator("td").all_inner_texts()
+    assert re.fullmatch(r"\s*[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", row[2])
     tab.keyboard.press("Escape")
     assert not tab.locator("#panel").is_visible()
+    # With a filter those that it leaves, and the one of the colours.
+    tab.select_option("#f-method", label="opd")
+    node.click()
+    heads = tab.locator("#candidates th").all_inner_texts()
+    assert {"opd@demo:strong", "opd@self+answer"} == {head for head in heads if "@" in head}
     assert tab.errors == []
+    tab.close()
+
+
+@pytest.mark.browser
+def test_the_node_is_the_stored_one(browser, page, small_run):
+    """P, V, Q, ideal and directions of a clicked token, against the tables."""
+    tab = open_page(browser, page)
+    tab.select_option("#f-teacher", label="demo:strong")
+    tab.select_option("#f-method", label="opd")
+    tab.locator(".tok.node:not(.flat)").first.click()
+    heads = tab.locator("#candidates th").all_inner_texts()
+    about = tab.locator("#node h3").inner_text()
+    spine, position = re.match(r"(.*), position (\d+):", about).groups()
+    node = f"{spine}/{position}"
+    here = {
+        name: table[table["node_id"].astype(str) == node]
+        for name in ("branches", "branch_teachers", "alignment")
+        for table in [getattr(small_run, name)]
+    }
+    branches = here["branches"].to_dict("records")
+    seen = here["branch_teachers"].query("teacher == 'demo:strong'")
+    q = dict(zip(seen["token_id"], seen["teacher_prob"], strict=True))
+    rows = tab.locator("#candidates tbody tr")
+    assert rows.count() == len(branches)
+    length = sum(row["ideal"] ** 2 for row in branches) ** 0.5
+    dot = 0.0
+    for i, row in enumerate(branches):
+        cells = dict(zip(heads, rows.nth(i).locator("td").all_inner_texts(), strict=True))
+        assert cells["token"] == visible(row["token"])
+        assert float(cells["P"]) == pytest.approx(row["student_prob"], abs=6e-4)
+        assert float(cells["V (95 %)"].split()[0]) == pytest.approx(row["value"], abs=6e-3)
+        assert float(cells["Q demo:strong"]) == pytest.approx(q[row["token_id"]], abs=6e-4)
+        assert float(cells["ideal"]) == pytest.approx(row["ideal"] / length, abs=6e-3)
+        dot += float(cells["ideal"]) * float(cells["opd@demo:strong"])
+    stored = here["alignment"].query("teacher == 'demo:strong' and method == 'opd'")
+    assert dot == pytest.approx(stored["cosine"].iloc[0], abs=0.03)
     tab.close()
 
 

@@ -205,27 +205,30 @@
     fill.style.cssText = "width:" + size + "%;" + (value < 0 ? "right:50%;background:rgb(" : "left:50%;background:rgb(") + css(value < 0 ? "--minus" : "--plus") + ")";
     return make("span", { class: "signed" }, fill);
   };
+  const span = (low, high) => low === null || high === null ? "" : " [" + low.toFixed(2) + ", " + high.toFixed(2) + "]";
   const openNode = (spine, node, arm, button) => {
     document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open"));
     if (button) button.classList.add("open");
     const filter = chosen();
-    const columns = shownArms(filter).filter((other) => other.index === arm.index || filter.teacher !== null || filter.method !== null).slice(0, 6);
-    const head = make("tr", {}, ...["token", "P", "V (95 %)", "n"].map((title) => make("th", {}, title)), make("th", {}, "ideal"),
-      ...columns.map((other) => make("th", {}, make("bdi", {}, other.name))), ...readers.map((teacher) => make("th", {}, make("bdi", {}, "Q " + teacher))));
-    const rows = node.candidates.map(([text, p, v, se, n, ideal, why], i) => make("tr", {},
+    // The arm that colours the tokens first; then what the filters leave, or its teacher's methods.
+    const others = filter.teacher === null && filter.method === null ? arms.filter((other) => other.teacher === arm.teacher) : shownArms(filter);
+    const columns = [arm, ...others.filter((other) => other.index !== arm.index)].slice(0, 8);
+    const head = make("tr", {}, ...["token", "P", "V (95 %)", "n"].map((title) => make("th", {}, title)), ...readers.map((teacher) => make("th", {}, make("bdi", {}, "Q " + teacher))),
+      make("th", {}, "ideal"), ...columns.map((other) => make("th", {}, make("bdi", {}, other.name))));
+    const rows = node.candidates.map(([text, p, v, low, high, n, ideal, why], i) => make("tr", {},
       make("td", { title: why }, make("code", {}, make("bdi", {}, text))), make("td", { class: "n" }, bar(p), p === null ? "-" : p.toFixed(3)),
-      make("td", { class: "n" }, bar(v), v === null ? "-" : v.toFixed(2) + " ±" + (se === null ? "?" : (1.96 * se).toFixed(2))), make("td", { class: "n" }, n),
+      make("td", { class: "n" }, bar(v), v === null ? "-" : v.toFixed(2) + span(low, high)), make("td", { class: "n" }, n),
+      ...readers.map((_, k) => make("td", { class: "n" }, node.q[k][i] === null ? "-" : node.q[k][i].toFixed(3))),
       make("td", { class: "n" }, signedBar(ideal), signed(ideal, 2)),
-      ...columns.map((other) => { const value = node.m[other.index][i]; return make("td", { class: "n" }, signedBar(value), signed(value, 2)); }),
-      ...readers.map((_, k) => make("td", { class: "n" }, node.q[k][i] === null ? "-" : node.q[k][i].toFixed(3)))));
+      ...columns.map((other) => { const value = node.m[other.index][i]; return make("td", { class: "n" }, signedBar(value), signed(value, 2)); })));
     const cosine = node.cos[arm.index];
     $("node").replaceChildren(
       make("h3", {}, make("bdi", {}, spine.id + ", position " + node.t + ": " + spine.tokens[node.t])),
       make("p", { class: "note" }, "alignment " + (cosine === null || cosine === undefined ? "undefined (" + (node.why[arm.index] || "no such node") + ")" : signed(cosine, 2)) + " under " + arm.name
-        + "; success here " + (node.value === null ? "-" : node.value.toFixed(2) + " ±" + (1.96 * (node.se || 0)).toFixed(2)) + "; " + node.rollouts + " rollouts forced here; candidates cover "
+        + "; success here " + (node.value === null ? "-" : node.value.toFixed(2) + span(...node.ends)) + "; " + node.rollouts + " rollouts forced here; candidates cover "
         + Math.round(100 * (node.coverage || 0)) + " % of P; entropy " + (node.entropy || 0).toFixed(3) + " nats"),
       make("div", { class: "scroll" }, make("table", { id: "candidates" }, make("thead", {}, head), make("tbody", {}, ...rows))),
-      make("p", { class: "note" }, "V: success after forcing the token; n: continuations behind it. Directions are scaled to length 1."));
+      make("p", { class: "note" }, "V: success after forcing the token, with Wilson's interval; n: continuations behind it. Ideal and methods: where they push each token, scaled to length 1."));
     $("panel").hidden = false;
   };
   const closePanel = () => { $("panel").hidden = true; document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open")); };
@@ -233,6 +236,9 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") closePanel(); });
   $("more").addEventListener("click", () => { limit += 24; draw(); });
 
+  // What is said of contexts is said of their model; of the student's own prefixes, to compare with.
+  const concerns = (line, teacher) => line.teacher === teacher || (line.mechanism === "prefix" && !line.teacher)
+    || (line.mechanism === "contexts" && teacher.startsWith(line.teacher + "+"));
   const draw = () => {
     const filter = chosen(), some = shownArms(filter), arm = focus(filter);
     $("failure").hidden = some.length > 0;
@@ -244,7 +250,7 @@
     drawLines("positions", "position", ["0-25%", "25-50%", "50-75%", "75-100%"], "position in the response", filter, some, arm.method);
     drawLines("entropy", "entropy", ["low", "middle", "high"], "entropy of the student", filter, some, arm.method);
     drawSpines(filter, arm);
-    document.querySelectorAll("#diagnostics [data-teacher]").forEach((line) => { line.hidden = filter.teacher !== null && line.dataset.teacher !== filter.teacher; });
+    document.querySelectorAll("#diagnostics [data-teacher]").forEach((line) => { line.hidden = filter.teacher !== null && !concerns(line.dataset, filter.teacher); });
     root.dataset.ready = "yes";
   };
   $("filters").addEventListener("change", () => { limit = 12; closePanel(); draw(); });
