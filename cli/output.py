@@ -48,7 +48,10 @@ def print_report(report: Report, *, json_output: bool) -> None:
     table = Table(title="Alignment with the ideal gradient (95 % intervals)", title_justify="left")
     for title in ("teacher", "method"):
         table.add_column(title, no_wrap=True)
-    for title in ("pooled", "mean", "correct", "incorrect", "> 0", "nodes", "flat"):
+    # A run of before this column has none.
+    update = "update" in main and main["update"].notna().any()
+    titles = ["pooled", *(["update"] if update else []), "mean"]
+    for title in (*titles, "correct", "incorrect", "> 0", "nodes", "flat"):
         table.add_column(title, justify="right", no_wrap=True)
     last = None
     for row in main.sort_values(["teacher", "pooled"], ascending=[True, False]).to_dict("records"):
@@ -59,6 +62,7 @@ def print_report(report: Report, *, json_output: bool) -> None:
             (row["teacher"] or "(none)") if row["teacher"] != last else "",
             row["method"],
             _interval(row, "pooled", "pooled_low", "pooled_high"),
+            *([_interval(row, "update", "update_low", "update_high")] if update else []),
             _interval(row, "mean_cosine", "mean_low", "mean_high"),
             *(_number(_at(part, key, "pooled")) for part in parts.values()),
             _share(row["positive_share"]),

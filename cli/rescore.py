@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .output import DisplayOption, JsonOption, print_report
 
-HELP = """Add methods or teachers to a finished run without sampling again.
+HELP = """Add methods, teachers or update-level alignment to a finished run, without sampling again.
 
 A method costs arithmetic, and passes of the models only where it looks at more than the run stored.
 A teacher reads the stored responses. The run is changed in place.
@@ -28,6 +28,10 @@ def _rescore(
     teacher: Annotated[
         list[str] | None, typer.Option("--teacher", help="A teacher to add, repeatable.")
     ] = None,
+    alignment: Annotated[
+        Literal["pooled", "update"] | None,
+        typer.Option("--alignment", help="`update` adds update-level alignment to the run."),
+    ] = None,
     display: DisplayOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
@@ -35,6 +39,10 @@ def _rescore(
     from gradalign.rescore import rescore
 
     report = rescore(
-        run, methods=method or [], teachers=teacher or [], reporter=make_reporter(display)
+        run,
+        methods=method or [],
+        teachers=teacher or [],
+        alignment=alignment,
+        reporter=make_reporter(display),
     )
     print_report(report, json_output=json_output)

@@ -134,6 +134,12 @@ class ScoreConfig(BaseModel):
         {}, "models", "JSON passed to the teachers' chat template."
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
+    alignment: Literal["pooled", "update"] = _setting(
+        "pooled",
+        "nodes",
+        "pooled: every node by itself. update: beside it the cosine of the output layer's updates, "
+        "in which nodes act together; one more pass of the student.",
+    )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )

@@ -28,6 +28,7 @@ from gradalign.stages.noise_floor import noise_floor, unknown_candidates
 from gradalign.stages.prepare import check_only, prepare
 from gradalign.stages.sample import Sample
 from gradalign.stages.summarise import summarise
+from gradalign.stages.update_level import StudentHidden, UpdateDirections
 from gradalign.stages.workload import workload_of
 
 
@@ -137,8 +138,14 @@ def stages(run: Run) -> list[Stage]:
         Branch(),
         *_scoring_stages(run),
         Align(),
+        *_update_stages(run),
         *diagnose_stages(run, diagnostics.chosen(run.config.diagnose)),
     ]
+
+
+def _update_stages(run: Run) -> list[Stage]:
+    """Return the stages that update-level alignment adds, if it is asked for."""
+    return [StudentHidden(), UpdateDirections()] if run.config.alignment == "update" else []
 
 
 def _scoring_stages(run: Run) -> list[Stage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,8 +25,17 @@ from gradalign.stages.distribute import tempering
 from gradalign.stages.prepare import fingerprints
 from gradalign.stages.workload import workload_of
 
-SAMPLED = ("questions", "spines", "positions", "continuations", "passes", "nodes", "branches")
-"""What rollouts made, and the student's own pass: kept whatever is added."""
+SAMPLED = (
+    "questions",
+    "spines",
+    "positions",
+    "continuations",
+    "passes",
+    "nodes",
+    "branches",
+    "hidden",
+)
+"""What rollouts made, and the student's own passes: kept whatever is added."""
 
 PER_TEACHER = ("supports", "distributions", "tokens", "continuation_scores", "diagnostics_prefix")
 """What each teacher said: kept, unless a new method needs more of it."""
@@ -36,6 +46,7 @@ def rescore(
     *,
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
+    alignment: Literal["pooled", "update"] | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
     """Add methods and teachers to a finished run, from its stored rollouts.
@@ -50,6 +61,7 @@ def rescore(
         path: the run's folder or URL.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
+        alignment: `update` to add update-level alignment; the run's own setting by default.
         reporter: where progress goes; None for silence.
 
     Raises:
@@ -67,19 +79,26 @@ def rescore(
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     new_teachers = [spec for spec in teachers if spec not in before.teachers]
-    if not new_methods and not new_teachers:
-        raise UsageError("nothing new to score.", "Give a --method or --teacher that it lacks.")
+    wanted = alignment or before.alignment
+    if not new_methods and not new_teachers and wanted == before.alignment:
+        raise UsageError(
+            "nothing new to score.", "Give a --method, --teacher or --alignment that it lacks."
+        )
     after = ScoreConfig.build(
         {
             **log.config,
             "output_dir": path,
             "methods": [*before.methods, *new_methods],
             "teachers": [*before.teachers, *new_teachers],
+            "alignment": wanted,
         }
     )
     checked = check(after.model_copy(update={"max_tokens": _longest(folder)}))
     resolved = Resolved(**log.resolved)
-    stale = [name for name in table_names() if name not in (*SAMPLED, *PER_TEACHER, "summary")]
+    stale = []
+    if new_methods or new_teachers:
+        kept = (*SAMPLED, *PER_TEACHER, "summary")
+        stale = [name for name in table_names() if name not in kept]
     if tempering(Run(before, resolved)) != tempering(Run(after, resolved)):
         # The tails were stored at the temperatures of the methods then: read them again.
         stale += ["supports", "distributions", "tokens"]

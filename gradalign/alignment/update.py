@@ -24,6 +24,7 @@ questions, _B resamples.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ from gradalign.alignment.bootstrap import Interval
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Key = tuple[str, str]
+"""Teacher and method."""
+
+IDEAL: Key = ("", "")
+"""Key of the ideal gradient among directions."""
 
 # Blocks of the node-by-node Gram matrices are kept below about this many numbers.
 _BLOCK = 1 << 23
@@ -43,64 +49,123 @@ _BLOCK = 1 << 23
 
 @dataclass(frozen=True, eq=False)
 class Updates:
-    """Rank-one updates of the output layer, one per node.
+    """Rank-one updates of the output layer, one per node, for the ideal gradient and all methods.
 
     Attributes:
-        token_NC: token ids of each node's direction, -1 at padding, [N, C].
-        direction_NC: the direction on those tokens, times the node's weight, [N, C].
+        token_NC: token ids of each node's directions, -1 at padding, [N, C].
         hidden_ND: what the output layer reads at each node, [N, D].
         question_N: index of each node's question, [N].
+        directions: for `IDEAL` and every teacher and method, the direction on the node's tokens
+            times the node's weight, [N, C]; what it says of padding does not count.
     """
 
     token_NC: Ints
-    direction_NC: Floats
     hidden_ND: Floats
     question_N: Ints
+    directions: Mapping[Key, Floats]
 
     def __post_init__(self) -> None:
         """Check the shapes."""
-        if self.token_NC.shape != self.direction_NC.shape or self.token_NC.ndim != 2:
-            raise ValueError(
-                "token_NC and direction_NC must both be [nodes, candidates], got "
-                f"{self.token_NC.shape} and {self.direction_NC.shape}"
-            )
         nodes = len(self.token_NC)
+        for key, direction_NC in self.directions.items():
+            if self.token_NC.shape != direction_NC.shape or self.token_NC.ndim != 2:
+                raise ValueError(
+                    "token_NC and every direction must be [nodes, candidates], got "
+                    f"{self.token_NC.shape} and, for {key}, {direction_NC.shape}"
+                )
         if self.hidden_ND.ndim != 2 or len(self.hidden_ND) != nodes:
             raise ValueError(f"hidden_ND must be [{nodes}, units], got {self.hidden_ND.shape}")
         if self.question_N.shape != (nodes,):
             raise ValueError(f"question_N must be ({nodes},), got {self.question_N.shape}")
 
 
-def question_gram(first: Updates, second: Updates, num_questions: int) -> Floats:
-    """Inner products of the questions' summed updates, [Q, Q].
+class GramSums:
+    """Inner products of the questions' summed updates, gathered from pairs of parts of a run.
 
-    Entry (q, r) is < sum of `first` over q's nodes, sum of `second` over r's nodes >.
+    Memory is three numbers per pair of questions and method, and the two parts at hand.
 
-    Raises:
-        ValueError: hidden states of different widths, or a question index out of range.
+    Args:
+        num_questions: Q, of the whole run.
+        keys: teachers and methods.
     """
-    if first.hidden_ND.shape[1] != second.hidden_ND.shape[1]:
-        raise ValueError(
-            f"hidden states must have one width, got {first.hidden_ND.shape} and "
-            f"{second.hidden_ND.shape}"
-        )
-    for updates in (first, second):
-        if len(updates.question_N) and not (
-            updates.question_N.min() >= 0 and updates.question_N.max() < num_questions
-        ):
-            raise ValueError(f"question_N must lie in 0..{num_questions - 1}")
-    known = np.unique(np.concatenate([first.token_NC.ravel(), second.token_NC.ravel()]))
-    left, right = _sparse(first, known), _sparse(second, known)
-    right_to_question = _indicator(second.question_N, num_questions)
-    gram_QQ = np.zeros((num_questions, num_questions))
-    rows = max(1, _BLOCK // max(1, len(second.question_N)))
-    for begin in range(0, len(first.question_N), rows):
-        here = slice(begin, begin + rows)
-        products_NM = (left[here] @ right.T).toarray()
-        products_NM *= first.hidden_ND[here] @ second.hidden_ND.T
-        per_node_NQ = products_NM @ right_to_question
-        np.add.at(gram_QQ, first.question_N[here], per_node_NQ)
-    return gram_QQ
+
+    def __init__(self, num_questions: int, keys: Iterable[Key]) -> None:
+        shape = (num_questions, num_questions)
+        self._ideal_QQ = np.zeros(shape)
+        self._cross_KQQ = {key: np.zeros(shape) for key in keys}
+        self._method_KQQ = {key: np.zeros(shape) for key in self._cross_KQQ}
+
+    def add(self, left: Updates, right: Updates) -> None:
+        """Add the products of two parts' nodes; of a part with itself, give it twice.
+
+        Every unordered pair of parts is to be added once.
+
+        Raises:
+            ValueError: hidden states of different widths, or a question index out of range.
+        """
+        self._check(left, right)
+        same = left is right
+        for rows in _blocks(len(left.token_NC), len(right.token_NC)):
+            products = _BlockProducts(left, right, rows, len(self._ideal_QQ))
+            _both(self._ideal_QQ, products.of(IDEAL, IDEAL), same=same)
+            for key, cross_QQ in self._cross_KQQ.items():
+                _both(self._method_KQQ[key], products.of(key, key), same=same)
+                cross_QQ += products.of(IDEAL, key)
+                if not same:
+                    cross_QQ += products.of(key, IDEAL).T
+
+    def grams(self, key: Key) -> UpdateGrams:
+        """The three matrices of one teacher and method."""
+        return UpdateGrams(self._cross_KQQ[key], self._ideal_QQ, self._method_KQQ[key])
+
+    def _check(self, left: Updates, right: Updates) -> None:
+        if left.hidden_ND.shape[1] != right.hidden_ND.shape[1]:
+            raise ValueError(
+                f"hidden states must have one width, got {left.hidden_ND.shape} and "
+                f"{right.hidden_ND.shape}"
+            )
+        count = len(self._ideal_QQ)
+        for part in (left, right):
+            if len(part.question_N) and not (
+                part.question_N.min() >= 0 and part.question_N.max() < count
+            ):
+                raise ValueError(f"question_N must lie in 0..{count - 1}")
+
+
+class _BlockProducts:
+    """Products of some of one part's nodes with all of another's; hidden states only once."""
+
+    def __init__(self, left: Updates, right: Updates, rows: slice, num_questions: int) -> None:
+        known = np.unique(np.concatenate([left.token_NC.ravel(), right.token_NC.ravel()]))
+        self._left = {
+            key: _sparse(left.token_NC[rows], direction_NC[rows], known)
+            for key, direction_NC in left.directions.items()
+        }
+        self._right = {
+            key: _sparse(right.token_NC, direction_NC, known)
+            for key, direction_NC in right.directions.items()
+        }
+        self._hidden_NM = left.hidden_ND[rows] @ right.hidden_ND.T
+        self._from_left = _indicator(left.question_N[rows], num_questions).T
+        self._to_right = _indicator(right.question_N, num_questions)
+
+    def of(self, left: Key, right: Key) -> Floats:
+        """Sum over nodes of (a_u . b_v) (h_u . h_v) by question, [Q, Q]."""
+        products_NM = (self._left[left] @ self._right[right].T).toarray()
+        products_NM *= self._hidden_NM
+        return np.asarray(self._from_left @ (products_NM @ self._to_right))
+
+
+def _blocks(nodes: int, others: int) -> Iterator[slice]:
+    rows = max(1, _BLOCK // max(1, others))
+    return (slice(begin, begin + rows) for begin in range(0, nodes, rows))
+
+
+def _both(gram_QQ: Floats, found_QQ: Floats, *, same: bool) -> None:
+    """Add products to a symmetric matrix: of two different parts, in both orders."""
+    gram_QQ += found_QQ
+    if not same:
+        gram_QQ += found_QQ.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +231,12 @@ def update_alignment(
     return Interval(estimate, float(low), float(high), float(values_B.std() * stretch))
 
 
-def _sparse(updates: Updates, known: Ints) -> csr_array:
-    there_NC = updates.token_NC >= 0
+def _sparse(token_NC: Ints, direction_NC: Floats, known: Ints) -> csr_array:
+    there_NC = token_NC >= 0
     row, _ = np.nonzero(there_NC)
-    column = np.searchsorted(known, updates.token_NC[there_NC])
-    shape = (len(updates.token_NC), len(known))
-    return csr_array((updates.direction_NC[there_NC], (row, column)), shape=shape)
+    column = np.searchsorted(known, token_NC[there_NC])
+    shape = (len(token_NC), len(known))
+    return csr_array((direction_NC[there_NC], (row, column)), shape=shape)
 
 
 def _indicator(question_N: Ints, num_questions: int) -> csr_array:

@@ -81,6 +81,11 @@ def scored_by(run: Run) -> int:
     return 1 + len(run.teachers) if scores else 0
 
 
+def student_reads(run: Run) -> int:
+    """Return how many times the student reads every spine."""
+    return 3 if run.config.alignment == "update" else 2
+
+
 def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
     config, questions = run.config, workload.num_questions
     spines = questions * config.num_rollouts
@@ -104,9 +109,9 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
         continuations=round(continuations),
         continuation_prompt_tokens=round(continuations * start),
         continuation_tokens=round(continuation_tokens),
-        student_passes=2 * spines,
+        student_passes=student_reads(run) * spines,
         teacher_passes=teacher_passes,
-        forced_tokens=round(2 * (prompt_tokens + spine_tokens) + teacher_tokens),
+        forced_tokens=round(student_reads(run) * (prompt_tokens + spine_tokens) + teacher_tokens),
         scored_tokens=round(scored_by(run) * continuation_tokens),
         disk_bytes=0,
     )
@@ -125,7 +130,7 @@ def _times(run: Run, workload: Workload, figures: Figures, per: Calibration, wor
         return Times(None, None, None, None, None, None)
     speed = per.forced_per_second
     own = figures.spine_prompt_tokens + figures.spine_tokens
-    distribute = 2 * own / speed[config.student]
+    distribute = student_reads(run) * own / speed[config.student]
     once = figures.scored_tokens / max(scored_by(run), 1)
     score = once / speed[config.student]
     for teacher in run.teachers:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradalign.planning.figures import Figures, times_of
-from gradalign.planning.plan import make_plan, scored_by
+from gradalign.planning.plan import make_plan, scored_by, student_reads
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter
 from gradalign.runlog import RunLog
@@ -61,10 +61,12 @@ def actual_figures(run: Run, data: dict[str, Any]) -> Figures:
         continuations=totals["continuations"],
         continuation_prompt_tokens=sum(_started_from(run, shard) for shard in run.shards()),
         continuation_tokens=totals["continuation_tokens"],
-        student_passes=2 * spines,
+        student_passes=student_reads(run) * spines,
         teacher_passes=spines * teachers - totals["skipped_pairs"],
         # Contexts that show attempts are counted without these.
-        forced_tokens=2 * own + teacher_prompts + teachers * totals["spine_tokens"],
+        forced_tokens=student_reads(run) * own
+        + teacher_prompts
+        + teachers * totals["spine_tokens"],
         scored_tokens=sum(_scored(run, shard) for shard in run.shards()) if scored_by(run) else 0,
         disk_bytes=int(run.folder.fs.du(run.folder.root)),
         prefix_continuations=_counted(data, "prefix_continuations"),

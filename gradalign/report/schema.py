@@ -191,6 +191,18 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),
     ],
+    "hidden": [
+        ("question_id", _NAME, ""),
+        ("node_id", _NAME, ""),
+        ("hidden", _F4S, "what the student's output layer reads at the node"),
+    ],
+    "updates": [
+        ("question_id", _NAME, ""),
+        ("node_id", _NAME, ""),
+        ("teacher", _NAME, "empty for methods that look at no teacher"),
+        ("method", _NAME, "teacher and method are both empty for the ideal gradient"),
+        ("direction", _F8S, "on the node's candidates in order of `branches`, then padding of 0"),
+    ],
     "diagnostics": [
         ("question_id", _NAME, ""),
         ("spine_id", _NAME, ""),
@@ -328,6 +340,13 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("balanced_low", _F8, "95 % interval"),
         ("balanced_high", _F8, "95 % interval"),
+        (
+            "update",
+            _F8,
+            "update-level alignment, of the split all; null unless asked for (--alignment update)",
+        ),
+        ("update_low", _F8, "95 % interval"),
+        ("update_high", _F8, "95 % interval"),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),

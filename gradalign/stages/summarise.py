@@ -28,6 +28,7 @@ from gradalign.alignment.scores import ZERO_NORM
 from gradalign.report.rows import Rows
 from gradalign.runlog import RunLog
 from gradalign.stages.base import Run
+from gradalign.stages.update_level import update_level
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -51,6 +52,8 @@ COLUMNS = (
     "advantage",
     "advantage_weight",
 )
+
+_UNKNOWN = Interval(np.nan, np.nan, np.nan, np.nan)
 
 ROWS = 1024
 """Rows of the summary that are held as Python objects at once."""
@@ -77,8 +80,9 @@ def summarise(run: Run, log: RunLog) -> None:
     for shard in run.shards():
         _add_shard(run, shard, edges, sums)
         totals += _totals(run, shard)
+    updates = update_level(run) if run.config.alignment == "update" else {}
     rows = Rows("summary")
-    ahead = _rows(run, sums)
+    ahead = _rows(run, sums, updates)
     while some := list(itertools.islice(ahead, ROWS)):
         rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
     table = rows.table_of()
@@ -105,17 +109,27 @@ def _entropy_edges(run: Run) -> Floats:
     return np.asarray(np.quantile(entropies, [1 / 3, 2 / 3]), dtype=np.float64)
 
 
-def _rows(run: Run, sums: dict[tuple[str, str], _Sums]) -> Iterator[dict[str, Any]]:
+def _rows(
+    run: Run,
+    sums: dict[tuple[str, str], _Sums],
+    updates: dict[tuple[str, str], Interval],
+) -> Iterator[dict[str, Any]]:
     """Yield the summary's rows: every split, then every question."""
     for (teacher, method), found in sums.items():
         for split, parts in found.by_split.items():
-            yield _row(run, teacher, method, split, np.concatenate(parts))
+            update = updates.get((teacher, method), _UNKNOWN) if split == "all" else _UNKNOWN
+            yield _row(run, teacher, method, split, np.concatenate(parts)) | _columns_of(update)
         place = 0
         for part in found.by_split.get("all", []):
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
-                yield _row(run, teacher, method, split, part[i : i + 1])
+                row = _row(run, teacher, method, split, part[i : i + 1])
+                yield row | _columns_of(_UNKNOWN)
                 place += 1
+
+
+def _columns_of(update: Interval) -> dict[str, float]:
+    return {"update": update.estimate, "update_low": update.low, "update_high": update.high}
 
 
 def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[tuple[str, str], _Sums]) -> None:
@@ -198,7 +212,7 @@ def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> di
     pooled = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
     mean = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in MEAN]], "mean")
     balanced = (
-        Interval(np.nan, np.nan, np.nan, np.nan)  # the length of such a direction is not known
+        _UNKNOWN  # the length of such a direction is not known
         if methods.get(method).uses_continuations
         else _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
     )

@@ -1,190 +1,231 @@
-"""Update-level alignment of a finished run: one more pass of the student, no sampling."""
+"""Update-level alignment (`alignment="update"`): what it needs of every node, and the cosines.
+
+Two stages add to a run, and no sampling: `StudentHidden` reads the responses once more and keeps
+what the output layer reads at every node; `UpdateDirections` keeps the ideal gradient and every
+method's direction on the candidates. `update_level` then goes through pairs of shards, so that two
+shards are in memory at a time, whatever the number of questions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from gradalign import methods
-from gradalign.alignment.update import UpdateGrams, Updates, question_gram, update_alignment
-from gradalign.config import ScoreConfig
-from gradalign.errors import RunError
+from gradalign.alignment import Interval
+from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
 from gradalign.ideal import ideal_gradient
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
-from gradalign.report.folder import RunFolder
-from gradalign.runlog import RunLog
+from gradalign.report.rows import Rows
 from gradalign.stages.align import NO_TEACHER, on_candidates
-from gradalign.stages.base import Resolved, Run
+from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.distribute import student_sequences, tempering
 from gradalign.stages.node_arrays import ShardNodes, read_nodes, student_only, with_teacher
 
+if TYPE_CHECKING:
+    import torch
+
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """A shard's nodes: candidates, hidden states, questions, and directions on the candidates."""
+class StudentHidden:
+    """A pass of the student that keeps its last hidden state at every node."""
 
-    token_NC: Ints
-    hidden_ND: Floats
-    question_N: npt.NDArray[np.object_]
-    direction_KNC: dict[tuple[str, str], Floats]
+    name = "distribute hidden states"
+    unit = "spines"
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's hidden states are there."""
+        return run.folder.has_table("hidden", shard)
+
+    @contextmanager
+    def session(self, run: Run) -> Iterator[Work]:
+        """Hold the student."""
+        with loaded_model(run.config.student, **run.model_options(run.config.student)) as model:
+            yield lambda shard, tick: _hidden_shard(run, model, shard, tick)
 
 
-IDEAL = ("", "")
-"""Key of the ideal gradient among the directions, which are keyed by (teacher, method)."""
+def _hidden_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> Counter[str]:
+    nodes = read_nodes(run, shard)
+    rows_of: dict[str, list[int]] = {}
+    for row, spine_id in enumerate(nodes.ids("spine_id")):
+        rows_of.setdefault(spine_id, []).append(row)
+    position_N = nodes.column("position").astype(np.int64)
+    spines, sequences = student_sequences(run, shard)
+    hidden_N: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(position_N)
+    read = output_layer_inputs(model, sequences, batch_tokens=run.config.batch_tokens)
+    for done, (i, hidden_LD) in enumerate(read, start=1):
+        for row in rows_of.get(spines[i].spine_id, []):
+            hidden_N[row] = hidden_LD[position_N[row]]
+        tick(done, len(sequences), 1)
+    rows = Rows("hidden")
+    rows.add(
+        len(position_N),
+        question_id=nodes.ids("question_id"),
+        node_id=nodes.ids("node_id"),
+        hidden=hidden_N,
+    )
+    run.folder.write_table("hidden", shard, rows.table_of())
+    return Counter(student_passes=len(sequences))
 
 
-def update_level(path: str) -> pd.DataFrame:
-    """Compute update-level alignment for every teacher and method of a finished run.
-
-    The output layer's update of each is compared with the ideal one: see
-    `gradalign.alignment.update`. Nodes are weighted by their inclusion probability; a node that
-    a method has no direction at, or that a teacher was not shown, counts as zero. Methods that use
-    continuations need no cross-fitting, as only different questions are paired.
+def output_layer_inputs(
+    model: torch.nn.Module, sequences: Sequence[ForcedSequence], *, batch_tokens: int = 16384
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Yield (index, what the output layer reads where each response token is predicted, [L, D]).
 
     Args:
-        path: the run's folder or fsspec URL.
-
-    Returns:
-        One row per teacher and method: teacher ("" for methods without one), method, update,
-        update_low, update_high, num_questions, num_nodes.
+        model: a causal language model.
+        sequences: prompts with the responses to force; empty responses are left out.
+        batch_tokens: padded tokens per forward pass at most.
 
     Raises:
-        RunError: no run is there, or one that is not finished.
-        ModelError: the student cannot be loaded.
+        ContextOverflowError: a sequence is longer than the model's context.
+        EngineError: a token id that the model does not have.
     """
-    log = RunLog.load(RunFolder(path))
-    if log.data.get("status") != "done":
-        raise RunError(
-            f"{path} is not finished (status: {log.data.get('status')}).",
-            "Run its `gradalign score` command again first.",
-        )
-    run = Run(ScoreConfig.build({**log.config, "output_dir": path}), Resolved(**log.resolved))
-    with _hidden_reader(run) as read:
-        parts = [_part(run, shard, read(shard)) for shard in run.shards()]
-    names, question_N = np.unique(
-        np.concatenate([part.question_N for part in parts]).astype(str), return_inverse=True
-    )
-    token_NC = _stack([part.token_NC for part in parts], -1)
-    hidden_ND = np.concatenate([part.hidden_ND for part in parts])
-
-    def updates(key: tuple[str, str]) -> Updates:
-        direction_NC = _stack([part.direction_KNC[key] for part in parts], 0.0)
-        return Updates(token_NC, direction_NC, hidden_ND, question_N)
-
-    ideal = updates(IDEAL)
-    ideal_QQ = question_gram(ideal, ideal, len(names))
-    rows = []
-    for teacher, method in (key for key in parts[0].direction_KNC if key != IDEAL):
-        own = updates((teacher, method))
-        grams = UpdateGrams(
-            cross_QQ=question_gram(ideal, own, len(names)),
-            ideal_QQ=ideal_QQ,
-            method_QQ=question_gram(own, own, len(names)),
-        )
-        interval = update_alignment(
-            grams, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
-        )
-        rows.append(
-            {
-                "teacher": teacher,
-                "method": method,
-                "update": interval.estimate,
-                "update_low": interval.low,
-                "update_high": interval.high,
-                "num_questions": len(names),
-                "num_nodes": len(token_NC),
-            }
-        )
-    return pd.DataFrame(rows)
+    caught: list[torch.Tensor] = []
+    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
+    hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    row = 0
+    try:
+        for i, _ in forced_log_probs(model, sequences, batch_tokens=batch_tokens):
+            if len(caught) > 1:  # the batch before this one
+                del caught[0]
+                row = 0
+            length = len(sequences[i].response_ids)
+            yield i, caught[0][row, -length - 1 : -1].float().cpu().numpy()
+            row += 1
+    finally:
+        hook.remove()
 
 
-def _part(run: Run, shard: str, hidden_of: dict[str, Floats]) -> _Part:
-    """Collect one shard's directions on the candidates, weighted by inclusion."""
+class UpdateDirections:
+    """Keep every direction on the candidates, [nodes, candidates]. Arrays only."""
+
+    name = "update"
+    unit = "directions"
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's directions are there."""
+        return run.folder.has_table("updates", shard)
+
+    @contextmanager
+    def session(self, run: Run) -> Iterator[Work]:
+        """Nothing to hold."""
+        yield lambda shard, tick: _directions_shard(run, shard, tick)
+
+
+def _directions_shard(run: Run, shard: str, tick: Tick) -> Counter[str]:
     nodes = read_nodes(run, shard)
-    weight_N1 = 1.0 / nodes.column("inclusion_prob")[:, None]
-    ideal_NC = ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC)
-    directions: dict[tuple[str, str], Floats] = {IDEAL: ideal_NC * weight_N1}
-    for teacher, method, m_NC in _directions(run, shard, nodes):
-        directions[teacher, method] = m_NC * weight_N1
-    position_N = nodes.column("position").astype(np.int64)
-    hidden_ND = np.stack(
-        [
-            hidden_of[spine][position]
-            for spine, position in zip(nodes.ids("spine_id"), position_N, strict=True)
-        ]
-    )
-    return _Part(
-        token_NC=np.where(nodes.mask_NC, nodes.token_NC, -1),
-        hidden_ND=hidden_ND,
-        question_N=np.array(nodes.ids("question_id"), dtype=object),
-        direction_KNC=directions,
-    )
+    total = 1 + len(_keys(run))
+    rows = Rows("updates")
+    for done, ((teacher, method), direction_NC) in enumerate(_directions(run, shard, nodes), 1):
+        rows.add(
+            len(direction_NC),
+            question_id=nodes.ids("question_id"),
+            node_id=nodes.ids("node_id"),
+            teacher=teacher,
+            method=method,
+            direction=direction_NC,
+        )
+        tick(done, total, len(direction_NC))
+    run.folder.write_table("updates", shard, rows.table_of())
+    return Counter(directions=total * len(nodes.row_of))
 
 
-def _directions(run: Run, shard: str, nodes: ShardNodes) -> Iterator[tuple[str, str, Floats]]:
-    """Yield (teacher, method, directions on the candidates of all nodes)."""
-    chosen = [methods.get(spec) for spec in run.config.methods]
-    views = [(NO_TEACHER, student_only(run, shard, nodes), False)]
+def _directions(run: Run, shard: str, nodes: ShardNodes) -> Iterator[tuple[Key, Floats]]:
+    """Yield the directions on the candidates of all nodes, in order of `_keys`; first the ideal."""
+    yield IDEAL, np.nan_to_num(ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC))
     temperatures = tempering(run)
-    for teacher in run.teachers:
-        view = with_teacher(run, shard, nodes, teacher.label, temperatures)
-        views.append((teacher.label, view, True))
-    for label, view, has_teacher in views:
-        for method in chosen:
-            if ("teacher" in method.needs) == has_teacher:
-                m_NC = np.zeros(nodes.mask_NC.shape)
-                ascent_NS = method.ascent(view.batch)
-                m_NC[view.rows] = on_candidates(ascent_NS, view, nodes.mask_NC[view.rows])
-                yield label, method.spec, m_NC
+    for label in (NO_TEACHER, *(teacher.label for teacher in run.teachers)):
+        specs = [spec for teacher, spec in _keys(run) if teacher == label]
+        if not specs:
+            continue
+        view = (
+            student_only(run, shard, nodes)
+            if label == NO_TEACHER
+            else with_teacher(run, shard, nodes, label, temperatures)
+        )
+        for spec in specs:
+            m_NC = np.zeros(nodes.mask_NC.shape)
+            m_NC[view.rows] = on_candidates(
+                methods.get(spec).ascent(view.batch), view, view.mask_NC
+            )
+            yield (label, spec), m_NC
 
 
-@contextmanager
-def _hidden_reader(run: Run) -> Iterator[Any]:
-    """Hold the student; yield a function from a shard to {spine id: hidden states [L, D]}."""
-    config = run.config
-    with loaded_model(config.student, **run.model_options(config.student)) as model:
-        caught: list[Any] = []
-        layer: Any = model.get_output_embeddings()  # type: ignore[operator]
-        hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-
-        def read(shard: str) -> dict[str, Floats]:
-            spines, sequences = student_sequences(run, shard)
-            found: dict[str, Floats] = {}
-            for spine, sequence in zip(spines, sequences, strict=True):
-                caught.clear()
-                found[spine.spine_id] = _hidden(model, sequence, caught)
-            return found
-
-        try:
-            yield read
-        finally:
-            hook.remove()
+def _keys(run: Run) -> list[Key]:
+    """Return teacher and method of every direction, those without a teacher first."""
+    chosen = [methods.get(spec) for spec in run.config.methods]
+    labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
+    return [
+        (label, method.spec)
+        for label in labels
+        for method in chosen
+        if ("teacher" in method.needs) == (label != NO_TEACHER)
+    ]
 
 
-def _hidden(model: Any, sequence: ForcedSequence, caught: list[Any]) -> Floats:
-    """What the output layer reads where each response token is predicted, [L, D]."""
-    length = len(sequence.response_ids)
-    for _ in forced_log_probs(model, [sequence]):
-        pass
-    if not caught:  # an empty response has no position
-        return np.zeros((0, 0))
-    hidden = caught[0][0, -length - 1 : -1].double().cpu().numpy()
-    return np.asarray(hidden, dtype=np.float64)
+def update_level(run: Run) -> dict[Key, Interval]:
+    """Update-level alignment of every teacher and method, from the tables of a run.
+
+    The output layer's update of each is compared with the ideal one: see
+    `gradalign.alignment.update`. Nodes are weighted by their inclusion probability; one that
+    a method has no direction at, or that a teacher was not shown, counts as zero, and with
+    `mask_special` one where a special token was drawn. Methods that use continuations need no
+    cross-fitting, as only different questions are paired.
+
+    The cost is arithmetic, half of nodes^2 x hidden size multiplications for all methods together,
+    and memory for two shards and, for every method, two numbers per pair of questions.
+    """
+    shards = run.shards()
+    ids: list[str] = []
+    for shard in shards:
+        ids += map(str, run.folder.read_table("questions", shard)["question_id"].to_pylist())
+    index_of = {question_id: index for index, question_id in enumerate(ids)}
+    sums = GramSums(len(ids), _keys(run))
+    for place, shard in enumerate(shards):
+        left = _read(run, shard, index_of)
+        sums.add(left, left)
+        for other in shards[place + 1 :]:
+            sums.add(left, _read(run, other, index_of))
+    return {
+        key: update_alignment(
+            sums.grams(key), seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
+        )
+        for key in _keys(run)
+    }
 
 
-def _stack(parts: list[npt.NDArray[Any]], fill: float) -> npt.NDArray[Any]:
-    """Put parts of different widths on top of each other."""
-    width = max(part.shape[1] for part in parts)
-    return np.concatenate(
-        [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts]
+def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
+    """Read a shard's nodes; directions are multiplied by the nodes' weights."""
+    nodes = read_nodes(run, shard)
+    weight_N = 1.0 / nodes.column("inclusion_prob")
+    if run.config.mask_special:
+        weight_N = np.where(nodes.column("special").astype(np.bool_), 0.0, weight_N)
+    table = run.folder.read_table("updates", shard)
+    count, shape = len(weight_N), nodes.mask_NC.shape
+    lists = table["direction"].combine_chunks()
+    flat = np.asarray(lists.flatten().to_numpy(), dtype=np.float64)
+    parts = flat.reshape(1 + len(_keys(run)), *shape)
+    return Updates(
+        token_NC=np.where(nodes.mask_NC, nodes.token_NC, -1),
+        hidden_ND=_hidden(run, shard, count),
+        question_N=np.array([index_of[name] for name in nodes.ids("question_id")], dtype=np.int64),
+        directions={
+            key: part_NC * weight_N[:, None]
+            for key, part_NC in zip([IDEAL, *_keys(run)], parts, strict=True)
+        },
     )
+
+
+def _hidden(run: Run, shard: str, count: int) -> Floats:
+    lists = run.folder.read_table("hidden", shard)["hidden"].combine_chunks()
+    flat = np.asarray(lists.flatten().to_numpy(), dtype=np.float64)
+    return flat.reshape(count, -1) if count else np.zeros((0, 0))

@@ -1,0 +1,179 @@
+"""Update-level alignment of a real run against matrices of the output layer, written out."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from runs import assert_same_tables, flags
+
+import gradalign
+from gradalign.errors import RunError, UsageError
+from gradalign.models import loaded_model
+from gradalign.models.distributions import ForcedSequence
+from gradalign.rescore import rescore
+from gradalign.stages.update_level import output_layer_inputs
+from gradalign_cli.main import main
+
+SETTINGS = {
+    "student": "demo:student",
+    "teachers": ["demo:strong", "demo:weak"],
+    "task": "demo:addition",
+    "methods": ["gkd:beta=0", "opd", "dr_grpo"],
+    "limit": 6,
+    "num_rollouts": 2,
+    "nodes": 8,
+    "continuations": 6,
+    "shard_size": 4,
+    "bootstrap_resamples": 200,
+    "engine": "transformers",
+    "device": "cpu",
+}
+UPDATE = ["update", "update_low", "update_high"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("update") / "run"
+    return gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+
+
+def main_rows(report):
+    return report.summary.query("split == 'all'").set_index(["teacher", "method"])
+
+
+def read_by_hand(model, prompt_ids, response_ids):
+    """Log-probabilities and last hidden states at every response position: one plain pass."""
+    ids = torch.tensor([[*prompt_ids, *response_ids]])
+    with torch.no_grad():
+        out = model(input_ids=ids, output_hidden_states=True)
+    at = slice(len(prompt_ids) - 1, ids.shape[1] - 1)
+    log_p = torch.log_softmax(out.logits[0, at].double(), dim=-1)
+    return log_p.numpy(), out.hidden_states[-1][0, at].double().numpy()
+
+
+def written_out(report):
+    """Per question the summed [V, D] update of the ideal, and of two methods and two teachers."""
+    prompts = report.questions.set_index("question_id")["prompt_ids"]
+    branches = dict(list(report.branches.groupby("node_id", observed=True)))
+    spines = report.spines.set_index("spine_id")
+    sums: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    seen = {}
+    for name in ("demo:student", *SETTINGS["teachers"]):
+        with loaded_model(name, device="cpu") as model:
+            for spine, row in spines.iterrows():
+                prompt_ids = prompts[row.question_id]
+                seen[name, spine] = read_by_hand(model, prompt_ids, row.token_ids)
+    size = seen["demo:student", spines.index[0]]
+    shape = (size[0].shape[1], size[1].shape[1])
+    for node in report.nodes.itertuples():
+        log_p, hidden = seen["demo:student", node.spine_id]
+        tried = branches[node.node_id]
+        tokens, values = tried["token_id"].to_numpy(), tried["value"].to_numpy()
+        p = np.exp(log_p[node.position])
+        inside = p[tokens] / p[tokens].sum()
+        f = {("", ""): values}
+        for teacher in SETTINGS["teachers"]:
+            log_q = seen[teacher, node.spine_id][0][node.position]
+            f[teacher, "opd"] = (log_q - log_p[node.position])[tokens]
+            f[teacher, "gkd:beta=0"] = np.exp(f[teacher, "opd"])
+        for key, value in f.items():
+            total = sums.setdefault(key, {}).setdefault(node.question_id, np.zeros(shape))
+            for token, step in zip(tokens, inside * (value - inside @ value), strict=True):
+                total[token] += step * hidden[node.position] / node.inclusion_prob
+    return sums
+
+
+def test_it_is_the_cosine_of_the_output_layer_s_updates(report):
+    sums = written_out(report)
+    ideal, rows = sums["", ""], main_rows(report)
+    pairs = list(itertools.permutations(ideal, 2))
+    ideal2 = np.mean([(ideal[q] * ideal[r]).sum() for q, r in pairs])
+    assert ideal2 > 0
+    for teacher in SETTINGS["teachers"]:
+        for method in ("opd", "gkd:beta=0"):
+            own = sums[teacher, method]
+            cross = np.mean([(ideal[q] * own[r]).sum() for q, r in pairs])
+            step2 = (sum(own.values()) ** 2).sum() / len(own) ** 2
+            row = rows.loc[teacher, method]
+            assert row["update"] == pytest.approx(cross / np.sqrt(ideal2 * step2), rel=1e-4)
+            assert row["update_low"] < row["update"] < row["update_high"]
+    assert np.isfinite(rows.loc["", "dr_grpo"]["update"])
+
+
+def test_only_the_split_of_everything_has_it(report):
+    others = report.summary.query("split != 'all'")
+    assert len(others) > 10
+    assert others[UPDATE].isna().all(axis=None)
+
+
+def test_hidden_states_are_what_the_output_layer_reads_however_batched():
+    rng = np.random.default_rng(0)
+    with loaded_model("demo:student", device="cpu") as model:
+        sequences = [
+            ForcedSequence(
+                rng.integers(4, 20, 3 + index % 4).tolist(), rng.integers(4, 20, length).tolist()
+            )
+            for index, length in enumerate((5, 9, 1, 7, 3))
+        ]
+        for batch_tokens in (1, 30, 16384):
+            found = dict(output_layer_inputs(model, sequences, batch_tokens=batch_tokens))
+            assert sorted(found) == list(range(5))
+            for index, hidden in found.items():
+                sequence = sequences[index]
+                log_p, expected = read_by_hand(model, sequence.prompt_ids, sequence.response_ids)
+                np.testing.assert_allclose(hidden, expected, atol=2e-4)
+                weight = model.get_output_embeddings().weight.detach().numpy()
+                logits = torch.from_numpy(hidden @ weight.T).double()
+                np.testing.assert_allclose(torch.log_softmax(logits, -1), log_p, atol=1e-3)
+
+
+def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
+    folder = tmp_path / "run"
+    plain = gradalign.score(**SETTINGS, output_dir=str(folder))
+    assert plain.summary[UPDATE].isna().all(axis=None)
+    with pytest.raises(RunError, match="--alignment was 'pooled', now 'update'"):
+        gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+    aligned = next((folder / "alignment").glob("*.parquet"))
+    before = aligned.stat().st_mtime_ns
+    rescore(str(folder), alignment="update")
+    assert aligned.stat().st_mtime_ns == before  # nothing else is done again
+    assert_same_tables(folder, type(folder)(report.path))
+    hidden = next((folder / "hidden").glob("*.parquet"))
+    before = hidden.stat().st_mtime_ns
+    more = rescore(str(folder), methods=["gkd"])
+    assert hidden.stat().st_mtime_ns == before  # a new method reads no model
+    assert np.isfinite(main_rows(more).loc["demo:strong", "gkd"]["update"])
+    pd.testing.assert_series_equal(
+        main_rows(more).loc["demo:weak", "opd"][UPDATE].astype(float),
+        main_rows(report).loc["demo:weak", "opd"][UPDATE].astype(float),
+    )
+    with pytest.raises(UsageError, match="nothing new"):
+        rescore(str(folder), alignment="update")
+
+
+def test_an_interrupted_run_finishes_it(report, tmp_path):
+    folder = tmp_path / "run"
+    gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+    for table in ("hidden", "updates"):
+        sorted((folder / table).glob("*.parquet"))[-1].unlink()
+    (folder / "summary.parquet").unlink()
+    gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+    assert_same_tables(folder, type(folder)(report.path))
+
+
+def test_the_command_line_offers_and_shows_it(report, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(report.path, folder)  # finished: the command has only to print it
+    settings = SETTINGS | {"alignment": "update", "output_dir": str(folder)}
+    with pytest.raises(SystemExit) as stop:
+        main(["score", *flags(settings), "--display", "none"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.index("pooled") < out.index("update") < out.index("mean")
+    shown = main_rows(report).loc["demo:weak", "opd"]["update"]
+    assert f"{shown:+.2f}"[:5] in out
