@@ -15,8 +15,10 @@ from gradalign.alignment import balanced, pooled
 from gradalign.ideal import ideal_gradient
 from gradalign.report.schema import schema, table_names
 
-# Tables of diagnostics are there when asked for or possible: see tests/diagnostics.
-ALWAYS = [n for n in table_names() if n != "summary" and not n.startswith("diagnostics_")]
+# Tables of diagnostics are there when asked for or possible: see tests/diagnostics; those of
+# update-level alignment when asked for: see tests/stages/test_update_level.py.
+ASKED_FOR = {"summary", "hidden", "updates"}
+ALWAYS = [n for n in table_names() if n not in ASKED_FOR and not n.startswith("diagnostics_")]
 
 
 @pytest.mark.parametrize("table", ALWAYS)

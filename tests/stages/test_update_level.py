@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from runs import assert_same_tables, flags
@@ -15,6 +17,7 @@ import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
+from gradalign.report.schema import schema
 from gradalign.rescore import rescore
 from gradalign.stages.update_level import output_layer_inputs
 from gradalign_cli.main import main
@@ -103,6 +106,15 @@ def test_it_is_the_cosine_of_the_output_layer_s_updates(report):
             assert row["update"] == pytest.approx(cross / np.sqrt(ideal2 * step2), rel=1e-4)
             assert row["update_low"] < row["update"] < row["update_high"]
     assert np.isfinite(rows.loc["", "dr_grpo"]["update"])
+
+
+@pytest.mark.parametrize("table", ["hidden", "updates"])
+def test_its_tables_have_their_schemas(report, table):
+    files = sorted((Path(report.path) / table).glob("*.parquet"))
+    assert len(files) == 2
+    assert all(pq.read_schema(file).names == schema(table).names for file in files)
+    arms = 1 + 1 + 2 * 2  # the ideal, Dr. GRPO, two methods of two teachers
+    assert len(report.table(table)) == len(report.nodes) * (arms if table == "updates" else 1)
 
 
 def test_only_the_split_of_everything_has_it(report):
