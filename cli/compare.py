@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .output import wide_console
+
 HELP = """Compare two runs, teacher by teacher and method by method; second minus first.
 
 Paired on the same positions of the same responses where the runs share them, else on the same
@@ -37,7 +39,6 @@ def _compare(
         json.dump([row.to_dict() for row in rows], sys.stdout, indent=2, ensure_ascii=False)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Pooled alignment, second minus first ({level:.0%} intervals)")
@@ -56,5 +57,4 @@ def _compare(
                 row.pairing
             ],
         )
-    console = Console(width=None if sys.stdout.isatty() else 132, markup=False)
-    console.print(table, highlight=False)
+    wide_console(table, markup=False).print(table, highlight=False)

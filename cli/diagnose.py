@@ -10,7 +10,7 @@ import typer
 
 from gradalign.diagnostics import NAMES
 
-from .output import DisplayOption
+from .output import DisplayOption, wide_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,12 +64,10 @@ def _diagnose(
 
 def print_diagnostics(summary: pd.DataFrame) -> None:
     """Print, per mechanism and teacher, the figures over all nodes and what to do about them."""
-    from rich.console import Console
     from rich.table import Table
 
     from gradalign.report.text import visible
 
-    console = Console(width=None if sys.stdout.isatty() else 132, highlight=False, markup=False)
     whole = summary[summary["split"].astype(str) == "all"]
     for mechanism in NAMES:
         part = whole[whole["mechanism"].astype(str) == mechanism]
@@ -93,6 +91,7 @@ def print_diagnostics(summary: pd.DataFrame) -> None:
                 _figure(row["value"], row["low"], row["high"]),
             )
             last = teacher
+        console = wide_console(table, highlight=False, markup=False)
         console.print(table)
         for row in part[part["advice"].astype(str) != ""].to_dict("records"):
             about = f"{row['teacher']} ({row['variant']})" if row["variant"] else row["teacher"]

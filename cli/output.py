@@ -6,12 +6,14 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
 
     from gradalign.config import ScoreConfig
     from gradalign.report.report import Report
@@ -28,6 +30,22 @@ JsonOption = Annotated[
 ]
 
 
+def wide_console(*tables: Table, file: TextIO | None = None, **options: Any) -> Console:
+    """Return a console that cuts no cell of these tables where the output is not a terminal.
+
+    There it is as wide as the widest table wants to be, and at least 132 columns.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    out = file or sys.stdout
+    if out.isatty():
+        return Console(file=file, **options)
+    free = Console(width=10_000, **options)
+    wanted = [Measurement.get(free, free.options, table).maximum for table in tables]
+    return Console(file=file, width=max([132, *wanted]), **options)
+
+
 def print_report(report: Report, *, json_output: bool) -> None:
     """Print a run's summary: a row per teacher and method."""
     summary = report.summary
@@ -36,10 +54,8 @@ def print_report(report: Report, *, json_output: bool) -> None:
         json.dump(records, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 132)
     main = summary[summary["split"] == "all"]
     parts = {
         name: summary[summary["split"] == name].set_index(["teacher", "method"])
@@ -70,6 +86,7 @@ def print_report(report: Report, *, json_output: bool) -> None:
             f"{row['num_flat']:,}",
         )
         last = row["teacher"]
+    console = wide_console(table)
     console.print(table)
     for line in report.footer():
         console.print(line, style="dim", highlight=False, markup=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .output import wide_console
+
 if TYPE_CHECKING:
     from gradalign.report.verdict import Recommendation
 
@@ -41,15 +43,10 @@ def _recommend(
 
 
 def _print(result: Recommendation) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from gradalign.report.text import interval, number, visible
 
-    console = Console(width=None if sys.stdout.isatty() else 132, highlight=False, markup=False)
-    console.print(visible(result.headline), style="bold")
-    for line in result.remarks:
-        console.print(f"- {visible(line)}")
     table = Table(title="Ranking by pooled alignment", title_justify="left")
     for title, side in (
         ("#", "right"),
@@ -72,16 +69,20 @@ def _print(result: Recommendation) -> None:
             "best candidate" if pair is None else number(pair.difference),
             "" if pair is None or pair.adjusted_p != pair.adjusted_p else f"{pair.adjusted_p:.2g}",
         )
+    pairs = Table(title="Teachers, over the same methods and nodes", title_justify="left")
+    for title in ("teacher", "minus", "difference", "p (Holm)"):
+        pairs.add_column(title)
+    for pair in result.teacher_pairs:
+        pairs.add_row(
+            pair.first,
+            pair.second,
+            interval(pair.difference, pair.low, pair.high),
+            f"{pair.adjusted_p:.2g}",
+        )
+    console = wide_console(table, pairs, highlight=False, markup=False)
+    console.print(visible(result.headline), style="bold")
+    for line in result.remarks:
+        console.print(f"- {visible(line)}")
     console.print(table)
     if result.teacher_pairs:
-        pairs = Table(title="Teachers, over the same methods and nodes", title_justify="left")
-        for title in ("teacher", "minus", "difference", "p (Holm)"):
-            pairs.add_column(title)
-        for pair in result.teacher_pairs:
-            pairs.add_row(
-                pair.first,
-                pair.second,
-                interval(pair.difference, pair.low, pair.high),
-                f"{pair.adjusted_p:.2g}",
-            )
         console.print(pairs)

@@ -139,10 +139,16 @@ def settle_remarks(settle: Sequence[Settle], num_questions: int) -> list[str]:
         if item.questions > 1000 * num_questions:
             lines.append(f"{what}: no realistic number of questions; treat them as equal.")
             continue
-        hours = item.extra_seconds / 3600
-        time = f"{hours:,.1f} hours" if hours >= 1 else f"{item.extra_seconds / 60:,.0f} minutes"
         lines.append(
             f"{what}: about {item.extra_questions:,.0f} more questions, "
-            f"{item.extra_rollouts:,.0f} targeted rollouts, {time} at this run's speed."
+            f"{item.extra_rollouts:,.0f} targeted rollouts, {duration(item.extra_seconds)} at this "
+            "run's speed."
         )
     return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:,.0f} seconds" if seconds >= 1.5 else "1 second"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"

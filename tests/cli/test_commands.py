@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from runs import SMALL, flags
 
+import gradalign
 from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of
+from gradalign.report.folder import RunFolder
+from gradalign.report.schema import schema
 from gradalign_cli.main import main
+from gradalign_cli.output import print_report
 
 HEAVY = {"torch", "transformers", "vllm", "datasets", "ray", "pandas", "pyarrow", "numpy"}
 
@@ -94,6 +101,32 @@ def test_the_table_has_a_row_per_teacher_and_method(capsys, small_run):
         assert row.method in out
         assert f"{row.pooled:+.3f}" in out
     assert "targeted rollouts" in " ".join(out.split())  # lines wrap
+
+
+def test_long_names_do_not_cut_the_numbers(capsys, small_run, tmp_path):
+    """Off a terminal the table is as wide as it has to be."""
+    folder, name = tmp_path / "run", "organisation/" + "long-" * 20 + "name+wrong-answer"
+    shutil.copytree(small_run.path, folder)
+    run_folder = RunFolder(str(folder))
+    teachers = small_run.summary["teacher"].replace("demo:strong", name)
+    for path in folder.glob("alignment/*.parquet"):
+        table = pq.read_table(path).to_pandas()
+        table["teacher"] = table["teacher"].astype(str).replace("demo:strong", name)
+        pq.write_table(pa.Table.from_pandas(table).cast(schema("alignment")), path)
+    rows = pa.Table.from_pandas(small_run.summary.assign(teacher=teachers)).cast(schema("summary"))
+    run_folder.write_summary(rows)
+    report = gradalign.read_report(str(folder))
+    print_report(report, json_output=False)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert name in out
+    for row in report.summary[report.summary["split"] == "all"].itertuples():
+        assert f"{row.pooled:+.3f} [{row.pooled_low:+.3f}, {row.pooled_high:+.3f}]" in out
+    for command in (["recommend"], ["compare", str(folder)]):
+        status, out, _ = run(capsys, command[0], str(folder), *command[1:])
+        assert status == 0
+        assert "…" not in out
+        assert name in out
 
 
 def test_environment_and_file_and_flag_in_order(capsys, monkeypatch, tmp_path):

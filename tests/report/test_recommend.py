@@ -16,6 +16,7 @@ from gradalign.alignment import pooled_of_sums
 from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
 from gradalign.report.sums import Arm, read_scores
 from gradalign.report.verdict import role_of
+from gradalign.report.wording import duration
 
 
 def made(tmp_path, arms, **options):
@@ -114,6 +115,14 @@ def test_holm_by_hand():
     assert np.isnan(holm([0.01, float("nan")])[1])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.01, "1 second"), (40, "40 seconds"), (600, "10 minutes"), (9000, "2.5 hours")],
+)
+def test_times_are_never_nothing(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_questions_needed_has_the_promised_power():

@@ -213,14 +213,16 @@
     // The arm that colours the tokens first; then what the filters leave, or its teacher's methods.
     const others = filter.teacher === null && filter.method === null ? arms.filter((other) => other.teacher === arm.teacher) : shownArms(filter);
     const columns = [arm, ...others.filter((other) => other.index !== arm.index)].slice(0, 8);
-    const head = make("tr", {}, ...["token", "P", "V (95 %)", "n"].map((title) => make("th", {}, title)), ...readers.map((teacher) => make("th", {}, make("bdi", {}, "Q " + teacher))),
-      make("th", {}, "ideal"), ...columns.map((other) => make("th", {}, make("bdi", {}, other.name))));
+    const heading = (text) => make("th", { class: "n" }, make("bdi", {}, text));
+    const pushed = (other, i) => { const value = node.m[other.index][i]; return make("td", { class: "n" }, signedBar(value), signed(value, 2)); };
+    const [first, ...rest] = columns;
+    const head = make("tr", {}, make("th", {}, "token"), ...["P", "V (95 %)", "n", "ideal", first.name, ...readers.map((teacher) => "Q " + teacher), ...rest.map((other) => other.name)].map(heading));
     const rows = node.candidates.map(([text, p, v, low, high, n, ideal, why], i) => make("tr", {},
       make("td", { title: why }, make("code", {}, make("bdi", {}, text))), make("td", { class: "n" }, bar(p), p === null ? "-" : p.toFixed(3)),
       make("td", { class: "n" }, bar(v), v === null ? "-" : v.toFixed(2) + span(low, high)), make("td", { class: "n" }, n),
+      make("td", { class: "n" }, signedBar(ideal), signed(ideal, 2)), pushed(first, i),
       ...readers.map((_, k) => make("td", { class: "n" }, node.q[k][i] === null ? "-" : node.q[k][i].toFixed(3))),
-      make("td", { class: "n" }, signedBar(ideal), signed(ideal, 2)),
-      ...columns.map((other) => { const value = node.m[other.index][i]; return make("td", { class: "n" }, signedBar(value), signed(value, 2)); })));
+      ...rest.map((other) => pushed(other, i))));
     const cosine = node.cos[arm.index];
     $("node").replaceChildren(
       make("h3", {}, make("bdi", {}, spine.id + ", position " + node.t + ": " + spine.tokens[node.t])),
@@ -228,7 +230,7 @@
         + "; success here " + (node.value === null ? "-" : node.value.toFixed(2) + span(...node.ends)) + "; " + node.rollouts + " rollouts forced here; candidates cover "
         + Math.round(100 * (node.coverage || 0)) + " % of P; entropy " + (node.entropy || 0).toFixed(3) + " nats"),
       make("div", { class: "scroll" }, make("table", { id: "candidates" }, make("thead", {}, head), make("tbody", {}, ...rows))),
-      make("p", { class: "note" }, "V: success after forcing the token, with Wilson's interval; n: continuations behind it. Ideal and methods: where they push each token, scaled to length 1."));
+      make("p", { class: "note" }, "V: success after forcing the token, with Wilson's interval; n: continuations behind it. Ideal and methods: where they push each token, scaled to length 1. Methods that use rollouts themselves are shown with all of them; their alignment compares halves."));
     $("panel").hidden = false;
   };
   const closePanel = () => { $("panel").hidden = true; document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open")); };
