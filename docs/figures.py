@@ -1,8 +1,13 @@
-"""Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER]."""
+"""Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER].
+
+The picture of the page needs Chromium (apt-get install chromium) and playwright.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 import gradalign
+from gradalign.report.page import write_page
 from gradalign.report.report import Report
+from gradalign.report.value_interval import branch_interval
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
@@ -63,10 +70,14 @@ def node_figure(report: Report, path: Path) -> None:
         own = q[(q["node_id"] == node) & (q["teacher"] == teacher)].set_index("token_id")
         values = own.loc[rows["token_id"], "teacher_prob"]
         axes[0].bar(x + 0.27 * t, values, 0.26, color=COLOURS[t], label=f"Q of {teacher}")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].set_ylim(0, 1.45)  # room for the legend
+    axes[0].set_yticks(np.linspace(0, 1, 6))
+    axes[0].legend(frameon=False, fontsize=7, loc="upper right")
     axes[0].set_title("next-token probability", fontsize=9)
-    error = 1.96 * np.sqrt(np.maximum(rows["value_var"], 0))
-    axes[1].bar(x, rows["value"], 0.5, yerr=error, color="#d9a441", ecolor="0.4")
+    ends = [branch_interval(row, report.metadata["resolved"]) for row in rows.to_dict("records")]
+    value = rows["value"].to_numpy()
+    error = np.maximum([value - [low for low, _ in ends], [high for _, high in ends] - value], 0)
+    axes[1].bar(x, value, 0.5, yerr=error, color="#d9a441", ecolor="0.4")
     axes[1].set_title("success after forcing it, V", fontsize=9)
     ideal = rows["ideal"].to_numpy()
     axes[2].bar(x - 0.27, ideal / np.abs(ideal).max(), 0.26, color="#d9a441", label="ideal")
@@ -77,12 +88,30 @@ def node_figure(report: Report, path: Path) -> None:
             label=f"forward KL, {teacher}",
         )  # fmt: skip
     axes[2].axhline(0, color="0.6", lw=0.8)
-    axes[2].legend(frameon=False, fontsize=7)
+    axes[2].set_ylim(-1.1, 1.6)
+    axes[2].legend(frameon=False, fontsize=7, loc="upper right")
     axes[2].set_title("where the logits would go (scaled)", fontsize=9)
     for axis in axes:
         axis.set_xticks(x, labels)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def page_picture(report: Report, path: Path) -> None:
+    """The top of the page that `gradalign report` writes, in a real browser."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        page = Path(folder) / "report.html"
+        write_page(report, str(page))
+        chromium = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = chromium.new_page(viewport={"width": 1280, "height": 1500}, color_scheme="light")
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("html[data-ready=yes]")
+        tab.screenshot(path=path)
+        chromium.close()
 
 
 def _telling_node(report: Report) -> str:
@@ -103,3 +132,4 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     pooled_figure(run, folder / "demo.svg")
     node_figure(run, folder / "node.svg")
+    page_picture(run, folder / "page.png")

@@ -134,12 +134,14 @@ def horizon_advice(
     """
     if gain and all(value.negative for value in alignment.values()):
         return "The teacher pulls away from success however far the loss looks ahead: take another."
-    price = (
-        f" Its one-sample estimator is {noise[max(noise)].value / noise[0.0].value:.2g} times as "
-        "noisy."
-        if len(noise) > 1 and noise[0.0].value > 0 and noise[max(noise)].value > 0
-        else ""
-    )
+
+    def price(gamma: float, whose: str = "Its") -> str:
+        """Say how much noisier it is than the token level."""
+        if gamma not in noise or not (noise[0.0].value > 0 and noise[gamma].value > 0):
+            return ""
+        times = noise[gamma].value / noise[0.0].value
+        return f" {whose} one-sample estimator is {times:.2g} times as noisy."
+
     if not gain:
         return (
             "Only the token level was measured; `gradalign diagnose RUN --only horizon` scores "
@@ -150,11 +152,12 @@ def horizon_advice(
         gamma = max(better, key=lambda item: better[item].value)
         return (
             f"Looking ahead pays: gamma = {gamma:g} gains {better[gamma]} of alignment over the "
-            f"token level. Couple future log ratios in.{price}"
+            f"token level. Couple future log ratios in.{price(gamma)}"
         )
+    last = price(max(gain), f"At gamma = {max(gain):g} the")
     if all(value.negative for value in gain.values()):
-        return f"Looking ahead costs alignment at every gamma: stay at the token level.{price}"
-    return f"Looking ahead gains nothing that is sure: stay at the token level.{price}"
+        return f"Looking ahead costs alignment at every gamma: stay at the token level.{last}"
+    return f"Looking ahead gains nothing that is sure: stay at the token level.{last}"
 
 
 def signal_advice(negative: Value, depth: Mapping[str, Value]) -> str:

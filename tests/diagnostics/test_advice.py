@@ -43,8 +43,15 @@ def test_horizon():
     good = {0.0: Value(0.3, 0.1, 0.5), 1.0: Value(0.6, 0.4, 0.8)}
     pays = advice.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, good)
     assert "gamma = 1 gains" in pays
-    assert "5 times as noisy" in pays
-    assert "stay at the token level" in advice.horizon_advice({1.0: UNSURE}, noise, good)
+    assert "Its one-sample estimator is 5 times as noisy" in pays
+    # The price is that of the gamma that is recommended.
+    noise[0.9] = Value(4, 3, 5)
+    both = {0.9: Value(0.4, 0.3, 0.5), 1.0: Value(0.3, 0.2, 0.4)}
+    assert "gamma = 0.9 gains" in advice.horizon_advice(both, noise, good)
+    assert "2 times as noisy" in advice.horizon_advice(both, noise, good)
+    stay = advice.horizon_advice({1.0: UNSURE}, noise, good)
+    assert "stay at the token level" in stay
+    assert "At gamma = 1 the one-sample estimator is 5 times" in stay
     assert "costs alignment" in advice.horizon_advice({1.0: SURE_LOSS}, noise, good)
     assert "--only horizon" in advice.horizon_advice({}, {0.0: noise[0.0]}, good)
     bad = dict.fromkeys(good, SURE_LOSS)
