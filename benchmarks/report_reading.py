@@ -1,18 +1,22 @@
-"""How fast a large run is read: python benchmarks/report_reading.py [ROWS].
+"""How fast a large run is read: python benchmarks/report_reading.py.
 
-Writes a run folder with ROWS alignment rows (a million by default) in shards of 16 questions, as
-`gradalign score` lays it out, and times in a fresh process what a person waits for. Prints a table
-and writes JSON to benchmarks/out/report_reading.json.
+Writes a run folder with a million alignment rows in shards of 16 questions, as `gradalign score`
+lays it out, and times in a fresh process what a person waits for: wall time, and processor time,
+which other work on the machine does not lengthen. Prints a table and writes JSON.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +99,10 @@ def measure(folder: str) -> dict[str, float]:
     figures: dict[str, float] = {}
 
     def timed(name: str, work: object) -> None:
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         work()  # type: ignore[operator]
         figures[f"{name}_seconds"] = time.perf_counter() - begin
+        figures[f"{name}_processor_seconds"] = time.process_time() - busy
 
     timed("import_pandas", lambda: __import__("pandas"))
     report = gradalign.read_report(folder)
@@ -115,20 +120,37 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(sys.argv[2])))
         return
-    num_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the alignment table")
+    default = Path(__file__).parent / "out" / "report_reading.json"
+    parser.add_argument("--output", type=Path, default=default, help="the JSON file")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sizes = write_run(Path(folder), num_rows)
+        sizes = write_run(Path(folder), options.rows)
         command = [sys.executable, __file__, "--measure", folder]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     figures = json.loads(done.stdout)
     for name, value in {**sizes, **figures}.items():
         print(
-            f"{name:<32}{value:>14,.3f}" if isinstance(value, float) else f"{name:<32}{value:>14,}"
+            f"{name:<44}{value:>14,.3f}" if isinstance(value, float) else f"{name:<44}{value:>14,}"
         )
-    out = Path(__file__).parent / "out"
-    out.mkdir(exist_ok=True)
-    record = {"platform": platform.platform(), "python": platform.python_version()}
-    (out / "report_reading.json").write_text(json.dumps({**record, **sizes, **figures}, indent=2))
+    record = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("gradalign", "numpy", "pandas", "pyarrow")},
+        },
+        "config": {
+            "rows": options.rows,
+            "teachers": TEACHERS,
+            "methods": METHODS,
+            "nodes_per_question": NODES_PER_QUESTION,
+            "questions_per_shard": QUESTIONS_PER_SHARD,
+        },
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({**record, **sizes, **figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
