@@ -1,7 +1,7 @@
 """Does what gradalign ranks higher train better? Alignment against real on-policy training.
 
 For every configuration (teacher or context, and method) of a pair:
-  alignment  by `gradalign.score` on training questions: pooled, mean, and update-level
+  alignment  by `gradalign.score` on training questions: pooled, mean, balanced and update-level
   gain       in success on held-out questions after a few on-policy steps of equal length from the
              same student, whose direction is `Method.ascent` on every token of every response
 and, over configurations, Spearman's rank correlation of the gain with each alignment and with what
@@ -27,28 +27,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validity.gains import Trainings, trainer_of
-from validity.jobs import one_thread, run_jobs
+from validity.gains import Trainings, longest_short, trainer_of
+from validity.jobs import cpu_clock, cpu_seconds, one_thread, run_jobs
 from validity.output import environment, plot, table
 from validity.pairs import Configuration, Pair
-from validity.ranks import correlate_all, reliability
+from validity.parameters import parameter_alignment
+from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
 from validity.scoring import ScoreSettings, alignments, cheap_predictors, score
 from validity.selection import SELECTIONS, selection_job
 from validity.training import TrainSettings
 
-from gradalign.stages.update_level import update_level
+import gradalign
 
 HERE = Path(__file__).parent
+CHEAP = ("accuracy", "reverse_kl", "forward_kl", "overlap")
+"""What people use today; no targeted rollouts are needed for it."""
+
+TOOL = ("pooled", "mean", "balanced", "update")
+"""What the tool says of a teacher and a method."""
+
+EVERY_TOKEN = "_every"
+"""Ends the name of what the tool says when every teacher's top tokens are candidates."""
+
 PREDICTORS = (
-    "pooled",
-    "mean",
-    "update",
+    *TOOL,
+    *(name + EVERY_TOKEN for name in TOOL),
+    "parameters",
     "teacher_advantage",
-    "accuracy",
-    "reverse_kl",
-    "forward_kl",
-    "overlap",
+    *CHEAP,
 )
 QUICK_METHODS = ("gkd:beta=0", "opd", "random")
 
@@ -76,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Relative, because the models' folders are part of what a training is known by.
     work_dir = Path(os.path.relpath(options.work_dir))
     for name in names:
-        pair = prepared(name, work_dir)
         work = work_dir / name
+        with cpu_clock(work, "models"):
+            pair = prepared(name, work_dir)
         results.append(
             run_pair(
                 pair,
@@ -117,61 +125,96 @@ def run_pair(
             ),
             selective=(),
         )
-        settings = replace(settings, step_norm=0.025, steps=6, prompts=16, eval_prompts=1024)
+        settings = TrainSettings(0.025, checkpoints=(6,), prompts=16, eval_prompts=1024)
         budget, seeds = ScoreSettings(questions=24, continuations=4), 1
     trainings = Trainings(pair, settings, work / "gains.jsonl", processes, say)
-    report = score(pair, budget, work)
+    with cpu_clock(work, "scoring"):
+        report = score(pair, budget, work)
+        every = score(pair, replace(budget, min_prob=0.0), work / "every-token")
     tried = [] if quick else trainings.tuning()
+    checkpoint = -1
+    for row in tried:
+        if row["step_norm"] == settings.step_norm:
+            checkpoint = longest_short(row["gains"], settings.checkpoints)
     found, before = trainings.gains(range(seeds), use_trl=use_trl)
-    result = {
+    with cpu_clock(work, "predictors"):
+        predicted = predictors(pair, report, every, work, 128 if quick else 1024)
+    result: dict[str, Any] = {
         "pair": pair.name,
         "before": before,
         "seeds": seeds,
         "settings": asdict(settings),
         "score_settings": asdict(budget),
         "score_totals": report.metadata["totals"],
+        "score_totals_every_token": every.metadata["totals"],
         "tuning": tried,
+        "steps": settings.checkpoints[checkpoint],
         "both_loops": trainings.both_loops(0) if use_trl and not quick else [],
-        **compare(found, predictors(pair, report, work, 128 if quick else 1024), use_trl),
+        **compare(found, predicted, checkpoint, use_trl),
     }
     if pair.selective:
         result["selective"] = selective(pair, report, settings, seeds, work, processes, say)
+    result["cpu_seconds"] = cpu_seconds(work)
     return result
 
 
 def predictors(
-    pair: Pair, report: Any, work: Path, accuracy_prompts: int
+    pair: Pair,
+    report: gradalign.Report,
+    every: gradalign.Report,
+    work: Path,
+    accuracy_prompts: int,
 ) -> dict[Configuration, dict[str, float]]:
-    """Everything that may predict the gain, per configuration; kept in the work folder."""
+    """Everything that may predict the gain, per configuration; the slow part is kept in `work`.
+
+    Args:
+        pair: what was trained.
+        report: scored with the tool's own choice of candidates.
+        every: scored with every teacher's top tokens as candidates.
+        work: the pair's work folder.
+        accuracy_prompts: questions on which teachers answer by themselves.
+    """
     kept = work / "predictors.json"
     if not kept.is_file():
-        update = update_level(report.path).to_dict("records")
-        cheap = cheap_predictors(report, pair, accuracy_prompts)
-        kept.write_text(json.dumps({"update": update, "cheap": cheap}))
-    known = json.loads(kept.read_text())
-    update = {(row["teacher"], row["method"]): row for row in known["update"]}
-    aligned = alignments(report, pair)
-    found: dict[Configuration, dict[str, float]] = {}
-    for item in pair.configurations:
-        found[item] = aligned.get(item, {}) | known["cheap"].get(item.teacher, {})
-        row = update.get((item.teacher, item.method))
-        if row is not None:
-            found[item] |= {key: row[key] for key in ("update", "update_low", "update_high")}
-    return found
+        slow: dict[str, Any] = {"cheap": cheap_predictors(report, pair, accuracy_prompts)}
+        found = parameter_alignment(pair, report)
+        slow["parameters"] = [[asdict(item), value] for item, value in found.items()]
+        kept.write_text(json.dumps(_plain(slow)))
+    slow = json.loads(kept.read_text())
+    in_parameters = {Configuration(**item): value for item, value in slow["parameters"]}
+    aligned, with_every = alignments(report, pair), alignments(every, pair)
+    return {
+        item: {
+            **aligned.get(item, {}),
+            **{name + EVERY_TOKEN: with_every.get(item, {}).get(name, np.nan) for name in TOOL},
+            **in_parameters.get(item, {}),
+            **slow["cheap"].get(item.teacher, {}),
+        }
+        for item in pair.configurations
+    }
 
 
 def compare(
-    found: dict[Configuration, list[float]],
+    found: dict[Configuration, list[list[float]]],
     values: dict[Configuration, dict[str, float]],
+    checkpoint: int,
     use_trl: bool,
 ) -> dict[str, Any]:
-    """Put every configuration's predictors beside its gain, and correlate them."""
+    """Put every configuration's predictors beside its gain, and correlate them.
+
+    Args:
+        found: gains per configuration, seed and checkpoint.
+        values: predictors per configuration.
+        checkpoint: index of the one that counts; correlations at the others are beside it.
+        use_trl: whether TRL trained what it implements.
+    """
     rows = []
-    for item, gain in found.items():
-        row: dict[str, Any] = {**asdict(item), "label": item.label, "gains": gain}
+    for item, gains in found.items():
+        row: dict[str, Any] = {**asdict(item), "label": item.label}
         row["trainer"] = trainer_of(item, use_trl=use_trl)
-        row["gain"] = float(np.mean(gain))
-        row["gain_se"] = float(np.std(gain, ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else None
+        row["gains_by_checkpoint"] = gains
+        row["gains"] = [seed[checkpoint] for seed in gains]
+        row["gain"], row["gain_se"] = _mean_of(row["gains"]).values()
         rows.append(row | values[item])
     taught = [row for row in rows if row["teacher"]]
     return {
@@ -179,13 +222,40 @@ def compare(
         "reliability": reliability([row["gains"] for row in rows]),
         "correlations": _correlations(rows),
         "correlations_teachers": _correlations(taught),
+        "differences": _differences(taught),
+        "by_checkpoint": [
+            _correlations(
+                [row | {"gains": [seed[at] for seed in row["gains_by_checkpoint"]]} for row in rows]
+            )
+            for at in range(len(next(iter(found.values()))[0]))
+        ],
     }
+
+
+def _mean_of(gains: list[float]) -> dict[str, float | None]:
+    """The mean over seeds and its standard error, None for one seed."""
+    count = len(gains)
+    spread = float(np.std(gains, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return {"mean": float(np.mean(gains)), "se": spread}
 
 
 def _correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
     values = {name: [row.get(name, np.nan) for row in rows] for name in PREDICTORS}
     found = correlate_all(values, [row["gains"] for row in rows])
     return {name: asdict(value) for name, value in found.items()}
+
+
+def _differences(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each of the tool's figures against each of what people use today."""
+    gains = [row["gains"] for row in rows]
+
+    def values(name: str) -> list[float]:
+        return [row.get(name, np.nan) for row in rows]
+
+    return {
+        name: {other: asdict(difference(values(name), values(other), gains)) for other in CHEAP}
+        for name in TOOL
+    }
 
 
 def selective(
@@ -224,7 +294,7 @@ def selective(
             drawn = [result["gain"] for result in own]
             by_name[name] = {
                 "gains": drawn,
-                "mean": float(np.mean(drawn)),
+                **_mean_of(drawn),
                 "share": own[0]["tokens"] / own[0]["pool_tokens"],
             }
         rows.append({"label": item.label, "gains": by_name})

@@ -80,6 +80,31 @@ def _mapped(
         yield pool.imap_unordered(call, todo)
 
 
+@contextmanager
+def cpu_clock(work: Path, name: str) -> Iterator[None]:
+    """Keep this process's CPU seconds for a part of the work; of repeats the longest counts."""
+    began = time.process_time()
+    yield
+    spent = round(time.process_time() - began, 1)
+    file = work / "cpu_seconds.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known | {name: max(spent, known.get(name, 0.0))}))
+
+
+def cpu_seconds(work: Path) -> dict[str, float]:
+    """CPU seconds by part of a pair's work, that of all trainings included."""
+    trainings = sum(
+        json.loads(line)["result"]["cpu_seconds"]
+        for store in sorted(work.glob("*.jsonl"))
+        if store.name != "questions.jsonl"
+        for line in store.read_text().splitlines()
+    )
+    known: dict[str, float] = json.loads((work / "cpu_seconds.json").read_text())
+    found = known | {"trainings": round(trainings, 1)}
+    return found | {"all": round(sum(found.values()), 1)}
+
+
 class _Call:
     """Pairs a job with its result, in the worker."""
 

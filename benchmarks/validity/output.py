@@ -6,13 +6,13 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-PACKAGES = ("gradalign", "torch", "transformers", "numpy", "scipy")
+PACKAGES = ("gradalign", "torch", "transformers", "trl", "numpy", "scipy")
 
 
 def environment() -> dict[str, Any]:
@@ -22,54 +22,126 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+COLUMNS = (
+    ("pooled", "pooled", 7),
+    ("mean", "mean", 7),
+    ("balanced", "balanc.", 7),
+    ("update", "update", 7),
+    ("pooled_every", "pooled*", 7),
+    ("mean_every", "mean*", 7),
+    ("parameters", "param.", 7),
+    ("teacher_advantage", "adv.", 7),
+    ("accuracy", "accur.", 7),
+    ("reverse_kl", "KL(P|Q)", 8),
+    ("overlap", "overlap", 8),
+)
+"""Predictors in the table of configurations: name, heading, width."""
 
 
 def table(result: dict[str, Any]) -> str:
     """The results of one pair as text."""
+    settings = result["settings"]
+    heads = " ".join(f"{head:>{width}s}" for _, head, width in COLUMNS)
     lines = [
-        f"Pair {result['pair']}: student succeeds {result['before']:.3f}; "
-        f"{result['settings']['steps']} steps of length {result['settings']['step_norm']:g}, "
-        f"{result['seeds']} seeds, {result['settings']['eval_prompts']} held-out prompts each",
+        f"Pair {result['pair']}: student succeeds {result['before']:.3f}; gain after "
+        f"{result['steps']} steps of length {settings['step_norm']:g}, {result['seeds']} seeds, "
+        f"{settings['eval_prompts']} held-out prompts each",
+        "* every teacher's top tokens are candidates; (t) trained by TRL",
         "",
-        f"{'configuration':58s} {'gain':>7s} {'+-':>6s} {'pooled':>7s} {'mean':>7s} {'update':>7s} "
-        f"{'accur.':>7s} {'KL(P|Q)':>8s} {'overlap':>8s}",
+        f"{'configuration':58s} {'gain':>7s} {'+-':>6s} {heads}",
     ]
     for row in sorted(result["configurations"], key=lambda item: -item["gain"]):
-        lines.append(
-            f"{row['label']:58s} {row['gain']:+7.3f} {_number(row['gain_se'], 6)} "
-            + " ".join(
-                _number(row.get(name), width)
-                for name, width in (
-                    ("pooled", 7),
-                    ("mean", 7),
-                    ("update", 7),
-                    ("accuracy", 7),
-                    ("reverse_kl", 8),
-                    ("overlap", 8),
-                )
-            )
-        )
+        label = row["label"] + (" (t)" if row["trainer"] == "trl" else "")
+        cells = " ".join(_number(row.get(name), width) for name, _, width in COLUMNS)
+        lines.append(f"{label:58s} {row['gain']:+7.3f} {_number(row['gain_se'], 6)} {cells}")
     for title, key in (
         ("all configurations that have the predictor", "correlations"),
         ("configurations with a teacher only", "correlations_teachers"),
     ):
         lines += ["", f"Spearman correlation with the gain, {title}:"]
-        for name, value in result[key].items():
-            lines.append(
-                f"  {name:22s} {value['rho']:+.3f}  [{value['low']:+.3f}, {value['high']:+.3f}]  "
-                f"n={value['count']}"
-            )
-    lines.append(f"  agreement of the gain with itself over seeds: {result['reliability']:+.3f}")
-    if result.get("selective"):
-        lines += ["", "Selective distillation, gain by the tokens that are learnt from:"]
-        names = list(result["selective"][0]["gains"])
-        lines.append(f"{'configuration':40s} " + " ".join(f"{name:>14s}" for name in names))
-        for row in result["selective"]:
-            cells = (f"{gain['mean']:+.3f} ({gain['share']:.0%})" for gain in row["gains"].values())
-            lines.append(f"{row['label']:40s} " + " ".join(f"{cell:>14s}" for cell in cells))
-    return "\n".join(lines)
+        lines += [_with_interval(name, value, "rho") for name, value in result[key].items()]
+    lines.append(f"  agreement of two seeds' gains: {result['reliability']:+.3f}")
+    lines += ["", "Difference of correlations, configurations with a teacher:"]
+    lines += [
+        _with_interval(f"{name} - {other}", value, "difference")
+        for name, others in result["differences"].items()
+        for other, value in others.items()
+    ]
+    return "\n".join([*lines, *_lengths(result), *_trials(result), *_selections(result)])
+
+
+def _with_interval(name: str, value: dict[str, Any], what: str) -> str:
+    return (
+        f"  {name:22s} {value[what]:+.3f}  [{value['low']:+.3f}, {value['high']:+.3f}]  "
+        f"n={value['count']}"
+    )
+
+
+def _lengths(result: dict[str, Any]) -> list[str]:
+    """Lines on the correlations after fewer and more steps."""
+    checkpoints = result["settings"]["checkpoints"]
+    if len(checkpoints) < 2:
+        return []
+    heads = " ".join(f"{steps:>7d}" for steps in checkpoints)
+    lines = ["", f"Spearman correlation by steps:  {heads}"]
+    for name in result["by_checkpoint"][0]:
+        cells = " ".join(f"{found[name]['rho']:+7.3f}" for found in result["by_checkpoint"])
+        lines.append(f"  {name:30s}{cells}")
+    return lines
+
+
+def _trials(result: dict[str, Any]) -> list[str]:
+    """Lines on the length of the step, and on TRL against the plain loop."""
+    lines = []
+    if result["tuning"]:
+        lines += [
+            "",
+            "Gain of the tuned-on configuration and of a random direction by step length:",
+        ]
+        lines += [
+            f"  {row['step_norm']:<9g} {row['gain']:+.3f} {row['random']:+.3f}"
+            for row in result["tuning"]
+        ]
+    if result["both_loops"]:
+        lines += ["", "One seed, gain by TRL's trainer and by the plain loop:"]
+        lines += [
+            f"  {row['label']:24s} {_gains(row['trl'])}  |{_gains(row['plain'])}"
+            for row in result["both_loops"]
+        ]
+    return lines
+
+
+def _gains(gains: Sequence[float]) -> str:
+    return " ".join(f"{gain:+.3f}" for gain in gains)
+
+
+def _selections(result: dict[str, Any]) -> list[str]:
+    if not result.get("selective"):
+        return []
+    names = list(result["selective"][0]["gains"])
+    lines = [
+        "",
+        "Selective distillation, all steps: gain, its standard error, and share of the tokens",
+        f"{'configuration':24s} " + " ".join(f"{name:>21s}" for name in names),
+    ]
+    for row in result["selective"]:
+        cells = []
+        for gain in row["gains"].values():
+            spread = f" ({gain['se']:.3f})" if gain["se"] is not None else ""
+            cells.append(f"{gain['mean']:+.3f}{spread} {gain['share']:.0%}")
+        lines.append(f"{row['label']:24s} " + " ".join(f"{cell:>21s}" for cell in cells))
+    return lines
 
 
 def _number(value: float | None, width: int) -> str:
@@ -78,7 +150,7 @@ def _number(value: float | None, width: int) -> str:
 
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Draw gain against pooled, mean and update-level alignment; False without matplotlib."""
+    """Draw the gain against predictors; False without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -86,9 +158,9 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ("pooled", "mean", "update", "accuracy")
+    names = ("pooled", "mean", "update", "parameters", "accuracy")
     figure, axes = plt.subplots(
-        len(results), len(names), figsize=(4 * len(names), 3.6 * len(results)), squeeze=False
+        len(results), len(names), figsize=(3.4 * len(names), 3.2 * len(results)), squeeze=False
     )
     for line, result in zip(axes, results, strict=True):
         for axis, name in zip(line, names, strict=True):

@@ -20,6 +20,20 @@ SCORE_DRAW = 5
 """Seed of the training-split questions that are scored; training draws others."""
 
 
+COLUMNS = {
+    "pooled": "pooled",
+    "pooled_low": "pooled_low",
+    "pooled_high": "pooled_high",
+    "mean": "mean_cosine",
+    "balanced": "balanced",
+    "update": "update",
+    "update_low": "update_low",
+    "update_high": "update_high",
+    "teacher_advantage": "teacher_advantage",
+}
+"""What is taken from the summary of a run, under the names of this benchmark."""
+
+
 @dataclass(frozen=True)
 class ScoreSettings:
     """The budget of `gradalign.score`.
@@ -61,6 +75,7 @@ def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report
         engine="transformers",
         device="cpu",
         diagnose=["overlap"],
+        alignment="update",
         seed=1,
     )
 
@@ -76,19 +91,13 @@ def _row(question: Question) -> dict[str, Any]:
 
 
 def alignments(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict[str, float]]:
-    """Pooled and mean alignment with their intervals, of each configuration that has one."""
+    """What the tool says of each configuration that has an alignment, with intervals."""
     summary = report.summary.query("split == 'all'").set_index(["teacher", "method"])
     found = {}
     for item in pair.configurations:
         if (item.teacher, item.method) in summary.index:
             row = summary.loc[(item.teacher, item.method)]
-            found[item] = {
-                "pooled": float(row["pooled"]),
-                "pooled_low": float(row["pooled_low"]),
-                "pooled_high": float(row["pooled_high"]),
-                "mean": float(row["mean_cosine"]),
-                "teacher_advantage": float(row["teacher_advantage"]),
-            }
+            found[item] = {name: float(row[column]) for name, column in COLUMNS.items()}
     return found
 
 

@@ -9,7 +9,7 @@ _V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -37,7 +37,7 @@ class TrainSettings:
 
     Attributes:
         step_norm: Euclidean length of every parameter step.
-        steps: number of them.
+        checkpoints: numbers of steps after which success is measured, rising.
         prompts: questions per step.
         group: responses per question.
         eval_prompts: held-out questions for the success before and after.
@@ -45,11 +45,16 @@ class TrainSettings:
     """
 
     step_norm: float = 0.00625
-    steps: int = 32
+    checkpoints: tuple[int, ...] = (3, 6, 12, 24)
     prompts: int = 32
     group: int = 8
-    eval_prompts: int = 3072
+    eval_prompts: int = 2048
     eval_responses: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return self.checkpoints[-1]
 
 
 @dataclass(frozen=True)
@@ -216,10 +221,18 @@ def training_questions(pair: Pair, settings: TrainSettings, seed: int) -> list[Q
     return list(pair.questions(settings.steps * settings.prompts, TRAIN_DRAW + seed, False))
 
 
+Watch = Callable[[int, torch.nn.Module], None]
+"""Called with the number of steps done and the model."""
+
+
 def train(
-    pair: Pair, configuration: Configuration, settings: TrainSettings, seed: int
+    pair: Pair,
+    configuration: Configuration,
+    settings: TrainSettings,
+    seed: int,
+    watch: Watch = lambda step, model: None,
 ) -> torch.nn.Module:
-    """Train a fresh copy of the student on-policy and return it."""
+    """Train a fresh copy of the student on-policy and return it; `watch` sees every step."""
     model = load_model(pair.student)
     teacher = (
         load_model(configuration.teacher_model(pair.student)) if configuration.teacher else None
@@ -240,9 +253,11 @@ def train(
         batch = node_batch(rolled, student, teacher_NV, settings.group)
         student.push(method.ascent(batch, configuration.estimator))  # type: ignore[arg-type]
         move(model, settings.step_norm)
+        watch(step + 1, model.requires_grad_(False))
     return model.requires_grad_(False)
 
 
+@torch.no_grad()
 def measure(pair: Pair, model: torch.nn.Module, settings: TrainSettings, seed: int) -> Gain:
     """Compare a trained model with the untrained student on held-out questions."""
     held_out = pair.questions(settings.eval_prompts, EVAL_DRAW, True)

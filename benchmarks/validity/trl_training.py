@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from validity.pairs import Configuration, Pair, load_model, tokenizer_of
-from validity.training import TrainSettings, step_by, training_questions
+from validity.training import TrainSettings, Watch, step_by, training_questions
 
 BETA = {"gkd:beta=0": 0.0, "gkd": 0.5, "opd": 1.0}
 """Methods that are `DistillationTrainer` at this beta; `opd` in its expected form."""
@@ -51,22 +51,34 @@ class FixedLength(torch.optim.Optimizer):
 
 
 def train_with_trl(
-    pair: Pair, configuration: Configuration, settings: TrainSettings, seed: int
+    pair: Pair,
+    configuration: Configuration,
+    settings: TrainSettings,
+    seed: int,
+    watch: Watch = lambda step, model: None,
 ) -> torch.nn.Module:
     """Train a fresh copy of the student with TRL on the questions of the plain loop; return it.
+
+    `watch` sees every step.
 
     Raises:
         ValueError: no trainer here implements the configuration.
     """
     if not implements(configuration):
         raise ValueError(f"TRL does not train {configuration.label}")
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Watcher(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            watch(state.global_step, model.eval())
+            model.train()
 
     model = load_model(pair.student).requires_grad_(True)
     with tempfile.TemporaryDirectory() as folder, _quiet(), torch.random.fork_rng(devices=[]):
         made = _grpo if configuration.method == "dr_grpo" else _distillation
         trainer = made(pair, configuration, settings, seed, model, folder)
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Watcher)
         trainer.train()
     return model.eval().requires_grad_(False)
 

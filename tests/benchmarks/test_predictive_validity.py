@@ -14,6 +14,7 @@ import torch
 from scipy.stats import spearmanr
 
 from gradalign import methods
+from tests.requires import require
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -166,30 +167,141 @@ def test_finished_jobs_are_not_repeated(tmp_path):
     assert CALLS == [1, 2, 3]
 
 
-def test_a_teacher_improves_the_student_and_a_false_answer_does_not():
+def test_a_good_teacher_improves_the_student_and_a_weak_one_does_not():
     """Two real trainings in small: the sign of the gain is that of what is taught."""
     from validity.pairs import ADDITION, Configuration
     from validity.training import TrainSettings, measure, train
 
-    settings = TrainSettings(0.025, steps=4, prompts=16, group=4, eval_prompts=256)
+    settings = TrainSettings(0.025, checkpoints=(4,), prompts=16, group=4, eval_prompts=512)
     gain = {}
-    for teacher in ("demo:strong", "self+wrong-answer"):
-        model = train(ADDITION, Configuration(teacher, "opd"), settings, seed=0)
+    for teacher in ("demo:strong", "demo:weak"):
+        seen = []
+        item = Configuration(teacher, "opd")
+        model = train(ADDITION, item, settings, 0, lambda step, model, seen=seen: seen.append(step))
         gain[teacher] = measure(ADDITION, model, settings, seed=0).gain
-    assert gain["demo:strong"] > 0.03
-    assert gain["self+wrong-answer"] < gain["demo:strong"]
+        assert seen == [1, 2, 3, 4]
+    assert gain["demo:strong"] > 0.05
+    assert gain["demo:weak"] < -0.02
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("teacher", "method", "estimator"),
+    [("demo:strong", "gkd:beta=0", "expected"), ("", "dr_grpo", "sampled")],
+)
+def test_trl_takes_the_steps_of_the_plain_loop(teacher, method, estimator):
+    """From one student, TRL's first step points where the plain loop's does, and is as long."""
+    require("trl")
+    from validity.pairs import ADDITION, Configuration, load_model
+    from validity.training import TrainSettings, train
+    from validity.trl_training import implements, train_with_trl
+
+    item = Configuration(teacher, method, estimator)
+    assert implements(item)
+    settings = TrainSettings(0.02, checkpoints=(1,), prompts=32, group=16)
+    before = torch.cat([p.flatten() for p in load_model("demo:student").parameters()])
+    moved = {}
+    for loop in (train_with_trl, train):
+        model = loop(ADDITION, item, settings, 3)
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        moved[loop] = after - before
+        assert float(moved[loop].norm()) == pytest.approx(0.02, rel=1e-3)
+    # Each draws its own 512 responses to the same questions, so that they agree up to noise.
+    cosine = torch.dot(moved[train_with_trl], moved[train]) / 0.02**2
+    assert float(cosine) > (0.9 if method == "gkd:beta=0" else 0.25)
+
+
+def test_trl_is_not_asked_for_what_it_does_not_implement():
+    from validity.pairs import ADDITION, Configuration
+    from validity.training import TrainSettings
+    from validity.trl_training import implements, train_with_trl
+
+    by_trl = [item for item in ADDITION.configurations if implements(item)]
+    assert len(by_trl) == 9
+    assert {item.context for item in by_trl} == {"none"}
+    item = Configuration("self+answer", "opd")
+    with pytest.raises(ValueError, match="does not train opd @ self"):
+        train_with_trl(ADDITION, item, TrainSettings(), 0)
+
+
+def test_a_training_is_short_while_its_gain_is_in_proportion():
+    from validity.gains import longest_short
+
+    assert longest_short([0.03, 0.06, 0.10, 0.12], (3, 6, 12, 24)) == 2
+    assert longest_short([0.03, 0.01, 0.01, 0.01], (3, 6, 12, 24)) == 0
+    assert longest_short([0.03, 0.07, 0.16, 0.33], (3, 6, 12, 24)) == 3
+
+
+def test_the_better_predictor_is_told_by_its_difference():
+    from validity.ranks import difference
+
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=16)
+    gains = truth[:, None] + 0.1 * rng.normal(size=(16, 3))
+    good, poor = truth + 0.1 * rng.normal(size=16), rng.normal(size=16)
+    found = difference(good, poor, gains, num_resamples=300)
+    assert found.low > 0
+    assert found.difference == pytest.approx(
+        spearmanr(good, gains.mean(axis=1)).statistic
+        - abs(spearmanr(poor, gains.mean(axis=1)).statistic)
+    )
+    assert difference(good, -good, gains, num_resamples=50).difference == pytest.approx(0.0)
+    assert difference([np.nan] * 15 + [1.0], good, gains).count == 1
+
+
+def test_parameter_alignment_is_the_cosine_of_two_backward_passes(tmp_path):
+    """Against gradients of sum_u m_u . z_u by autograd of one whole batch per question."""
+    from validity.pairs import ADDITION, Configuration, load_model
+    from validity.parameters import QuestionGradients
+    from validity.scoring import ScoreSettings, score
+
+    import gradalign
+
+    teacher = "demo:strong"
+    pair = replace(
+        ADDITION, configurations=(Configuration(teacher, "opd"), Configuration("", "dr_grpo"))
+    )
+    report = score(pair, ScoreSettings(questions=3, continuations=4), tmp_path)
+    found_QP = QuestionGradients(pair, report).of((teacher, "opd"))
+    assert isinstance(report, gradalign.Report)
+    model = load_model("demo:student").requires_grad_(True)
+    other = load_model(teacher)
+    for row, question in enumerate(report.questions.itertuples()):
+        model.zero_grad()
+        for spine in report.spines.query("question_id == @question.question_id").itertuples():
+            ids = torch.tensor([[*question.prompt_ids, *spine.token_ids]])
+            at = slice(len(question.prompt_ids) - 1, ids.shape[1] - 1)
+            log_p = torch.log_softmax(model(ids).logits[0, at].double(), -1)
+            log_q = torch.log_softmax(other(ids).logits[0, at].double(), -1)
+            nodes = report.nodes.query("spine_id == @spine.spine_id")
+            for node in nodes.itertuples():
+                branches = report.branches.query("node_id == @node.node_id")
+                inside = torch.tensor(branches["token_id"].to_list())
+                # Reverse KL of the two distributions renormalised on the candidates.
+                p = torch.log_softmax(log_p[node.position][inside], -1)
+                q = torch.log_softmax(log_q[node.position][inside], -1)
+                (p.exp() * (q - p)).sum().backward(retain_graph=True)
+        expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+        torch.testing.assert_close(found_QP[row], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_the_quick_version_runs_from_end_to_end(tmp_path):
     command = [sys.executable, str(FOLDER / "predictive_validity.py"), "--quick"]
     command += ["--output-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
+    command += ["--processes", "1"]
     subprocess.run(command, check=True, capture_output=True, timeout=800)
     result = json.loads((tmp_path / "predictive_validity_quick.json").read_text())["pairs"][0]
     rows = {row["label"]: row for row in result["configurations"]}
-    assert rows["opd @ demo:strong"]["gain"] > rows["opd @ self+wrong-answer"]["gain"]
-    assert rows["opd @ demo:strong"]["pooled"] > rows["opd @ self+wrong-answer"]["pooled"]
+    strong, weak = rows["opd @ demo:strong"], rows["opd @ demo:weak"]
+    assert strong["gain"] > 0.05
+    assert weak["gain"] < 0
+    assert rows["opd @ self+wrong-answer"]["gain"] < -0.05
+    assert strong["pooled"] > 0 > weak["pooled"]
+    assert strong["mean"] > 0 > weak["mean"]
+    assert {strong["trainer"], rows["random"]["trainer"]} == {"trl", "plain"}
     assert result["correlations"]["pooled"]["count"] == len(rows)
+    assert result["correlations"]["pooled"]["rho"] > 0
     assert "Spearman" in (tmp_path / "predictive_validity_quick.txt").read_text()
 
 

@@ -1,0 +1,102 @@
+"""First-order truth: the cosine of a method's and the ideal update in the space of all parameters.
+
+What pooled alignment takes as one long vector of free logits, a step moves through the network:
+here every node's direction on the candidates is carried back by the student's own Jacobian, as
+training does, and summed over the nodes. The estimate is that of update-level alignment, which
+does the same for the output layer alone: only different questions are paired with the ideal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import gradalign
+from gradalign.alignment.update import IDEAL, Key, UpdateGrams, update_alignment
+from validity.pairs import Configuration, Pair, load_model
+
+Floats = npt.NDArray[np.float64]
+
+
+def parameter_alignment(
+    pair: Pair, report: gradalign.Report, *, num_resamples: int = 2000
+) -> dict[Configuration, dict[str, float]]:
+    """Cosines with their intervals, for the configurations that a run with update level has."""
+    directions = report.table("updates")
+    known = set(directions[["teacher", "method"]].drop_duplicates().itertuples(index=False))
+    gradients = QuestionGradients(pair, report)
+    ideal_QP = gradients.of(IDEAL)
+    ideal_QQ = _products(ideal_QP, ideal_QP)
+    found = {}
+    for item in pair.configurations:
+        key = (item.teacher, item.method)
+        if key not in known:
+            continue
+        own_QP = gradients.of(key)
+        grams = UpdateGrams(_products(ideal_QP, own_QP), ideal_QQ, _products(own_QP, own_QP))
+        interval = update_alignment(grams, seed=0, num_resamples=num_resamples)
+        found[item] = {
+            "parameters": interval.estimate,
+            "parameters_low": interval.low,
+            "parameters_high": interval.high,
+        }
+    return found
+
+
+class QuestionGradients:
+    """Directions of a run's nodes as gradients of the student's parameters, summed per question.
+
+    Args:
+        pair: whose student it is.
+        report: a run with the tables of update-level alignment.
+    """
+
+    def __init__(self, pair: Pair, report: gradalign.Report) -> None:
+        self._model = load_model(pair.student).requires_grad_(True)
+        self._updates = report.table("updates")
+        self._tokens = {
+            str(node): part.to_list()
+            for node, part in report.branches.groupby("node_id", observed=True)["token_id"]
+        }
+        prompts = report.questions.set_index("question_id")["prompt_ids"]
+        self._prompts = {str(name): list(ids) for name, ids in prompts.items()}
+        self._spines = {
+            str(name): part for name, part in report.spines.groupby("question_id", observed=True)
+        }
+        self._place = {
+            str(row.node_id): (str(row.spine_id), int(row.position), 1.0 / row.inclusion_prob)
+            for row in report.nodes.itertuples()
+        }
+
+    def of(self, key: Key) -> torch.Tensor:
+        """The gradient of every question for one teacher and method, [Q, P]."""
+        rows = self._updates
+        rows = rows[(rows["teacher"] == key[0]) & (rows["method"] == key[1])]
+        by_question = {str(name): part for name, part in rows.groupby("question_id", observed=True)}
+        return torch.stack([self._gradient(name, by_question[name]) for name in self._prompts])
+
+    def _gradient(self, question: str, rows: object) -> torch.Tensor:
+        prompt, spines = self._prompts[question], self._spines[question]
+        responses = [list(ids) for ids in spines["token_ids"]]
+        row_of = {str(name): row for row, name in enumerate(spines["spine_id"])}
+        width = len(prompt) + max(len(ids) for ids in responses)
+        ids_BW = torch.zeros((len(responses), width), dtype=torch.long)
+        for row, ids in enumerate(responses):
+            ids_BW[row, : len(prompt) + len(ids)] = torch.tensor([*prompt, *ids])
+        logits_BWV = self._model(input_ids=ids_BW, use_cache=False).logits
+        push_BWV = torch.zeros_like(logits_BWV)
+        for node, direction in zip(rows["node_id"], rows["direction"], strict=True):  # type: ignore[index]
+            spine, position, weight = self._place[str(node)]
+            tokens = self._tokens[str(node)]
+            at = len(prompt) + position - 1
+            push_BWV[row_of[spine], at, torch.tensor(tokens)] = torch.from_numpy(
+                weight * np.asarray(direction[: len(tokens)], dtype=np.float64)
+            ).float()
+        parameters = list(self._model.parameters())
+        gradients = torch.autograd.grad(logits_BWV, parameters, push_BWV)
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def _products(left_QP: torch.Tensor, right_QP: torch.Tensor) -> Floats:
+    return np.asarray((left_QP.double() @ right_QP.double().T).numpy(), dtype=np.float64)
