@@ -130,6 +130,7 @@ class QuestionBranching:
         self._exact_B = np.full(self._offset[-1], np.nan)
         self._forced_B = np.zeros(self._offset[-1], dtype=np.int64)
         self._weights_RB = np.zeros((0, self._offset[-1]))
+        self._prefixes: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
         self._pending: set[BranchRequest] = set()
         self._results: dict[BranchRequest, tuple[npt.NDArray[np.int32], float, bool]] = {}
         self._later: list[int] = [] if allocation == "uniform" else [self.budget]
@@ -161,9 +162,13 @@ class QuestionBranching:
 
     def prefix(self, request: BranchRequest) -> npt.NDArray[np.int32]:
         """Response tokens up to and with the forced candidate; the prompt comes before them."""
-        node = self.tree.nodes[request.node]
-        head = self.tree.spines[node.spine][: node.depth]
-        return np.append(head, np.int32(node.token_ids[request.slot])).astype(np.int32)
+        known = self._prefixes.get((request.node, request.slot))
+        if known is None:
+            node = self.tree.nodes[request.node]
+            head = self.tree.spines[node.spine][: node.depth]
+            known = np.append(head, np.int32(node.token_ids[request.slot])).astype(np.int32)
+            self._prefixes[request.node, request.slot] = known
+        return known
 
     def observe(
         self,

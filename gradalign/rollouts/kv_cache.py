@@ -8,7 +8,7 @@ lengths share one cache: what lies to the left of a row is masked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from gradalign.rollouts.prefixes import Ids, find_trunks
 
 Ints = npt.NDArray[np.int64]
 
-# Columns that a buffer has to spare after a new layout, so that most steps copy nothing.
+# Columns and rows that a buffer has to spare, so that most steps and forks move nothing else.
 SPARE_COLUMNS = 32
+SPARE_ROWS = 32
 
 # Tokens of one prefill pass; bounds the memory of its activations.
 PREFILL_TOKENS = 16384
@@ -43,6 +44,15 @@ class KeyValueStore(Protocol):
         """Drop all rows but `keep`, then add a row for each prefix."""
         ...
 
+    def fork(self, source_F: Ints, target_F: Ints) -> None:
+        """Let each target row go on as a copy of its source.
+
+        Args:
+            source_F: rows that are no targets.
+            target_F: rows that may be overwritten and, in order, rows that are added.
+        """
+        ...
+
     def step(self, token_B: Ints) -> torch.Tensor:
         """Append a token to every row and return the next token's logits, [B, V]."""
         ...
@@ -53,13 +63,13 @@ class KeyValueStore(Protocol):
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """A layer's cache that writes into a buffer with spare columns instead of copying it."""
+    """A layer's cache that writes into a buffer with room to spare instead of copying it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.key_buffer: torch.Tensor | None = None
         self.value_buffer: torch.Tensor | None = None
-        self.columns = 0
+        self.rows = self.columns = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -70,9 +80,32 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
         end = self.columns + key_states.shape[-2]
         self.key_buffer = self._append(self.key_buffer, key_states, end)
         self.value_buffer = self._append(self.value_buffer, value_states, end)
-        self.columns = end
-        self.keys = self.key_buffer[:, :, :end]
-        self.values = self.value_buffer[:, :, :end]
+        self.rows, self.columns = len(key_states), end
+        return self._show()
+
+    def fork(self, source_F: torch.Tensor, target_F: torch.Tensor, rows: int) -> None:
+        """Copy rows over others, of `rows` in all."""
+        self.key_buffer = self._copy(self.key_buffer, source_F, target_F, rows)
+        self.value_buffer = self._copy(self.value_buffer, source_F, target_F, rows)
+        self.rows = rows
+        self._show()
+
+    def _copy(
+        self, buffer: Any, source_F: torch.Tensor, target_F: torch.Tensor, rows: int
+    ) -> torch.Tensor:
+        copied = buffer[source_F, :, : self.columns]
+        if rows > len(buffer):
+            buffer = torch.nn.functional.pad(
+                buffer, (0, 0, 0, 0, 0, 0, 0, rows - len(buffer) + SPARE_ROWS)
+            )
+        buffer[target_F, :, : self.columns] = copied
+        return cast(torch.Tensor, buffer)
+
+    def _show(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.key_buffer is not None
+        assert self.value_buffer is not None
+        self.keys = self.key_buffer[: self.rows, :, : self.columns]
+        self.values = self.value_buffer[: self.rows, :, : self.columns]
         return self.keys, self.values
 
     def _append(self, buffer: torch.Tensor | None, new: torch.Tensor, end: int) -> torch.Tensor:
@@ -82,19 +115,20 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
             buffer = torch.nn.functional.pad(
                 buffer, (0, 0, 0, end - buffer.shape[2] + SPARE_COLUMNS)
             )
-        buffer[:, :, self.columns : end] = new
+        buffer[: len(new), :, self.columns : end] = new
         return buffer
 
     def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values, for which transformers has no common name."""
         return self.keys, self.values
 
-    def adopt(self, keys: torch.Tensor, values: torch.Tensor, columns: int) -> None:
-        """Take buffers of which the first `columns` columns are in use."""
-        self.key_buffer, self.value_buffer, self.columns = keys, values, columns
+    def adopt(self, keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int) -> None:
+        """Take buffers of which the first `rows` rows and `columns` columns are in use."""
+        self.key_buffer, self.value_buffer = keys, values
+        self.rows, self.columns = rows, columns
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        self.keys, self.values = keys[:, :, :columns], values[:, :, :columns]
+        self._show()
 
 
 class SlicedStore:
@@ -115,8 +149,8 @@ class SlicedStore:
         self.prefilled_tokens = 0
 
     def cells(self, rows: int, longest: int) -> int:
-        """Return the bytes of a layout, spare columns included."""
-        return rows * (longest + SPARE_COLUMNS) * self._bytes_per_cell
+        """Return the bytes of a layout, spare columns and rows included."""
+        return (rows + SPARE_ROWS) * (longest + SPARE_COLUMNS) * self._bytes_per_cell
 
     def relayout(self, keep: Ints, prefixes: Sequence[Ids]) -> None:
         """Rebuild the cache: kept rows first, then one row for each prefix."""
@@ -137,23 +171,33 @@ class SlicedStore:
                 buffers = []
                 for part in (0, 1):  # keys, values
                     like = grafts[0].layers[number][part] if grafts else old[number].pair()[part]
-                    shape = (len(length_B), like.shape[1], columns + SPARE_COLUMNS, like.shape[3])
-                    buffer = like.new_empty(shape)
-                    buffer[:, :, :clear] = 0
+                    room = (len(length_B) + SPARE_ROWS, columns + SPARE_COLUMNS)
+                    buffer = like.new_empty((room[0], like.shape[1], room[1], like.shape[3]))
+                    buffer[: len(length_B), :, :clear] = 0
                     if len(keep):
                         used = int(held_B.max())
                         held = old[number].pair()[part][:, :, self._columns - used :]
                         buffer[: len(keep), :, columns - used : columns] = held[keep_B]
                     for graft in grafts:
-                        graft.copy_into(buffer[len(keep) :, :, :columns], number, part)
+                        new = buffer[len(keep) : len(length_B), :, :columns]
+                        graft.copy_into(new, number, part)
                     buffers.append(buffer)
                 if number < len(old):
                     # Free each old layer at once: two whole caches would not fit.
                     old[number] = GrowingLayer()
                 layer = GrowingLayer()
-                layer.adopt(buffers[0], buffers[1], columns)
+                layer.adopt(buffers[0], buffers[1], len(length_B), columns)
                 cache.layers.append(layer)
         self._cache, self._length_B, self._columns = cache, length_B, columns
+
+    def fork(self, source_F: Ints, target_F: Ints) -> None:
+        """Let rows go on as copies of others; see KeyValueStore."""
+        rows = max(len(self._length_B), int(target_F.max(initial=-1)) + 1)
+        self._length_B = np.pad(self._length_B, (0, rows - len(self._length_B)))
+        self._length_B[target_F] = self._length_B[source_F]
+        source, target = (torch.from_numpy(x).to(self._call.device) for x in (source_F, target_F))
+        for layer in self._cache.layers:
+            layer.fork(source, target, rows)
 
     def step(self, token_B: Ints) -> torch.Tensor:
         """Append a token to every row; return the next token's logits, [B, V]."""

@@ -62,6 +62,10 @@ class UniformStore:
         source_B = torch.tensor([place[prefix] for prefix in prefixes], device=self._call.device)
         self._cache.reorder_cache(source_B)
 
+    def fork(self, source_F: Ints, target_F: Ints) -> None:
+        """Let rows go on as copies of others; see KeyValueStore."""
+        self.relayout(forked(self._rows, source_F, target_F), [])
+
     def step(self, token_B: Ints) -> torch.Tensor:
         """Append a token to every row; return the next token's logits, [B, V]."""
         if self._cache is None:
@@ -94,9 +98,20 @@ class RecomputingStore:
         else:
             self._token_BT = self._token_BT[keep]
 
+    def fork(self, source_F: Ints, target_F: Ints) -> None:
+        """Let rows go on as copies of others; see KeyValueStore."""
+        self.relayout(forked(len(self._token_BT), source_F, target_F), [])
+
     def step(self, token_B: Ints) -> torch.Tensor:
         """Append a token to every row; return the next token's logits, [B, V]."""
         self._token_BT = np.concatenate([self._token_BT, token_B[:, None]], axis=1)
         self.prefilled_tokens += self._token_BT.size
         position_BT = np.broadcast_to(np.arange(self._token_BT.shape[1]), self._token_BT.shape)
         return self._call(self._token_BT, np.ones_like(self._token_BT), position_BT, None)
+
+
+def forked(rows: int, source_F: Ints, target_F: Ints) -> Ints:
+    """Return which old row each row goes on from when some are copies."""
+    old_B = np.arange(max(rows, int(target_F.max(initial=-1)) + 1))
+    old_B[target_F] = source_F
+    return old_B

@@ -1,6 +1,6 @@
 """Token draws that depend on a request's seed and step alone, not on what else is in the batch.
 
-Axes: _B rows of the batch, _V vocabulary.
+Axes: _B rows of the batch, _J jobs that draw, _K jobs of one row, _V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _DRAW_NUMBERS = 1 << 25
 
 
-def uniforms(seed_B: npt.NDArray[np.uint64], step_B: npt.NDArray[np.int64]) -> torch.Tensor:
-    """Return one number in [0, 1) per row from a counter-based generator, float64 [B].
+def uniforms(seed_J: npt.NDArray[np.uint64], step_J: npt.NDArray[np.int64]) -> torch.Tensor:
+    """Return one number in [0, 1) per job from a counter-based generator, float64 [J].
 
     SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014):
     the seed is mixed once, so that neighbouring seeds have unrelated streams, and the step
     selects the stream's output directly.
     """
-    state_B = _mix(seed_B + _GOLDEN) + (step_B.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-    top_B = _mix(state_B) >> np.uint64(11)
-    return torch.from_numpy(top_B.astype(np.float64) * 2.0**-53)
+    state_J = _mix(seed_J + _GOLDEN) + (step_J.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    top_J = _mix(state_J) >> np.uint64(11)
+    return torch.from_numpy(top_J.astype(np.float64) * 2.0**-53)
 
 
-def _mix(x_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    x_B = (x_B ^ (x_B >> np.uint64(30))) * _MIX_1
-    x_B = (x_B ^ (x_B >> np.uint64(27))) * _MIX_2
-    return np.asarray(x_B ^ (x_B >> np.uint64(31)), dtype=np.uint64)
+def _mix(x_J: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x_J = (x_J ^ (x_J >> np.uint64(30))) * _MIX_1
+    x_J = (x_J ^ (x_J >> np.uint64(27))) * _MIX_2
+    return np.asarray(x_J ^ (x_J >> np.uint64(31)), dtype=np.uint64)
 
 
 def probabilities(logits_BV: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
@@ -64,37 +64,51 @@ def probabilities(logits_BV: torch.Tensor, sampling: SamplingSettings) -> torch.
 
 def draw(
     logits_BV: torch.Tensor,
-    seed_B: npt.NDArray[np.uint64],
-    step_B: npt.NDArray[np.int64],
+    row_J: npt.NDArray[np.int64],
+    seed_J: npt.NDArray[np.uint64],
+    step_J: npt.NDArray[np.int64],
     sampling: SamplingSettings,
 ) -> npt.NDArray[np.int64]:
-    """Draw one token per row by the inverse distribution function, [B].
+    """Draw one token per job by the inverse distribution function, [J].
+
+    Args:
+        logits_BV: of every row.
+        row_J: the row that each job draws from.
+        seed_J: seed of each job.
+        step_J: how many tokens each job has drawn before.
+        sampling: temperature and truncation.
 
     Raises:
         EngineError: the model returned something that is not a number.
     """
     if logits_BV.device.type == "mps":  # has no float64
         logits_BV = logits_BV.cpu()
-    u_B = uniforms(seed_B, step_B).to(logits_BV.device)
+    order_J = np.argsort(row_J, kind="stable")
+    sorted_J = row_J[order_J]
+    begin_J = np.searchsorted(sorted_J, sorted_J)
+    column_J = np.arange(len(sorted_J)) - begin_J  # number of the job among those of its row
+    u_BK = torch.zeros(logits_BV.shape[0], int(column_J.max(initial=0)) + 1, dtype=torch.float64)
+    u_BK[sorted_J, column_J] = uniforms(seed_J[order_J], step_J[order_J])
+    u_BK = u_BK.to(logits_BV.device)
     rows_at_once = max(1, _DRAW_NUMBERS // logits_BV.shape[1])
     drawn = []
     for begin in range(0, logits_BV.shape[0], rows_at_once):
-        some_BV = logits_BV[begin : begin + rows_at_once]
-        cdf_BV = torch.cumsum(probabilities(some_BV, sampling), dim=1)
+        some = slice(begin, begin + rows_at_once)
+        cdf_BV = torch.cumsum(probabilities(logits_BV[some], sampling), dim=1)
         total_B1 = cdf_BV[:, -1:]
         # u * total may round up to the total itself, which would be past the last token.
-        target_B1 = torch.minimum(
-            u_B[begin : begin + rows_at_once, None] * total_B1,
-            torch.nextafter(total_B1, torch.zeros_like(total_B1)),
+        target_BK = torch.minimum(
+            u_BK[some] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1))
         )
         # The first token whose cumulative mass exceeds the target: never one of mass 0.
-        token_B1 = torch.searchsorted(cdf_BV, target_B1, right=True)
+        token_BK = torch.searchsorted(cdf_BV, target_BK, right=True)
         # A row with NaN or no finite logit has no token: marked, so that one transfer suffices.
-        drawn.append(torch.where(torch.isfinite(total_B1), token_B1, -1)[:, 0])
-    token_B = torch.cat(drawn).cpu().numpy()
-    if (token_B < 0).any():
+        drawn.append(torch.where(torch.isfinite(total_B1), token_BK, -1))
+    token_J = np.empty(len(row_J), dtype=np.int64)
+    token_J[order_J] = torch.cat(drawn).cpu().numpy()[sorted_J, column_J]
+    if (token_J < 0).any():
         raise EngineError(
             "the model's logits are not numbers.",
             "Try --dtype float32, or check the model's weights.",
         )
-    return np.asarray(token_B, dtype=np.int64)
+    return token_J

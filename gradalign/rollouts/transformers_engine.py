@@ -19,9 +19,9 @@ from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import loaded_model
 from gradalign.rollouts import attention
 from gradalign.rollouts.base import Completion, EngineUsage, Request, SamplingSettings
+from gradalign.rollouts.batch import Batch, Job
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.model_call import ModelCall
-from gradalign.rollouts.rows import Job, Rows
 from gradalign.rollouts.sampler import draw
 from gradalign.rollouts.scoring import sequence_logprobs
 from gradalign.rollouts.store_choice import choose_store
@@ -32,6 +32,11 @@ _REFILL_SHARE = 0.25
 
 # Requests are sorted by prompt within a window of this many batches.
 _WINDOW_BATCHES = 4
+
+# Up to so many times `max_rows` requests run at once where they share rows. Beyond `max_rows` of
+# them this part of the rows is filled, and the others are left for when they part.
+_MOST_SHARED = 8
+_PARTING_ROOM = 2
 
 # Tokens of room that an entering row must have; a row that outgrows the memory is paused.
 _ROOM_TOKENS = 256
@@ -49,7 +54,8 @@ class TransformersEngine:
         sampling: how tokens are drawn.
         max_model_len: a shorter context than the model's own.
         dtype, device, revision, trust_remote_code: for loading; `auto` is float32 on CPU.
-        max_rows: most sequences in a batch.
+        max_rows: most different sequences in a batch. Requests that have the same tokens so far
+            are one of them; they part when their draws differ.
         cache_bytes: memory for keys and values; by default a share of what is free.
 
     Attributes:
@@ -99,7 +105,7 @@ class TransformersEngine:
             ),
         )
         self._store: Any = choose_store(self._call)
-        self._rows = Rows(self.sampling.stop_token_ids)
+        self._batch = Batch(self.sampling.stop_token_ids)
         self._run_number = 0
         self._cache_bytes = cache_bytes or _free_bytes(self._call.device)
         self.usage.extra["store"] = type(self._store).__name__
@@ -120,7 +126,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model, unless the caller owns it; the engine cannot be used afterwards."""
-        self._rows.clear()
+        self._batch = Batch(())
         self._store = None
         self._call = None
         self._stack.close()
@@ -154,15 +160,19 @@ class TransformersEngine:
                 self._pull(intake, waiting)
                 begin = time.perf_counter()
                 began_with = self._store.prefilled_tokens
+                done: list[tuple[int, Completion]] = []
                 try:
                     self._refill(waiting)
-                    if not len(self._rows):
+                    if not self._batch.num_rows:
                         break
-                    done = self._rows.advance(self._draw())
+                    advance = self._batch.advance(self._draw(), self._row_limit())
+                    done = advance.done
+                    waiting += advance.paused
+                    if len(advance.source_F):
+                        self._store.fork(advance.source_F, advance.target_F)
                 except (torch.OutOfMemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error):
                         raise
-                    done = []
                     self._halve(waiting, error)
                 usage = self.usage
                 usage.prefilled_tokens += self._store.prefilled_tokens - began_with
@@ -182,12 +192,13 @@ class TransformersEngine:
 
     def _reset(self) -> None:
         """Forget all rows."""
-        self._rows = Rows(self.sampling.stop_token_ids)
+        self._batch = Batch(self.sampling.stop_token_ids)
         self._store.relayout(np.zeros(0, dtype=np.int64), [])
 
     def _draw(self) -> npt.NDArray[np.int64]:
-        logits_BV = self._store.step(self._rows.next_B)
-        return draw(logits_BV, self._rows.seed_B, self._rows.step_B, self.sampling)
+        batch = self._batch
+        logits_BV = self._store.step(batch.next_B)
+        return draw(logits_BV, batch.row_J, batch.seed_J, batch.step_J, self.sampling)
 
     def _pull(self, intake: Intake, waiting: list[Job]) -> None:
         """Top up the waiting jobs and sort them so that shared prefixes sit together."""
@@ -205,54 +216,70 @@ class TransformersEngine:
             waiting.sort(key=lambda job: (len(job.sequence), job.sequence), reverse=True)
 
     def _refill(self, waiting: list[Job]) -> None:
-        """Compact finished rows away and let waiting jobs in, if that is worth a new layout."""
-        rows = self._rows
-        alive = rows.num_alive
-        dead = len(rows) - alive
-        entering = self._admit(waiting, alive)
-        worth = _REFILL_SHARE * max(len(rows), 1)
-        if not (alive == 0 or dead >= worth or len(entering) >= worth):
+        """Compact idle rows away and let waiting jobs in, if that is worth a new layout."""
+        batch = self._batch
+        busy = batch.num_busy_rows
+        idle = batch.num_rows - busy
+        entering, new_rows = self._admit(waiting, busy)
+        worth = _REFILL_SHARE * max(batch.num_rows, 1)
+        if not (busy == 0 or idle >= worth or new_rows >= worth):
             waiting += reversed(entering)
             entering = []
-            if not self._too_big(len(rows), rows.longest()):
+            if not self._too_big(batch.num_rows, batch.longest()):
                 return
-        keep = np.flatnonzero(rows.alive_B)
-        if self._store.joins_running and self._too_big(len(keep), rows.longest()):
+        keep = batch.compact()
+        if self._store.joins_running and self._too_big(len(keep), batch.longest()):
             # Rows have grown beyond the memory: the last to come wait for their turn again.
-            share = max(1, self._most_rows(rows.longest() + 1))
-            waiting += rows.pause(keep[share:])
-            keep = keep[:share]
-        rows.keep(keep)
-        rows.add(entering)
-        self._store.relayout(keep, [job.sequence[:-1] for job in entering])
+            share = max(1, self._most_rows(batch.longest() + 1))
+            waiting += batch.pause(np.arange(share, len(keep)))
+            keep = keep[batch.compact()]
+        self._store.relayout(keep, batch.add(entering))
 
-    def _admit(self, waiting: list[Job], alive: int) -> list[Job]:
-        """Take from the end of `waiting` what may enter a batch of `alive` rows."""
-        if alive and not self._store.joins_running:
-            return []
+    def _admit(self, waiting: list[Job], busy: int) -> tuple[list[Job], int]:
+        """Take from the end of `waiting` what may enter; return it and the rows it needs."""
+        if busy and not self._store.joins_running:
+            return [], 0
         entering: list[Job] = []
-        longest = self._rows.longest() if alive else 0
-        while waiting and alive + len(entering) < self.max_rows:
+        jobs, rows = self._batch.num_jobs, busy
+        longest = self._batch.longest() if busy else 0
+        last: tuple[int, ...] = ()
+        while waiting:
             job = waiting[-1]
-            length = len(job.sequence)
+            sequence = job.sequence
+            length = len(sequence)
+            jobs, rows = jobs + 1, rows + (sequence != last)
             room = min(_ROOM_TOKENS, job.request.max_tokens)
             if not self._store.joins_running:
                 room = job.request.max_tokens  # such a batch cannot be cut down later
-                if entering and length != longest:
+                if entering and length != len(last):
                     break
-            longest = max(longest, length)
-            rows = alive + len(entering) + 1
-            if rows > 1 and self._too_big(rows, longest + room):
+            if not self._fits(jobs, rows, max(longest, length) + room):
                 break
+            longest, last = max(longest, length), sequence
             entering.append(waiting.pop())
-        return entering
+        return entering, len({job.sequence for job in entering})
+
+    def _fits(self, jobs: int, rows: int, longest: int) -> bool:
+        """Whether so many jobs may run in so many rows, now and after they have parted."""
+        if jobs > self.max_rows and rows > self.max_rows // _PARTING_ROOM:
+            return False
+        if jobs > self.max_rows * _MOST_SHARED:
+            return False
+        apart = rows if self._store.joins_running else jobs
+        return apart <= 1 or not self._too_big(apart, longest)
+
+    def _row_limit(self) -> int:
+        """Most rows after this step; what would need more is paused."""
+        return max(1, min(self.max_rows, self._most_rows(self._batch.longest() + 1)))
 
     def _too_big(self, rows: int, longest: int) -> bool:
         return bool(self._store.cells(rows, longest) > self._cache_bytes)
 
     def _most_rows(self, longest: int) -> int:
-        per_row = self._store.cells(1, longest)
-        return self._cache_bytes // per_row if per_row else self.max_rows
+        """Most rows of that length that there is memory for."""
+        per_row = self._store.cells(2, longest) - self._store.cells(1, longest)
+        spare = self._store.cells(0, longest)
+        return int((self._cache_bytes - spare) // per_row) if per_row else self.max_rows
 
     def _halve(self, waiting: list[Job], error: BaseException) -> None:
         """After an out-of-memory, put everything back and go on with half the rows.
@@ -260,16 +287,15 @@ class TransformersEngine:
         Raises:
             EngineError: a single row does not fit.
         """
-        rows = self._rows
-        used = len(rows)
+        used = self._batch.num_rows
         if used <= 1:
             raise EngineError(
                 "out of memory with a single sequence.",
                 "Use --dtype bfloat16, shorter responses (--max-tokens), or a larger device.",
             ) from error
-        waiting += rows.pause(np.flatnonzero(rows.alive_B)[::-1])
+        waiting += reversed(self._batch.pause())
         self.max_rows = max(1, used // 2)
-        self._cache_bytes = min(self._cache_bytes, self._store.cells(used, rows.longest()))
+        self._cache_bytes = min(self._cache_bytes, self._store.cells(used, self._batch.longest()))
         self.usage.extra["max_rows"] = self.max_rows
         self._reset()
         gc.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 
 from gradalign.branching import NodeTable
 from gradalign.ideal import ideal_gradient, renormalise, unbiased_norm2
@@ -76,50 +77,60 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeTable, first: int) ->
     half_K = np.array([stored.half for stored in item.branching.continuations], dtype=np.int64)
     order = np.argsort(passes.node, kind="stable")
     starts = np.searchsorted(passes.node[order], np.arange(len(item.branching.tree.nodes) + 1))
-    for n, node_id in enumerate(_node_ids(item)):
-        node = int(table.tree_node_N[n])
-        mine = order[starts[node] : starts[node + 1]]
-        token_of = np.full(len(item.branching.tree.nodes[node].token_ids), -1, dtype=np.int64)
+    mine, node, token = [], [], []
+    for n, tree_node in enumerate(table.tree_node_N.tolist()):
+        here = order[starts[tree_node] : starts[tree_node + 1]]
         slots = table.slot_NC[n]
+        token_of = np.full(len(item.branching.tree.nodes[tree_node].token_ids), -1, dtype=np.int64)
         token_of[slots[slots >= 0]] = table.token_ids_NC[n][slots >= 0]
-        tokens = token_of[passes.slot[mine]]
-        mine, tokens = mine[tokens >= 0], tokens[tokens >= 0]
-        if len(mine):
-            rows.add(
-                len(mine),
-                question_id=item.stored.question.id,
-                node_id=node_id,
-                candidate_id=tokens,
-                continuation=first + passes.continuation[mine],
-                offset=passes.offset[mine],
-                half=half_K[passes.continuation[mine]],
-            )
+        tokens = token_of[passes.slot[here]]
+        mine.append(here[tokens >= 0])
+        token.append(tokens[tokens >= 0])
+        node.append(np.full(len(mine[-1]), n))
+    if not mine:
+        return
+    mine_M, node_M = np.concatenate(mine), np.concatenate(node)
+    rows.add(
+        len(mine_M),
+        question_id=item.stored.question.id,
+        node_id=pa.array(_node_ids(item)).take(pa.array(node_M)),
+        candidate_id=np.concatenate(token),
+        continuation=first + passes.continuation[mine_M],
+        offset=passes.offset[mine_M],
+        half=half_K[passes.continuation[mine_M]],
+    )
 
 
 def _add_branches(rows: Rows, tools: StudentTools, item: QuestionWork, table: NodeTable) -> None:
+    plans = item.branching.plans
+    if not plans:
+        return
     ideal_NC = ideal_gradient(table.prob_NC, table.value_NC, table.mask_NC)
-    for n, (plan, node_id) in enumerate(zip(item.branching.plans, _node_ids(item), strict=True)):
-        count = len(plan.token_ids_C)
-        rows.add(
-            count,
-            question_id=item.stored.question.id,
-            spine_id=item.spines[plan.spine].spine_id,
-            position=plan.position,
-            node_id=node_id,
-            token_id=plan.token_ids_C,
-            token=[tools.token_text(int(token)) for token in plan.token_ids_C],
-            student_prob=plan.prob_C,
-            why=list(item.candidates[n].why_C),
-            num_continuations=table.num_NC[n, :count],
-            num_reused=table.num_reused_NC[n, :count],
-            mean_reward=table.mean_reward_NC[n, :count],
-            var_reward=table.var_reward_NC[n, :count],
-            value=table.value_NC[n, :count],
-            value_var=table.var_NC[n, :count],
-            value_half0=table.half_value_HNC[0, n, :count],
-            value_half1=table.half_value_HNC[1, n, :count],
-            ideal=np.where(table.mask_NC[n, :count], ideal_NC[n, :count], np.nan),
-        )
+    there_NC = table.token_ids_NC >= 0
+    node_B = np.nonzero(there_NC)[0]
+    at = pa.array(node_B)
+    token_B = table.token_ids_NC[there_NC]
+    text_of = {token: tools.token_text(token) for token in set(token_B.tolist())}
+    rows.add(
+        len(node_B),
+        question_id=item.stored.question.id,
+        spine_id=pa.array([item.spines[plan.spine].spine_id for plan in plans]).take(at),
+        position=np.array([plan.position for plan in plans])[node_B],
+        node_id=pa.array(_node_ids(item)).take(at),
+        token_id=token_B,
+        token=[text_of[token] for token in token_B.tolist()],
+        student_prob=table.prob_NC[there_NC],
+        why=[why for candidates in item.candidates for why in candidates.why_C],
+        num_continuations=table.num_NC[there_NC],
+        num_reused=table.num_reused_NC[there_NC],
+        mean_reward=table.mean_reward_NC[there_NC],
+        var_reward=table.var_reward_NC[there_NC],
+        value=table.value_NC[there_NC],
+        value_var=table.var_NC[there_NC],
+        value_half0=table.half_value_HNC[0][there_NC],
+        value_half1=table.half_value_HNC[1][there_NC],
+        ideal=np.where(table.mask_NC, ideal_NC, np.nan)[there_NC],
+    )
 
 
 def _add_nodes(rows: Rows, run: Run, item: QuestionWork, table: NodeTable) -> None:

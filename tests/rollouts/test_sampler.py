@@ -69,21 +69,23 @@ def test_draw_never_takes_a_token_of_mass_zero() -> None:
     logits = torch.full((5000, 7), -torch.inf)
     logits[:, 2] = 0.0
     logits[:, 4] = 0.0
-    tokens = draw(logits, np.arange(5000, dtype=np.uint64), np.zeros(5000, int), SamplingSettings())
+    rows, seeds = np.arange(5000), np.arange(5000, dtype=np.uint64)
+    tokens = draw(logits, rows, seeds, np.zeros(5000, int), SamplingSettings())
     assert set(tokens.tolist()) == {2, 4}
     assert abs((tokens == 2).mean() - 0.5) < 0.03
 
 
 def test_a_row_is_drawn_alone_as_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(20, 300, generator=torch.Generator().manual_seed(1))
+    rows = np.random.default_rng(2).integers(0, 19, 50)  # some rows twice, the last not at all
     seeds, steps = np.arange(50, dtype=np.uint64) ** 3, np.arange(50)
-    together = draw(logits, seeds, steps, SamplingSettings(top_p=0.9))
+    nucleus = SamplingSettings(top_p=0.9)
+    together = draw(logits, rows, seeds, steps, nucleus)
     monkeypatch.setattr("gradalign.rollouts.sampler._DRAW_NUMBERS", 7 * 300)
-    assert (draw(logits, seeds, steps, SamplingSettings(top_p=0.9)) == together).all()
+    assert (draw(logits, rows, seeds, steps, nucleus) == together).all()
     for i in range(0, 50, 9):
-        one = draw(
-            logits[i : i + 1], seeds[i : i + 1], steps[i : i + 1], SamplingSettings(top_p=0.9)
-        )
+        alone = logits[rows[i] : rows[i] + 1]
+        one = draw(alone, np.zeros(1, int), seeds[i : i + 1], steps[i : i + 1], nucleus)
         assert one[0] == together[i]
 
 
@@ -91,4 +93,4 @@ def test_logits_that_are_not_numbers_are_an_error() -> None:
     logits = torch.zeros(2, 5)
     logits[1, 3] = torch.nan
     with pytest.raises(EngineError, match="not numbers"):
-        draw(logits, np.zeros(2, np.uint64), np.zeros(2, int), SamplingSettings())
+        draw(logits, np.arange(2), np.zeros(2, np.uint64), np.zeros(2, int), SamplingSettings())

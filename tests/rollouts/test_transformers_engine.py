@@ -83,6 +83,43 @@ def test_a_prefix_is_computed_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "lfm2"])
+def test_requests_with_the_same_tokens_share_a_row(kind: str, monkeypatch: Any) -> None:
+    """One prompt, 64 seeds: the rows are the different beginnings, however they part."""
+    model = make_model(kind)
+    with torch.no_grad():  # a peaked distribution, as of a trained model
+        model.get_output_embeddings().weight.mul_(12)
+    requests = [Request((5, 9, 77, 31), 12, seed) for seed in range(64)]
+    with TransformersEngine(model, sampling=STOPS, max_rows=64) as engine:
+        fed = []
+        step = type(engine._store).step
+        monkeypatch.setattr(
+            type(engine._store),
+            "step",
+            lambda store, token_B: fed.append(len(token_B)) or step(store, token_B),
+        )
+        drawn = [tuple(c.token_ids.tolist()) for c in run(engine, requests)]
+    assert list(map(list, drawn)) == [by_hand(model, r, STOPS.stop_token_ids) for r in requests]
+    different = {ids[:length] for ids in drawn for length in range(len(ids))}
+    assert len(different) < 0.8 * sum(map(len, drawn))
+    # Idle rows stay until a new layout is worth it.
+    assert len(different) <= sum(fed) <= 1.5 * len(different)
+    assert fed[0] == 1
+
+
+def test_rows_that_there_is_no_room_for_wait() -> None:
+    """More requests share a prompt than there are rows for them when they have parted."""
+    model = make_model("qwen3")
+    requests = [Request((5, 9, i % 3), 20, i) for i in range(90)]
+    with TransformersEngine(model, max_rows=12) as engine:
+        most = 0
+        for _ in engine.generate(requests):
+            most = max(most, engine._batch.num_rows)
+        assert 6 <= most <= 12
+        found = [c.token_ids.tolist() for c in run(engine, requests)]
+    assert found[::7] == [by_hand(model, request, ()) for request in requests[::7]]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "lfm2"])
 def test_little_cache_memory_changes_nothing(kind: str) -> None:
     model = make_model(kind)
     requests = [Request((4, 9, i % 7), 120, i) for i in range(30)]

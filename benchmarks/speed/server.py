@@ -1,0 +1,99 @@
+"""A vLLM server on this machine, for as long as a row is measured."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from gradalign.models import resolve_model
+
+START_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    """A running server."""
+
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """CPU time of its process so far."""
+        return cpu_seconds_of(self.pid)
+
+
+@contextmanager
+def vllm_server(model: str, max_model_len: int) -> Iterator[VllmServer]:
+    """Start a server with the settings that our engine uses in process; end it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [
+        *("--model", resolve_model(model), "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--enforce-eager", "--block-size", "32"),
+        *("--max-num-seqs", "128", "--no-enable-chunked-prefill", "--disable-log-stats"),
+        *("--max-model-len", str(max_model_len + 1), "--kv-cache-memory-bytes", str(1 << 30)),
+        *("--max-num-batched-tokens", str(max(4096, max_model_len + 1))),
+        *(
+            "--max-logprobs",
+            "128",
+            "--enable-prompt-tokens-details",
+            "--disable-uvicorn-access-log",
+        ),
+    ]
+    environment = {
+        **os.environ,
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(process, url, log.fileno())
+            yield VllmServer(url, process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """CPU time of a running process and all its threads, 0 if it is gone (Linux)."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    except FileNotFoundError:
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    size = os.fstat(log).st_size
+    tail = os.pread(log, 4096, max(0, size - 4096)).decode(errors="replace")
+    raise RuntimeError(f"the vLLM server did not start:\n{tail}")

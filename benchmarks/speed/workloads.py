@@ -1,0 +1,219 @@
+"""What is measured: runs of gradalign that have come as far as the branch stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradalign.config import ScoreConfig
+from gradalign.executors import open_executor
+from gradalign.pipeline import stages
+from gradalign.progress import SilentReporter
+from gradalign.rollouts import Request, derive_seed
+from gradalign.stages.base import Resolved, Run
+from gradalign.stages.branch import Branch
+from gradalign.stages.prepare import prepare
+from gradalign.stages.records import read_questions, read_spines
+
+RANDOM_VOCABULARY = 32_000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Questions, and how many rollouts of what length they get.
+
+    Attributes:
+        about: for the table.
+        questions: number of them; one more is used to warm up.
+        settings: further settings of `gradalign.score`.
+        prompt_tokens: length of the prompts of the random model; 0 for the bundled pair.
+        plain_every: the plain script does every k-th prompt only.
+        shard_size: questions per shard; all of them if 0.
+    """
+
+    about: str
+    questions: int
+    settings: dict[str, Any]
+    prompt_tokens: int = 0
+    plain_every: int = 8
+    shard_size: int = 0
+
+
+_MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
+
+WORKLOADS: dict[str, Workload] = {
+    "bundled": Workload(
+        "the bundled student (72,704 parameters), defaults but for a uniform allocation",
+        questions=16,
+        settings={"allocation": "uniform"},
+        plain_every=12,
+    ),
+    "bundled-neyman": Workload(
+        "the bundled student, all defaults: a pilot, and a round that follows from it",
+        questions=16,
+        settings={},
+        plain_every=12,
+    ),
+    "medium": Workload(
+        "a random Qwen3 of 41.6 M parameters with a vocabulary of 32k, uniform allocation",
+        questions=4,
+        settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
+        prompt_tokens=96,
+    ),
+    "long-prefix": Workload(
+        "the same model, prompts of 768 tokens",
+        questions=3,
+        settings={**_MEDIUM, "continuations": 2, "max_tokens": 24, "allocation": "uniform"},
+        prompt_tokens=768,
+        plain_every=16,
+    ),
+    "workers": Workload(
+        "the model of `medium`, a shard per question",
+        questions=12,
+        settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
+        prompt_tokens=96,
+        shard_size=1,
+    ),
+}
+
+
+def make_config(name: str, folder: Path) -> ScoreConfig:
+    """Return the configuration of a workload; its model and task are made in `folder`."""
+    work = WORKLOADS[name]
+    settings: dict[str, Any] = {
+        "student": "demo:student",
+        "teachers": ["demo:strong", "self+answer"],
+        "task": "demo:addition",
+    }
+    if work.prompt_tokens:
+        model, task = folder / "model", folder / "questions.jsonl"
+        if not task.exists():
+            _make_model(model)
+            _make_task(task, work)
+        settings = {
+            "student": str(model),
+            "teachers": ["self+other"],
+            "task": str(task),
+            "verifier": "exact",
+        }
+    return ScoreConfig.build(
+        settings
+        | {
+            "methods": ["gkd", "opd"],
+            "limit": work.questions + 1,
+            "shard_size": work.shard_size or work.questions,
+            "engine": "transformers",
+            "output_dir": str(folder / "run"),
+        }
+        | work.settings
+    )
+
+
+def prepare_run(name: str, folder: Path) -> None:
+    """Do every stage before the branch stage, and record which requests that one makes."""
+    config = make_config(name, folder)
+    run, log = prepare(config)
+    with open_executor(config) as executor:
+        for stage in stages(run):
+            if isinstance(stage, Branch):
+                break
+            executor.run_stage(stage, run, log, SilentReporter())
+    recorded = copy_run(run, folder / "recorded")
+    with Branch().session(recorded) as work:
+        for shard in recorded.shards():
+            work(shard, lambda done, total, new: None)
+
+
+def copy_run(run: Run, folder: Path, **settings: Any) -> Run:
+    """Copy a run, to go on from there with other settings that change no result."""
+    shutil.copytree(run.config.output_dir, folder, dirs_exist_ok=True)
+    values = run.config.model_dump() | settings | {"output_dir": str(folder)}
+    resolved = replace(run.resolved, engine=values["engine"])
+    return Run(ScoreConfig.build(values), resolved)
+
+
+def open_run(folder: Path) -> Run:
+    """Open the run that `prepare_run` made in a workload's folder."""
+    data = json.loads((folder / "run" / "run.json").read_text())
+    stored = data["resolved"]
+    for key in ("stop_token_ids", "special_token_ids"):
+        stored[key] = tuple(stored[key])
+    return Run(ScoreConfig.build(data["config"]), Resolved(**stored))
+
+
+def requests_of(run: Run, shard: str) -> Iterator[Request]:
+    """Yield the requests that the branch stage made for a shard, from its tables."""
+    prompts = {item.question.id: item.prompt_ids for item in read_questions(run.folder, shard)}
+    spines = {
+        spine.spine_id: spine
+        for group in read_spines(run.folder, shard).values()
+        for spine in group
+    }
+    table = run.folder.read_table("continuations", shard)
+    columns = ("question_id", "spine_id", "position", "candidate_id", "index", "finish_reason")
+    limit = run.resolved.max_tokens
+    for question, spine, position, candidate, index, reason in zip(
+        *(table[name].to_pylist() for name in columns), strict=True
+    ):
+        prefix = (*spines[spine].token_ids[:position].tolist(), candidate)
+        if reason == "forced" or len(prefix) >= limit:
+            continue  # nothing to sample
+        ids = (*prompts[question], *prefix)
+        yield Request(ids, limit - len(prefix), derive_seed(run.config.seed, question, ids, index))
+
+
+def drawn_tokens(run: Run, shard: str) -> int:
+    """Count the tokens that the branch stage drew for a shard."""
+    return len(
+        run.folder.read_table("continuations", shard)["token_ids"].combine_chunks().flatten()
+    )
+
+
+def _make_model(folder: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=RANDOM_VOCABULARY,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    words = ["<|end|>", *(f"w{i}" for i in range(1, RANDOM_VOCABULARY))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, words[0]))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=words[0]).save_pretrained(folder)
+
+
+def _make_task(path: Path, work: Workload) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(work.questions + 1):
+        ids = rng.integers(1, RANDOM_VOCABULARY, work.prompt_tokens)
+        prompt = " ".join(f"w{i}" for i in ids)
+        rows.append(
+            {
+                "id": f"q{number}",
+                "prompt": prompt,
+                "answer": "w1",
+                "contexts": {"other": f"w1 {prompt}"},
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
