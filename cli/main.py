@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
@@ -71,6 +73,13 @@ _KEPT = "interrupted; finished shards are kept, run the same command to go on."
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    _SAID.clear()
     try:
         status = app(arguments, standalone_mode=False)
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
@@ -87,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - closed with the process
         status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
 
 
 def _usage(error: typer.TyperException) -> None:
@@ -97,6 +106,24 @@ def _usage(error: typer.TyperException) -> None:
         show()
     else:
         _fail(error.format_message())
+
+
+_SAID: set[str] = set()
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning once, without the line of code that gave it."""
+    text = " ".join(str(message).split())
+    if text not in _SAID:
+        _SAID.add(text)
+        print(f"gradalign: warning: {text}", file=sys.stderr)
 
 
 def _fail(text: str) -> None:

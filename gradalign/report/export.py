@@ -8,6 +8,7 @@ positions of a response.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -213,7 +214,12 @@ def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
     squares = (ideal["ideal"].fillna(0.0) ** 2).groupby(ideal["node_id"].astype(str)).sum()
     length = dict(zip(squares.index, np.sqrt(squares), strict=True))
     for shard in report.folder.files("alignment"):
-        for found in directions(report, shard, [arm]):
+        try:
+            every = list(directions(report, shard, [arm]))
+        except RunError as error:
+            warnings.warn(f"{error.message} Its positions count as not measured.", stacklevel=2)
+            continue
+        for found in every:
             own_N = np.linalg.norm(found.ascent_NC, axis=1)
             for node, size, se in zip(found.node_ids, own_N, found.dot_se_N, strict=True):
                 both = float(size) * float(length.get(node, 0.0))
@@ -243,7 +249,12 @@ def _rows(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows shard by shard, so that memory does not grow with the run."""
     for shard in report.folder.files("spines"):
-        questions = report.folder.read_table("questions", shard)
+        try:
+            questions = report.folder.read_table("questions", shard)
+            spines = report.folder.read_table("spines", shard).to_pylist()
+        except RunError as error:
+            warnings.warn(f"{error.message} Its responses are left out.", stacklevel=2)
+            continue
         prompts = dict(
             zip(
                 questions["question_id"].to_pylist(),
@@ -252,7 +263,7 @@ def _rows(
             )
         )
         rows = []
-        for spine in report.folder.read_table("spines", shard).to_pylist():
+        for spine in spines:
             measured = scores.get(str(spine["spine_id"]), {})
             length = len(spine["token_ids"])
             score_L = np.full(length, np.nan)

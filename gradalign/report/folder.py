@@ -121,10 +121,13 @@ class RunFolder:
             with self.fs.open(path, "rb") as file:
                 return pq.read_table(file)
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing.", "Run the same command again.") from error
+            raise RunError(
+                f"{path} is missing.", "Give the run's `gradalign score` command again."
+            ) from error
         except (OSError, pa.ArrowException) as error:
             raise RunError(
-                f"{path} is torn: {error}.", "Delete this file and run the same command again."
+                f"{path} is torn: {error}.",
+                "Delete this file and give the run's `gradalign score` command again.",
             ) from error
 
     def files(self, table: str) -> list[str]:

@@ -6,11 +6,13 @@ Numbers are rounded to what can be seen; text has its control and direction mark
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradalign.errors import RunError
 from gradalign.report.directions import directions
 from gradalign.report.plots import best_arm
 from gradalign.report.schema import table_names
@@ -174,9 +176,17 @@ def _spines(
 
 
 def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int, float]]:
-    """Return (teacher, method, node) to the direction at each candidate, scaled to length 1."""
-    out = {}
-    for found in directions(report, shard):
+    """Return (teacher, method, node) to the direction at each candidate, scaled to length 1.
+
+    A shard with a torn file has none, and the rest of it is shown.
+    """
+    out: dict[tuple[str, str, str], dict[int, float]] = {}
+    try:
+        every = list(directions(report, shard))
+    except RunError as error:
+        warnings.warn(f"{error.message} Its questions are shown without directions.", stacklevel=2)
+        return out
+    for found in every:
         length_N1 = np.linalg.norm(found.ascent_NC, axis=1, keepdims=True)
         unit_NC = found.ascent_NC / np.where(length_N1 > 0, length_N1, 1.0)
         for node, tokens, values in zip(

@@ -220,12 +220,12 @@ class Report:
         """Question id to the name of its shard, in the order of the run."""
         found: dict[str, str] = {}
         for shard in self._folder.files("questions"):
+            path = self._folder.path("questions", f"{shard}.parquet")
             try:
-                with self._folder.fs.open(
-                    self._folder.path("questions", f"{shard}.parquet"), "rb"
-                ) as file:
+                with self._folder.fs.open(path, "rb") as file:
                     ids = pq.ParquetFile(file).read(columns=["question_id"])["question_id"]
-            except (OSError, pa.ArrowException):
+            except (OSError, pa.ArrowException) as error:
+                warnings.warn(f"{path} is torn and was left out: {error}", stacklevel=2)
                 self._torn_questions = True
                 continue
             found.update({str(value): shard for value in ids.to_pylist()})

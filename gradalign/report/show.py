@@ -45,7 +45,7 @@ def show_question(
     from rich.text import Text
 
     arm = choose_arm(report, teacher, method)
-    question = report.table("questions", question_id=question_id).iloc[0]
+    questions = report.table("questions", question_id=question_id).to_dict("records")
     spines = report.table("spines", question_id=question_id).to_dict("records")
     if spine is not None:
         if not 0 <= spine < len(spines):
@@ -61,9 +61,10 @@ def show_question(
     said = report.table("tokens", ["spine_id", "position", "token"], question_id)
     said = said.drop_duplicates(["spine_id", "position"]).sort_values("position")
     texts = {str(key): list(part) for key, part in said.groupby("spine_id", observed=True)["token"]}
-    yield Text(visible(str(question["prompt"]), newlines=True), style="dim")
-    if isinstance(question["answer"], str):
-        yield Text(f"answer: {visible(question['answer'])}", style="dim")
+    for question in questions:  # none if the file is torn
+        yield Text(visible(str(question["prompt"]), newlines=True), style="dim")
+        if isinstance(question["answer"], str):
+            yield Text(f"answer: {visible(question['answer'])}", style="dim")
     yield Text(f"coloured by the alignment of {visible(str(arm))}: ", style="dim") + _legend()
     for row in spines:
         name = str(row["spine_id"])

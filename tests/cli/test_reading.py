@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from runs import SMALL, flags
 
 from gradalign.errors import UsageError
 from gradalign.report.gate import parse_condition
+from gradalign.report.show import colour
 from gradalign_cli.main import main
 
 
@@ -156,6 +164,76 @@ def test_show_lists_and_shows(capsys, small_run):
     status, _, err = run(capsys, "show", small_run.path, "--question", "nothing")
     assert status == 2
     assert question in err
+
+
+TORN = ("alignment", "nodes", "tokens", "branches", "spines", "questions", "distributions")
+
+
+@pytest.mark.parametrize("table", [*TORN, "diagnostics_summary"])
+def test_a_torn_file_is_named_by_every_command_and_the_rest_is_there(
+    capsys, small_run, tmp_path, table
+):
+    folder, question = tmp_path / "run", small_run.question_ids[0]
+    shutil.copytree(small_run.path, folder)
+    torn = sorted((folder / table).glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:-9])
+    page, weights = tmp_path / "page.html", tmp_path / "weights.parquet"
+    bound = ["--score", "bound"]
+    commands = {
+        "recommend": [],
+        "report": ["-o", str(page)],
+        "show": ["--question", question, "--position", "3"],
+        "export": ["-o", str(weights), "--teacher", "demo:strong", "--method", "opd", *bound],
+        "compare": [small_run.path],
+    }
+    named = []
+    for command, arguments in commands.items():
+        status, out, err = run(capsys, command, str(folder), *arguments)
+        assert (status, bool(out)) == (0, True), command
+        assert "Traceback" not in err
+        warnings = [line for line in err.splitlines() if line.startswith("gradalign: warning:")]
+        assert len(warnings) == len(set(warnings))
+        if any(str(torn) in line for line in warnings):
+            named.append(command)
+        assert "torn" in err if command in named else "torn" not in err
+    assert named
+    assert "report" in named
+    assert page.read_text().count("<section") == 8
+    kept = pd.read_parquet(weights)
+    lost = 1 if table in {"spines", "questions"} else 0
+    assert kept["question_id"].nunique() == len(small_run.question_ids) - lost
+
+
+def test_a_terminal_shows_colours(small_run):
+    """In a real terminal: every node's token on the colour of its alignment."""
+    question = small_run.question_ids[0]
+    command = f"gradalign show {shlex.quote(small_run.path)} --question {question}"
+    command += " --teacher demo:strong --method gkd"
+    pty_env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "120"}
+    parent, child = pty.openpty()
+    # The same program as the installed command.
+    program = [sys.executable, "-m", "gradalign_cli.main", *shlex.split(command)[1:]]
+    process = subprocess.Popen(program, stdout=child, stderr=child, stdin=child, env=pty_env)
+    os.close(child)
+    written = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # the terminal is gone when the program ends
+            break
+        if not part:
+            break
+        written += part
+    os.close(parent)
+    assert process.wait() == 0
+    text = written.decode()
+    frame = small_run.table("alignment", question_id=question)
+    own = frame[(frame["teacher"] == "demo:strong") & (frame["method"] == "gkd")]
+    known = own[own["cosine"].notna()]
+    assert len(known) > 0
+    for cosine in known["cosine"]:
+        shade = ";".join(str(int(colour(cosine)[i : i + 2], 16)) for i in (1, 3, 5))
+        assert f"48;2;{shade}" in text
 
 
 def test_report_and_export_write_files(capsys, small_run, tmp_path):
