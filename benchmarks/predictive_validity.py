@@ -153,7 +153,9 @@ def run_pair(
         **compare(found, predicted, checkpoint, use_trl),
     }
     if pair.selective:
-        result["selective"] = selective(pair, report, settings, seeds, work, processes, say)
+        half = replace(settings, checkpoints=settings.checkpoints[:-1])
+        result["selective_steps"] = half.steps
+        result["selective"] = selective(pair, report, half, seeds, work, processes, say)
     result["cpu_seconds"] = cpu_seconds(work)
     return result
 

@@ -132,7 +132,8 @@ def _selections(result: dict[str, Any]) -> list[str]:
     names = list(result["selective"][0]["gains"])
     lines = [
         "",
-        "Selective distillation, all steps: gain, its standard error, and share of the tokens",
+        f"Selective distillation, {result['selective_steps']} steps: gain, its standard error, and "
+        "share of the tokens",
         f"{'configuration':24s} " + " ".join(f"{name:>21s}" for name in names),
     ]
     for row in result["selective"]:

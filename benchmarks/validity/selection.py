@@ -32,9 +32,9 @@ from validity.training import (
     teacher_log_probs,
 )
 
-SELECTIONS = ("all", "positive", "negative", "random", "decisive", "incorrect")
-"""All tokens; those with positive (negative) alignment; as many at random as are positive; those
-where the ideal gradient is not flat; those of incorrect responses."""
+SELECTIONS = ("all", "positive", "negative", "random", "incorrect")
+"""All tokens; those with positive (negative) alignment; as many at random as are positive; those of
+incorrect responses."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -93,8 +93,6 @@ def select(pool: Pool, name: str, rng: np.random.Generator) -> Bools:
         return positive_N
     if name == "negative":
         return negative_N
-    if name == "decisive":
-        return np.isfinite(pool.cosine_N)
     if name == "incorrect":
         return np.repeat(pool.rolled.reward_B < 1.0, lengths_B)
     if name == "random":

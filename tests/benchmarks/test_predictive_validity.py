@@ -134,12 +134,11 @@ def test_selections_keep_what_they_are_named_for():
     pool = Pool(rolled, np.array([0.5, np.nan, -0.1, 0.2, np.nan]), 2)
     kept = {
         name: select(pool, name, np.random.default_rng(0)).tolist()
-        for name in ("all", "positive", "negative", "decisive", "incorrect")
+        for name in ("all", "positive", "negative", "incorrect")
     }
     assert kept["all"] == [True] * 5
     assert kept["positive"] == [True, False, False, True, False]
     assert kept["negative"] == [False, False, True, False, False]
-    assert kept["decisive"] == [True, False, True, True, False]
     assert kept["incorrect"] == [False, False, False, True, True]
     draws = [select(pool, "random", np.random.default_rng(seed)) for seed in range(20)]
     assert {int(draw.sum()) for draw in draws} == {2}
