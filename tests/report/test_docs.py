@@ -6,13 +6,21 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from runs import SMALL
 
+import gradalign
 from gradalign.contexts import get as get_context
 from gradalign.contexts.base import CONTEXTS
+from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
 from gradalign.report.export import export
+from gradalign.rollouts.base import Request, SamplingSettings
+from gradalign.rollouts.registry import ENGINES, open_engine
 from gradalign_cli.main import main
+from tests.requires import require
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -84,25 +92,68 @@ def test_the_listings_of_extending_work(monkeypatch):
         assert prompt.endswith(found[0].prompt)
     finally:
         CONTEXTS._items.pop("first-character")
-    compile(engine, "engine", "exec", dont_inherit=True)
+    assert "PlainEngine" in engine
+
+
+def test_the_engine_of_extending_scores(small_run, tmp_path):
+    *_, engine = listings("extending.md")
+    names: dict = {"__name__": "listing"}
+    exec(compile(engine, "engine", "exec", dont_inherit=True), names)
+    model, sampling = str(model_path("student")), SamplingSettings(stop_token_ids=(2,))
+    try:
+        with open_engine("plain", model, sampling=sampling) as mine:
+            requests = [Request((1, 5 + i, 7), 6, seed=i) for i in range(4)]
+            together = {i: done.token_ids.tolist() for i, done in mine.generate(requests)}
+            for i, request in enumerate(requests):
+                ((_, alone),) = mine.generate([request])
+                assert together[i] == alone.token_ids.tolist()
+            with open_engine("transformers", model, sampling=sampling) as theirs:
+                sequences, starts = [(1, 5, 7, 9, 8), (1, 6, 6)], [3, 1]
+                pairs = zip(
+                    mine.logprobs(sequences, starts),
+                    theirs.logprobs(sequences, starts),
+                    strict=True,
+                )
+                for one, other in pairs:
+                    np.testing.assert_allclose(one, other, atol=1e-4)
+        settings = {**SMALL, "limit": 1, "methods": ["opd"], "engine": "plain"}
+        report = gradalign.score(**settings, output_dir=str(tmp_path / "run"))
+        assert report.metadata["noise_floor"]["largest"] < 1e-3
+        assert report.summary["pooled"].notna().any()
+    finally:
+        ENGINES._items.pop("plain")
 
 
 def test_the_listing_of_selective_distillation_trains(small_run, tmp_path, monkeypatch):
-    pytest.importorskip("datasets")
-    from gradalign.demo import model_path
-
+    require("trl")
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     monkeypatch.chdir(tmp_path)
     export(small_run, "weights.parquet", teacher="demo:strong", method="gkd")
     (code,) = listings("selective-distillation.md")
-    code = code.replace(
-        'TrainingArguments("out", ',
-        'TrainingArguments("out", max_steps=2, report_to=[], use_cpu=True, ',
-    )
+    for short_and_quiet in ("max_steps=2", "report_to=[]", "use_cpu=True", "bf16=False"):
+        code = code.replace('GKDConfig("out", ', f'GKDConfig("out", {short_and_quiet}, ')
     names = {"STUDENT": str(model_path("student")), "TEACHER": str(model_path("strong"))}
     exec(compile(code, "listing", "exec", dont_inherit=True), names)
-    losses = [entry for entry in names["trainer"].state.log_history if "train_loss" in entry]
+    trainer = names["trainer"]
+    losses = [entry for entry in trainer.state.log_history if "train_loss" in entry]
     assert losses
     assert 0 < losses[-1]["train_loss"] < 1
+    # With weights of 0 and 1: TRL's own loss where the labels of what weighs 0 are left out.
+    rows = [names["row"](item) for item in names["frame"].to_dict("records")]
+    batch = names["collate"](rows)
+    assert set(batch["weights"].unique().tolist()) == {0.0, 1.0}
+    own = trainer.compute_loss(trainer.model, dict(batch))
+    masked = batch["labels"].masked_fill(batch["weights"] == 0, -100)
+    theirs = trainer_class(trainer).compute_loss(trainer, trainer.model, batch | {"labels": masked})
+    assert own.item() == pytest.approx(theirs.item(), rel=1e-5)
+    # And the weights decide what is learned: without any, nothing.
+    nothing = batch | {"weights": torch.zeros_like(batch["weights"])}
+    assert trainer.compute_loss(trainer.model, nothing).item() == 0.0
+
+
+def trainer_class(trainer):
+    """TRL's own trainer, of which the listing's is a subclass."""
+    return type(trainer).__mro__[1]
 
 
 @pytest.mark.slow
