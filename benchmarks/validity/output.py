@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,25 +10,20 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("gradalign", "torch", "transformers", "trl", "numpy", "scipy")
+from gradalign.runlog import hardware, versions
 
 
 def environment() -> dict[str, Any]:
     """Where and when the numbers were made."""
+    try:
+        trl = version("trl")
+    except PackageNotFoundError:
+        trl = None
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "versions": {**versions(), "trl": trl},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 COLUMNS = (
