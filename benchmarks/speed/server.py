@@ -55,7 +55,6 @@ def vllm_server(model: str, max_model_len: int) -> Iterator[VllmServer]:
         **os.environ,
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TORCHDYNAMO_DISABLE": "1",
     }

@@ -125,12 +125,12 @@ class Engine(Protocol):
 
 
 def derive_seed(run_seed: int, question_id: str, prefix_ids: Sequence[int], index: int) -> int:
-    """Hash what identifies a rollout into a 63-bit seed.
+    """Turn what identifies a rollout into a 63-bit seed; the same rollout always gets the same.
 
-    `prefix_ids` is the prompt, the spine's tokens and the forced candidate. Two rollouts of
-    one run get independent seeds; the same rollout always gets the same one.
+    `prefix_ids` is the prompt, the spine's tokens and the forced candidate; they are hashed.
+    Rollouts of one prefix have seeds in a row, as a server gives to the samples of one request.
     """
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{run_seed}\x00{question_id}\x00{index}\x00".encode())
+    digest.update(f"{run_seed}\x00{question_id}\x00".encode())
     digest.update(np.asarray(prefix_ids, dtype="<i4").tobytes())
-    return int.from_bytes(digest.digest(), "little") >> 1
+    return ((int.from_bytes(digest.digest(), "little") >> 1) + index) % 2**63

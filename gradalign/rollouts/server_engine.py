@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -21,13 +22,16 @@ from gradalign.rollouts.registry import EngineSpec
 from gradalign.rollouts.server_checks import WantedModel, find_servers
 from gradalign.rollouts.server_http import parse_addresses
 from gradalign.rollouts.server_messages import (
-    read_choice,
+    read_choices,
     read_completion,
     read_scores,
     sampling_body,
     scoring_body,
 )
 from gradalign.rollouts.server_pool import Answer, Job, PoolSettings, RequestPool
+
+# Samples of one request: a server that dies loses what it had drawn of them.
+_MOST_SAMPLES = 32
 
 _ARGUMENTS = ("concurrency", "give_up_seconds", "timeout_seconds", "served_model_name")
 
@@ -40,7 +44,7 @@ class ServerEngine:
 
     Args:
         spec: the model and how it is sampled. Its `base_urls` are the servers; its `engine_args`
-            may hold `concurrency` (requests under way per server), `give_up_seconds` (for which
+            may hold `concurrency` (sequences under way per server), `give_up_seconds` (for which
             a server may be unreachable), `timeout_seconds` (for one answer) and
             `served_model_name`.
         all_must_answer: a server that does not answer at once is an error.
@@ -131,7 +135,8 @@ class ServerEngine:
                     break
                 answer = self._receive()
                 if answer.number in waiting:
-                    yield waiting.pop(answer.number), read_choice(answer.content)[0]
+                    (choice,), _ = read_choices(answer.content)
+                    yield waiting.pop(answer.number), choice
                     self._check_run(mine)
         finally:
             self._end(mine, bool(waiting))
@@ -157,26 +162,27 @@ class ServerEngine:
         mine = self._begin()
         stops = set(self.sampling.stop_token_ids)
         fixed = sampling_body(self.sampling)
-        waiting: dict[int, tuple[int, Request]] = {}
+        waiting: dict[int, list[tuple[int, Request]]] = {}
         try:
             while True:
                 # A quarter more than the servers take: there is always a next one at hand.
-                room = self._pool.capacity * 5 // 4 - len(waiting)
+                room = self._pool.capacity * 5 // 4 - sum(map(len, waiting.values()))
                 self._send(intake.pull(room), fixed, waiting)
                 if not waiting:
                     break
                 answer = self._receive()
                 if answer.number not in waiting:
                     continue
-                index, request = waiting.pop(answer.number)
-                choice, usage = read_choice(answer.content)
-                completion = read_completion(choice, request, stops)
+                group = waiting.pop(answer.number)
+                choices, usage = read_choices(answer.content, len(group))
                 cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-                self.usage.prefilled_tokens += len(request.prompt_ids) - int(cached)
-                self.usage.generated_tokens += completion.token_ids.size
+                self.usage.prefilled_tokens += len(group[0][1].prompt_ids) - int(cached)
                 self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
-                yield index, completion
-                self._check_run(mine)
+                for (index, request), choice in zip(group, choices, strict=True):
+                    completion = read_completion(choice, request, stops)
+                    self.usage.generated_tokens += completion.token_ids.size
+                    yield index, completion
+                    self._check_run(mine)
             if not intake.exhausted:
                 raise EngineError(
                     "the source of requests has nothing to give while nothing is running."
@@ -188,22 +194,23 @@ class ServerEngine:
         self,
         pulled: list[tuple[int, Request]],
         fixed: dict[str, Any],
-        waiting: dict[int, tuple[int, Request]],
+        waiting: dict[int, list[tuple[int, Request]]],
     ) -> None:
         """Hand requests to the pool in tree order, so that cached prefixes are met at once."""
         if not pulled:
             return
-        pulled.sort(key=lambda item: item[1].prompt_ids)
         jobs = []
-        for index, request in pulled:
+        for group in sample_groups(pulled):
             number = self._number()
-            waiting[number] = (index, request)
+            waiting[number] = group
+            first = group[0][1]
             own = {
-                "prompt": [int(token) for token in request.prompt_ids],
-                "max_tokens": request.max_tokens,
-                "seed": request.seed,
+                "prompt": [int(token) for token in first.prompt_ids],
+                "max_tokens": first.max_tokens,
+                "seed": first.seed,
+                "n": len(group),
             }
-            jobs.append(Job(number, fixed | own))
+            jobs.append(Job(number, fixed | own, size=len(group)))
         self.usage.num_requests += len(pulled)
         self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
         self._pool.send(jobs)
@@ -241,6 +248,28 @@ class ServerEngine:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineError("the engine has been closed.", "Open a new one.")
+
+
+def sample_groups(pulled: Sequence[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:
+    """Put together, in tree order, what a server can be asked for in one request.
+
+    vLLM gives sample i of a request with n samples the seed `seed + i`, so requests that differ
+    only in seeds that follow one another are that request: parsing and answering it costs a server
+    more than a short continuation does. Which ones are found together changes no result.
+    """
+    groups: list[list[tuple[int, Request]]] = []
+    order = sorted(pulled, key=lambda item: (item[1].prompt_ids, item[1].max_tokens, item[1].seed))
+    for item in order:
+        last = groups[-1][-1][1] if groups else None
+        if (
+            last is not None
+            and item[1] == replace(last, seed=last.seed + 1)
+            and len(groups[-1]) < _MOST_SAMPLES
+        ):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
 
 
 def _arguments(spec: EngineSpec) -> tuple[list[str], PoolSettings]:

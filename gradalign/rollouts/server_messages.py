@@ -105,15 +105,16 @@ def read_scores(choice: dict[str, Any], ids: Sequence[int], start: int) -> npt.N
         ) from error
 
 
-def read_choice(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first choice of an answer, and its usage.
+def read_choices(content: bytes, count: int = 1) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the choices of an answer in order, and its usage.
 
     Raises:
         EngineError: the answer is not what a completions endpoint gives.
     """
     try:
         answer = json.loads(content)
-        return dict(answer["choices"][0]), dict(answer.get("usage") or {})
+        by_index = {int(choice["index"]): dict(choice) for choice in answer["choices"]}
+        return [by_index[i] for i in range(count)], dict(answer.get("usage") or {})
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise EngineError(
             f"a server's answer is not a completion: {content[:200]!r}.",

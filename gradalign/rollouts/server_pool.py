@@ -22,7 +22,8 @@ from tenacity import (
     AsyncRetrying,
     retry_if_exception_type,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from gradalign.errors import EngineError, GradalignError
@@ -45,7 +46,7 @@ class PoolSettings:
     """How patient the pool is.
 
     Attributes:
-        concurrency: requests under way at one server at most.
+        concurrency: sequences under way at one server at most.
         give_up_seconds: a server that cannot be reached for so long is dropped.
         timeout_seconds: longest time for one answer, and for which a server may say "busy".
     """
@@ -57,10 +58,11 @@ class PoolSettings:
 
 @dataclass
 class Job:
-    """A request body under a number of the caller's."""
+    """A request body under a number of the caller's; `size` sequences come of it."""
 
     number: int
     body: dict[str, Any]
+    size: int = 1
     failures: int = 0
 
 
@@ -128,7 +130,7 @@ class RequestPool:
 
     @property
     def capacity(self) -> int:
-        """Requests that all servers together take at a time."""
+        """Sequences that all servers together take at a time."""
         alive = sum(server.state != "dropped" for server in self._servers)
         return max(alive, 1) * self._settings.concurrency
 
@@ -186,8 +188,9 @@ class RequestPool:
             if not ready:
                 break
             server = min(ready, key=lambda item: item.in_flight)
-            server.in_flight += 1
-            self._start(self._attempt(server, self._pending.popleft()))
+            job = self._pending.popleft()
+            server.in_flight += job.size
+            self._start(self._attempt(server, job))
         if self._pending and all(server.state == "dropped" for server in self._servers):
             self._fail(-1, self._all_gone())
         self._keep_time()
@@ -227,7 +230,7 @@ class RequestPool:
             server.last_success = time.monotonic()
             self._answers.put(Answer(job.number, content))
         finally:
-            server.in_flight -= 1
+            server.in_flight -= job.size
             self._dispatch()
 
     async def _post(self, server: _Server, body: dict[str, Any]) -> bytes:
@@ -277,7 +280,7 @@ class RequestPool:
         try:
             async for attempt in AsyncRetrying(
                 stop=stop_after_delay(self._settings.give_up_seconds),
-                wait=wait_exponential_jitter(initial=0.25, max=_LONGEST_WAIT_SECONDS, jitter=0.25),
+                wait=wait_exponential(0.25, _LONGEST_WAIT_SECONDS) + wait_random(0, 0.25),
                 retry=retry_if_exception_type(ServerUnavailableError),
                 reraise=True,
             ):
