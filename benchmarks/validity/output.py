@@ -21,7 +21,7 @@ def environment() -> dict[str, Any]:
         trl = None
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": hardware(),
+        "hardware": {name: value for name, value in hardware().items() if name != "platform"},
         "versions": {**versions(), "trl": trl},
     }
 
