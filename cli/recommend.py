@@ -11,7 +11,7 @@ import typer
 from .output import wide_console
 
 if TYPE_CHECKING:
-    from gradalign.report.verdict import Recommendation
+    from gradalign.report.verdict import Ranked, Recommendation
 
 HELP = """Say which teacher, context and method to distill with, on which tokens, and how surely.
 
@@ -42,6 +42,11 @@ def _recommend(
     _print(result)
 
 
+def _place(item: Ranked) -> str:
+    """Return what stands beside an arm that is compared with none: the best one, or none."""
+    return "best candidate" if item.pooled == item.pooled else "-"
+
+
 def _print(result: Recommendation) -> None:
     from rich.table import Table
 
@@ -66,7 +71,7 @@ def _print(result: Recommendation) -> None:
             item.method,
             item.role,
             interval(item.pooled, item.low, item.high),
-            "best candidate" if pair is None else number(pair.difference),
+            _place(item) if pair is None else number(pair.difference),
             "" if pair is None or pair.adjusted_p != pair.adjusted_p else f"{pair.adjusted_p:.2g}",
         )
     pairs = Table(title="Teachers, over the same methods and nodes", title_justify="left")

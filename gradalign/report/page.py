@@ -86,7 +86,7 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
                 "role": item.role,
                 "pooled": interval(item.pooled, item.low, item.high),
                 "difference": (
-                    "best candidate"
+                    ("best candidate" if item.pooled == item.pooled else "-")
                     if item.against_leader is None
                     else interval(
                         item.against_leader.difference,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradalign.errors import RunError
+from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
 from gradalign.report.plots import best_arm
 from gradalign.report.schema import table_names
@@ -54,10 +54,9 @@ def page_data(report: Report, max_spines: int) -> dict[str, Any]:
         )
     ]
     chosen = choose_questions(report, max_spines)
-    best = best_arm(summary)
     return {
         "arms": [[visible(arm.teacher), visible(arm.method)] for arm in arms],
-        "best": arms.index(best),
+        "best": _best(summary, arms),
         "summary": _summary(summary, arms, chosen),
         "histograms": _histograms(report, arms),
         "diagnostics": diagnostics(report),
@@ -65,6 +64,14 @@ def page_data(report: Report, max_spines: int) -> dict[str, Any]:
         "spines": _spines(report, arms, chosen, max_spines),
         "num_questions": len(report.question_ids),
     }
+
+
+def _best(summary: pd.DataFrame, arms: Sequence[Arm]) -> int | None:
+    """Return the arm that colours the tokens at first; None if none has an alignment."""
+    try:
+        return arms.index(best_arm(summary))
+    except UsageError:
+        return None
 
 
 def choose_questions(report: Report, max_spines: int) -> list[str]:

@@ -33,6 +33,7 @@ from gradalign.report.verdict import (
 )
 from gradalign.report.wording import (
     control_remarks,
+    flat_remarks,
     headline,
     method_remark,
     part_remarks,
@@ -63,7 +64,9 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         )
     seed = int(report.metadata.get("config", {}).get("seed", 0))
     ranking = _rank(scores, seed, level)
-    best = next((item for item in ranking if item.role == "candidate"), None)
+    best = next(
+        (item for item in ranking if item.role == "candidate" and math.isfinite(item.pooled)), None
+    )
     places, pairs = _teachers(scores, seed, level)
     leader = None if best is None else Arm(best.teacher, best.method)
     parts, contrasts = ((), ()) if leader is None else _parts(scores, leader, seed, level)
@@ -73,6 +76,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
     settle = _settle(report, open_pairs, len(scores.questions), level)
     sentence = headline(verdict, teacher, best, places, pairs, level)
     remarks = [
+        *flat_remarks(report.metadata.get("totals", {}), best),
         *method_remark(best, equals, ranking, verdict),
         *control_remarks(ranking, best, level),
         *part_remarks(parts, contrasts, level),

@@ -51,6 +51,7 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
             f"{floor['tokens']:,} tokens of {floor['spines']:,} spines."
         )
     if summary is not None:
+        lines += _flat(summary)
         lines += _special(summary, bool(metadata.get("config", {}).get("mask_special")))
     return lines + sampling_warning(metadata.get("config", {}))
 
@@ -67,6 +68,17 @@ def sampling_warning(config: Mapping[str, Any]) -> list[str]:
     return [
         f"Sampled with {', '.join(changed)}: P is that distribution too, so the alignment is that "
         "of an update on the distribution as it is sampled, not on the model's own."
+    ]
+
+
+def _flat(summary: pd.DataFrame) -> list[str]:
+    """Say what it means that nothing has an alignment."""
+    whole = summary[summary["split"] == "all"]
+    if not len(whole) or (whole["num_flat"] < whole["num_nodes"]).any():
+        return []
+    return [
+        "Every position is flat: whatever was forced there, its continuations ended alike. Check "
+        "the verifier, or take questions that this student sometimes solves."
     ]
 
 

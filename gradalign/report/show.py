@@ -44,7 +44,7 @@ def show_question(
     """
     from rich.text import Text
 
-    arm = choose_arm(report, teacher, method)
+    arm = _arm(report, teacher, method)
     questions = report.table("questions", question_id=question_id).to_dict("records")
     spines = report.table("spines", question_id=question_id).to_dict("records")
     if spine is not None:
@@ -74,6 +74,14 @@ def show_question(
         yield _coloured(tokens, cosines.get(name, {}))
         if position is not None:
             yield _candidates(report, question_id, f"{name}/{position}", arm, tokens, position)
+
+
+def _arm(report: Report, teacher: str | None, method: str | None) -> Arm:
+    """Return the arm whose alignment is shown; the first one where none has any."""
+    summary = report.summary
+    if teacher is None and method is None and not summary["pooled"].notna().any():
+        return Arm(str(summary["teacher"].iloc[-1]), str(summary["method"].iloc[-1]))
+    return choose_arm(report, teacher, method)
 
 
 def _coloured(tokens: list[str], cosine_of: dict[int, float]) -> Text:

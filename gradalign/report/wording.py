@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gradalign.report.significance import Pair
 from gradalign.report.text import interval, number
@@ -53,6 +53,17 @@ def headline(
         f"No clear winner among teachers: {teacher} with {best.method} leads with {value}, but "
         f"cannot be told from {', '.join(same) or 'the best of the others'}."
     )
+
+
+def flat_remarks(totals: Mapping[str, int], best: Ranked | None) -> list[str]:
+    """Say why nothing has an alignment, where that is so."""
+    if best is not None or not totals.get("spines"):
+        return []
+    return [
+        f"{totals.get('correct_spines', 0):,} of {totals['spines']:,} responses are correct, and "
+        "at no position did success depend on the token: check the verifier, or take questions "
+        "that this student sometimes solves."
+    ]
 
 
 def method_remark(

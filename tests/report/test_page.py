@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import os
 import re
@@ -13,12 +14,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from runs import SMALL
 
 import gradalign
+from gradalign.diagnostics import chosen
 from gradalign.report.folder import RunFolder
 from gradalign.report.page import MAX_BYTES, render, write_page
 from gradalign.report.page_data import choose_questions, page_data
 from gradalign.report.text import visible
+from gradalign_cli.main import main
 
 NASTY = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">'
 NASTY += "\x1b[31mred\x1b[0m \u202eevil\u202c \x00 \ud7ff &amp; <b>bold</b>"
@@ -28,8 +32,8 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def packed(html: str) -> dict:
-    block = re.search(r'<script id="data"[^>]*>([^<]*)</script>', html).group(1)
+def packed(page: str) -> dict:
+    block = re.search(r'<script id="data"[^>]*>([^<]*)</script>', page).group(1)
     return json.loads(gzip.decompress(base64.b64decode(block)))
 
 
@@ -143,20 +147,44 @@ def test_a_page_too_large_shows_fewer_responses(small_run, monkeypatch):
     assert 1 <= fewer < shown
 
 
-@pytest.mark.slow
-def test_two_hundred_spines_are_under_eight_megabytes(tmp_path):
-    """Four teachers and eight methods on 200 responses."""
-    report = gradalign.score(
+@pytest.fixture(scope="module")
+def wide_run(tmp_path_factory):
+    """200 responses, four teachers of which two are one model in contexts that disagree."""
+    return gradalign.score(
         student="demo:student", task="demo:addition", engine="transformers",
         teachers=["demo:strong", "demo:weak", "self+answer", "self+wrong-answer"],
         methods=["gkd:beta=0", "gkd", "opd", "opsd", "dr_grpo", "random", "verl/k2", "verl/k3"],
         limit=50, num_rollouts=4, nodes=16, continuations=2, bootstrap_resamples=200,
-        output_dir=str(tmp_path / "run"),
+        output_dir=str(tmp_path_factory.mktemp("wide") / "run"),
     )  # fmt: skip
-    path = tmp_path / "report.html"
-    assert write_page(report, str(path)) == len(report.spines) == 200
-    assert path.stat().st_size < 8_000_000
-    assert sum(len(spine["nodes"]) for spine in packed(path.read_text())["spines"]) > 3000
+
+
+@pytest.fixture(scope="module")
+def wide_page(wide_run, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("wide-page") / "report.html"
+    assert write_page(wide_run, str(path)) == len(wide_run.spines) == 200
+    return path
+
+
+@pytest.mark.slow
+def test_two_hundred_spines_are_under_eight_megabytes(wide_page):
+    assert wide_page.stat().st_size < 8_000_000
+    data = packed(wide_page.read_text())
+    assert sum(len(spine["nodes"]) for spine in data["spines"]) > 3000
+
+
+@pytest.mark.slow
+def test_every_diagnostic_and_its_advice_is_on_the_page(wide_run, wide_page):
+    text = html.unescape(wide_page.read_text())
+    summary = wide_run.diagnostics_summary
+    said = [advice for advice in summary["advice"] if advice]
+    assert len(said) > 10
+    assert set(summary["mechanism"].astype(str)) == set(chosen([]))
+    for advice in said:
+        assert advice in text
+    whole = summary[summary["split"].astype(str) == "all"]
+    listed = re.findall(r'<tr data-mechanism="(\w+)" data-teacher="([^"]*)"', text)
+    assert len(listed) == len(whole)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +230,8 @@ def test_it_loads_without_errors_or_network(browser, page):
 
 @pytest.mark.browser
 def test_filters_work(browser, page, small_run):
+    from playwright.sync_api import expect
+
     tab = open_page(browser, page)
     spines, rows = tab.locator(".spine"), tab.locator("#table-methods tbody tr")
     every = rows.count()
@@ -218,7 +248,7 @@ def test_filters_work(browser, page, small_run):
     tab.select_option("#f-question", label=str(small_run.question_ids[0]))
     assert spines.count() == small_run.config.num_rollouts
     tab.click("#filters button[type=reset]")
-    tab.wait_for_function(f"document.querySelectorAll('.spine').length == {len(small_run.spines)}")
+    expect(spines).to_have_count(len(small_run.spines))
     assert rows.count() == every
     assert tab.errors == []
     tab.close()
@@ -247,6 +277,27 @@ def test_a_click_opens_a_node(browser, page, small_run):
     node.click()
     heads = tab.locator("#candidates th").all_inner_texts()
     assert {"opd@demo:strong", "opd@self+answer"} == {head for head in heads if "@" in head}
+    assert tab.errors == []
+    tab.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_teacher_keeps_its_diagnostics_and_those_of_its_contexts(browser, wide_page):
+    from playwright.sync_api import expect
+
+    tab = open_page(browser, wide_page)
+    lines = tab.locator("ul.advice li")
+    every = lines.count()
+    for teacher, contexts in (("self+answer", 1), ("demo:weak", 0)):
+        tab.select_option("#f-teacher", label=teacher)
+        shown = lines.locator("visible=true")
+        assert 0 < shown.count() < every
+        names = set(shown.locator("b").all_inner_texts())
+        assert names == {teacher, *["self"] * contexts}
+        assert shown.locator(".chip", has_text="contexts").count() == contexts
+    tab.click("#filters button[type=reset]")
+    expect(lines.locator("visible=true")).to_have_count(every)
     assert tab.errors == []
     tab.close()
 
@@ -284,6 +335,39 @@ def test_the_node_is_the_stored_one(browser, page, small_run):
         dot += float(cells["ideal"]) * float(cells["opd@demo:strong"])
     stored = here["alignment"].query("teacher == 'demo:strong' and method == 'opd'")
     assert dot == pytest.approx(stored["cosine"].iloc[0], abs=0.03)
+    tab.close()
+
+
+@pytest.fixture(scope="module")
+def flat_run(tmp_path_factory):
+    """A run whose verifier never says yes."""
+    settings = {**SMALL, "limit": 2, "methods": ["gkd", "random"], "verifier": "exact"}
+    return gradalign.score(**settings, output_dir=str(tmp_path_factory.mktemp("flat") / "run"))
+
+
+def test_a_run_in_which_nothing_depends_on_any_token_says_so(flat_run, capsys):
+    result = flat_run.recommend()
+    assert (result.verdict, result.teacher) == ("none", None)
+    assert "no candidate has a pooled alignment" in result.headline
+    assert "0 of 4 responses are correct" in result.remarks[0]
+    assert any("Every position is flat" in line for line in flat_run.footer())
+    for command in (["recommend"], ["show", "--question", flat_run.question_ids[0]]):
+        with pytest.raises(SystemExit) as stop:
+            main([command[0], flat_run.path, *command[1:]])
+        assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "best candidate" not in out
+    assert "incorrect" in out
+
+
+@pytest.mark.browser
+def test_the_page_of_such_a_run(browser, flat_run, tmp_path):
+    write_page(flat_run, str(tmp_path / "page.html"))
+    tab = open_page(browser, tmp_path / "page.html")
+    assert "0 of 4 responses are correct" in tab.locator("#verdict").inner_text()
+    tab.locator("#spines .tok.node.flat").first.click()
+    assert "undefined" in tab.locator("#node").inner_text()
+    assert tab.errors == []
     tab.close()
 
 
