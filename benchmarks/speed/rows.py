@@ -113,7 +113,7 @@ def raw_vllm(name: str, folder: Path, work_folder: Path) -> Figures:
     """LLM.generate in this process, with the arguments that our engine gives it."""
     from dataclasses import asdict
 
-    from gradalign.rollouts.registry import EngineSpec
+    from gradalign.rollouts.base import EngineSpec
 
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -23,7 +23,7 @@ from gradalign.models.distributions import (
     forced_log_probs,
     response_distribution,
 )
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.metering import forward_pass
 from gradalign.models.loading import context_length
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def response_distribution(
     """Return log-probabilities [L, V]: the very distribution that tokens are drawn from."""
     import torch
 
-    from gradalign.rollouts.sampler import probabilities
+    from gradalign.models.sampling import probabilities
 
     if sampling is None or sampling.is_plain:
         return torch.log_softmax(logits_LV, dim=-1)

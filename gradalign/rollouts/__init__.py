@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts.base import (
     Completion,
     Engine,
+    EngineSpec,
     EngineUsage,
     FinishReason,
     Request,
-    SamplingSettings,
     derive_seed,
 )
 from gradalign.rollouts.registry import (
     ENGINES,
     EngineFactory,
-    EngineSpec,
     open_engine,
     resolve_engine,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -12,30 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.metering import add_model_seconds
+from gradalign.models.sampling import SamplingSettings
 
 FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How tokens are drawn; the same for every request of an engine.
-
-    Attributes:
-        temperature: softmax temperature, > 0.
-        top_p: nucleus mass, 1 for none.
-        top_k: number of most probable tokens kept, 0 for none.
-        stop_token_ids: ids that end a response; the stop token is part of it.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether tokens are drawn from the model's own distribution, unchanged."""
-        return self.temperature == 1.0 and self.top_p >= 1.0 and self.top_k <= 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +60,35 @@ class EngineUsage:
         """Count time at work, here and in the sum of this process."""
         self.seconds += seconds
         add_model_seconds(seconds)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an engine is opened with.
+
+    Attributes:
+        model: a folder, a hub id, or `demo:NAME`.
+        sampling: how tokens are drawn.
+        max_model_len: a shorter context than the model's own, None for the model's.
+        dtype: `auto` is float32 on CPU and the checkpoint's own elsewhere.
+        device: `auto`, `cpu`, `cuda`, ...
+        revision: branch, tag or commit of a hub model.
+        trust_remote_code: run code that comes with the checkpoint.
+        seed: for what an engine itself may draw; every request brings its own seed.
+        engine_args: further arguments of the engine, from `--engine-args k=v`, typed.
+        base_urls: the servers of engine `server`.
+    """
+
+    model: str
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    max_model_len: int | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    seed: int = 0
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    base_urls: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

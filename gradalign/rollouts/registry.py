@@ -9,44 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.models.sampling import SamplingSettings
 from gradalign.registry import Registry
-from gradalign.rollouts.base import Engine, SamplingSettings
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """What an engine is opened with.
-
-    Attributes:
-        model: a folder, a hub id, or `demo:NAME`.
-        sampling: how tokens are drawn.
-        max_model_len: a shorter context than the model's own, None for the model's.
-        dtype: `auto` is float32 on CPU and the checkpoint's own elsewhere.
-        device: `auto`, `cpu`, `cuda`, ...
-        revision: branch, tag or commit of a hub model.
-        trust_remote_code: run code that comes with the checkpoint.
-        seed: for what an engine itself may draw; every request brings its own seed.
-        engine_args: further arguments of the engine, from `--engine-args k=v`, typed.
-        base_urls: the servers of engine `server`.
-    """
-
-    model: str
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    max_model_len: int | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    seed: int = 0
-    engine_args: Mapping[str, Any] = field(default_factory=dict)
-    base_urls: tuple[str, ...] = ()
-
+from gradalign.rollouts.base import Engine, EngineSpec
 
 EngineFactory = Callable[[EngineSpec], Engine]
 

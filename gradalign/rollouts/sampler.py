@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from gradalign.errors import EngineError
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings, probabilities
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -36,30 +36,6 @@ def _mix(x_J: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x_J = (x_J ^ (x_J >> np.uint64(30))) * _MIX_1
     x_J = (x_J ^ (x_J >> np.uint64(27))) * _MIX_2
     return np.asarray(x_J ^ (x_J >> np.uint64(31)), dtype=np.uint64)
-
-
-def probabilities(logits_BV: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
-    """Return the distribution that tokens are drawn from, float64 [B, V].
-
-    Temperature, then top-k, then top-p, each as in the logits warpers of transformers, except
-    that equal logits are ranked by token id, so that what is kept never depends on how a sort
-    breaks ties.
-    """
-    scores_BV = logits_BV.double() / sampling.temperature
-    vocab = scores_BV.shape[1]
-    top_k = sampling.top_k if 0 < sampling.top_k < vocab else 0
-    if not top_k and sampling.top_p >= 1.0:
-        return torch.softmax(scores_BV, dim=1)
-    ranked_BV, order_BV = torch.sort(scores_BV, dim=1, descending=True, stable=True)
-    if top_k:
-        ranked_BV[:, top_k:] = -torch.inf
-    p_BV = torch.softmax(ranked_BV, dim=1)
-    if sampling.top_p < 1.0:
-        # A token stays if the mass of all better ones is below top_p: the best always does.
-        before_BV = torch.cumsum(p_BV, dim=1) - p_BV
-        p_BV = torch.where(before_BV < sampling.top_p, p_BV, 0.0)
-        p_BV /= p_BV.sum(dim=1, keepdim=True)
-    return torch.zeros_like(p_BV).scatter_(1, order_BV, p_BV)
 
 
 def draw(

@@ -16,9 +16,8 @@ from gradalign.errors import EngineError, ModelError, UsageError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import load_config, resolve_model
 from gradalign.models.tokenizers import load_tokenizer
-from gradalign.rollouts.base import Completion, EngineUsage, Request
+from gradalign.rollouts.base import Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
-from gradalign.rollouts.registry import EngineSpec
 from gradalign.rollouts.server_checks import WantedModel, find_servers
 from gradalign.rollouts.server_http import parse_addresses
 from gradalign.rollouts.server_messages import (

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import EngineError
-from gradalign.rollouts.base import Completion, Request, SamplingSettings
+from gradalign.models.sampling import SamplingSettings
+from gradalign.rollouts.base import Completion, Request
 
 NO_MASS = -9999.0
 """What vLLM writes for a log-probability of minus infinity, which JSON does not have."""

@@ -17,8 +17,9 @@ import torch
 from gradalign.errors import EngineError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import loaded_model
+from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts import attention
-from gradalign.rollouts.base import Completion, EngineUsage, Request, SamplingSettings
+from gradalign.rollouts.base import Completion, EngineUsage, Request
 from gradalign.rollouts.batch import Batch, Job
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.model_call import ModelCall

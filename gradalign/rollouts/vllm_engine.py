@@ -15,9 +15,8 @@ import numpy.typing as npt
 from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import load_config, resolve_model
-from gradalign.rollouts.base import Completion, EngineUsage, Request
+from gradalign.rollouts.base import Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
-from gradalign.rollouts.registry import EngineSpec
 from gradalign.rollouts.vllm_worker import STOP
 from gradalign.rollouts.wire import Frame, Kind, pack_rows, unpack_rows
 from gradalign.rollouts.worker_process import WorkerProcess

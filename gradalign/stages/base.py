@@ -18,8 +18,8 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import UsageError
+from gradalign.models.sampling import SamplingSettings
 from gradalign.report.folder import RunFolder
-from gradalign.rollouts.base import SamplingSettings
 
 Tick = Callable[[int, int, int], None]
 """Called with (units done, units of this shard, units new since the last call)."""

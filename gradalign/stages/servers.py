@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
 from gradalign.errors import UsageError
-from gradalign.rollouts.base import SamplingSettings
-from gradalign.rollouts.registry import EngineSpec, parse_engine_args
+from gradalign.models.sampling import SamplingSettings
+from gradalign.rollouts.base import EngineSpec
+from gradalign.rollouts.registry import parse_engine_args
 
 if TYPE_CHECKING:
     from gradalign.rollouts.server_engine import ServerEngine

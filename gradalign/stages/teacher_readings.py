@@ -21,7 +21,7 @@ from gradalign.models.distributions import (
     position_view,
     top_tokens,
 )
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings
 from gradalign.stages.base import Run
 from gradalign.stages.positions import SpinePositions
 from gradalign.stages.servers import open_served_teacher, teacher_servers
@@ -96,7 +96,7 @@ class ServedReader:
         temperatures: Sequence[float],
     ) -> Iterator[tuple[int, Reading]]:
         """Yield (index, what the teacher says of that response), in any order."""
-        from gradalign.models.server_distributions import AskedSequence, served_readings
+        from gradalign.rollouts.server_distributions import AskedSequence, served_readings
 
         asked = [
             AskedSequence(sequence, student.chosen, student.node_top_ids)
@@ -115,7 +115,7 @@ class ServedReader:
         self, trunk_ids: list[int], offshoots: list[Offshoot], sampling: SamplingSettings | None
     ) -> list[npt.NDArray[np.float32]]:
         """Return log-probabilities of every token after each forced candidate."""
-        from gradalign.models.server_distributions import served_offshoot_logprobs
+        from gradalign.rollouts.server_distributions import served_offshoot_logprobs
 
         assert sampling is None, "servers score at temperature 1, and only teachers are asked"
         return served_offshoot_logprobs(self._engine, trunk_ids, offshoots)

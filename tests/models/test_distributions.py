@@ -17,7 +17,7 @@ from gradalign.models.distributions import (
     response_distribution,
     top_tokens,
 )
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings
 
 SETTINGS = [None, SamplingSettings(temperature=0.7, top_k=20, top_p=0.9)]
 

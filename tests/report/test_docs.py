@@ -16,8 +16,9 @@ from gradalign.contexts import get as get_context
 from gradalign.contexts.base import CONTEXTS
 from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
+from gradalign.models.sampling import SamplingSettings
 from gradalign.report.export import export
-from gradalign.rollouts.base import Request, SamplingSettings
+from gradalign.rollouts.base import Request
 from gradalign.rollouts.registry import ENGINES, open_engine
 from gradalign_cli.main import main
 from tests.requires import require

@@ -10,8 +10,8 @@ from transformers import TemperatureLogitsWarper
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from gradalign.errors import EngineError
-from gradalign.rollouts.base import SamplingSettings
-from gradalign.rollouts.sampler import draw, probabilities, uniforms
+from gradalign.models.sampling import SamplingSettings, probabilities
+from gradalign.rollouts.sampler import draw, uniforms
 
 
 def splitmix64(state: int) -> int:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from gradalign.errors import EngineError
 from gradalign.models.continuations import Offshoot
 from gradalign.models.distributions import ForcedSequence, PositionView, SupportView
-from gradalign.rollouts.base import SamplingSettings
+from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts.server_engine import ServerEngine
 from gradalign.rollouts.server_messages import (
     sampled_logprobs,
