@@ -98,18 +98,15 @@ def _trials(result: dict[str, Any]) -> list[str]:
     """Lines on the length of the step, and on TRL against the plain loop."""
     lines = []
     if result["tuning"]:
-        lines += [
-            "",
-            "Gain of the tuned-on configuration and of a random direction by step length:",
-        ]
-        lines += [
-            f"  {row['step_norm']:<9g} {row['gain']:+.3f} {row['random']:+.3f}"
-            for row in result["tuning"]
-        ]
+        steps = ", ".join(str(count) for count in result["settings"]["checkpoints"])
+        lines += ["", f"Trial seed, gain after {steps} steps by length of the step:"]
+        for row in result["tuning"]:
+            lines.append(f"  {row['step_norm']:<9g} tuned on  {_gains(row['gains'])}")
+            lines.append(f"  {'':9s} random    {_gains(row['random'])}")
     if result["both_loops"]:
         lines += ["", "One seed, gain by TRL's trainer and by the plain loop:"]
         lines += [
-            f"  {row['label']:24s} {_gains(row['trl'])}  |{_gains(row['plain'])}"
+            f"  {row['label']:24s} {_gains(row['trl'])}  | {_gains(row['plain'])}"
             for row in result["both_loops"]
         ]
     return lines

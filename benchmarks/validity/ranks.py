@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +32,19 @@ class RankCorrelation:
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Pearson correlation of average ranks; NaN if either does not vary."""
-    rank_x = rankdata(np.asarray(x, dtype=np.float64))
-    rank_y = rankdata(np.asarray(y, dtype=np.float64))
-    if np.ptp(rank_x) == 0 or np.ptp(rank_y) == 0:
-        return float("nan")
-    return float(np.corrcoef(rank_x, rank_y)[0, 1])
+    return float(_spearman_rows(np.atleast_2d(x), np.atleast_2d(y))[0])
+
+
+def _spearman_rows(x_BK: npt.ArrayLike, y_BK: npt.ArrayLike) -> Floats:
+    """Spearman's correlation of every row, [B]."""
+    centred = []
+    for values_BK in (x_BK, y_BK):
+        rank_BK = rankdata(np.asarray(values_BK, dtype=np.float64), axis=1)
+        centred.append(rank_BK - rank_BK.mean(axis=1, keepdims=True))
+    left_BK, right_BK = centred
+    norm_B = np.sqrt((left_BK**2).sum(axis=1) * (right_BK**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((left_BK * right_BK).sum(axis=1) / norm_B)
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,8 @@ def correlate(
     count = len(value_K)
     if count < 3:
         return RankCorrelation(float("nan"), float("nan"), float("nan"), count)
-    drawn = [
-        spearman(value_K[chosen], means) for chosen, means in _drawn(gain_KS, seed, num_resamples)
-    ]
+    chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
+    drawn = _spearman_rows(value_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return RankCorrelation(spearman(value_K, gain_KS.mean(axis=1)), float(low), float(high), count)
 
@@ -102,23 +109,21 @@ def difference(
         return RankDifference(float("nan"), float("nan"), float("nan"), len(value_K))
     mean_K = gain_KS.mean(axis=1)
     other_K = np.sign(spearman(other_K, mean_K)) * other_K
-    drawn = [
-        spearman(value_K[chosen], means) - spearman(other_K[chosen], means)
-        for chosen, means in _drawn(gain_KS, seed, num_resamples)
-    ]
+    chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
+    drawn = _spearman_rows(value_K[chosen_BK], means_BK)
+    drawn -= _spearman_rows(other_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     found = spearman(value_K, mean_K) - spearman(other_K, mean_K)
     return RankDifference(found, float(low), float(high), len(value_K))
 
 
-def _drawn(gain_KS: Floats, seed: int, num_resamples: int) -> Iterator[tuple[Ints, Floats]]:
-    """Yield resampled configurations, and their mean gains over resampled seeds."""
+def _drawn(gain_KS: Floats, seed: int, num_resamples: int) -> tuple[Ints, Floats]:
+    """Resampled configurations, and their mean gains over resampled seeds, both [B, K]."""
     count, seeds = gain_KS.shape
     rng = np.random.default_rng(seed)
-    for _ in range(num_resamples):
-        chosen = rng.integers(0, count, count)
-        of_seed = rng.integers(0, seeds, (count, seeds))
-        yield chosen, np.take_along_axis(gain_KS[chosen], of_seed, axis=1).mean(axis=1)
+    chosen_BK = rng.integers(0, count, (num_resamples, count))
+    of_seed_BKS = rng.integers(0, seeds, (num_resamples, count, seeds))
+    return chosen_BK, gain_KS[chosen_BK[:, :, None], of_seed_BKS].mean(axis=2)
 
 
 def reliability(gains: Sequence[Sequence[float]]) -> float:
