@@ -42,6 +42,23 @@ def informed_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="session")
+def answers_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The student told a true and a false answer, on enough questions for its alignment."""
+    return gradalign.score(
+        **COMMON | {"task": "demo:addition:size=400"},
+        teachers=["self+answer", "self+wrong-answer"],
+        methods=["opd", "minillm"],
+        limit=96,
+        num_rollouts=2,
+        nodes=8,
+        continuations=4,
+        shard_size=32,
+        diagnose=["horizon"],
+        output_dir=str(tmp_path_factory.mktemp("runs") / "answers"),
+    )
+
+
+@pytest.fixture(scope="session")
 def prefix_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Many spines and hardly any nodes: what the one diagnostic that samples needs."""
     return gradalign.score(

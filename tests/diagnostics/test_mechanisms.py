@@ -41,6 +41,9 @@ def figure(report, mechanism, teacher, diagnostic, variant="", split="all") -> F
     return Figure(row["value"], row["low"], row["high"])
 
 
+LATE = "position:75-100%"
+
+
 # 1. Overlap: a teacher that is shown a false answer
 
 
@@ -59,38 +62,38 @@ def test_a_false_answer_pulls_the_teacher_away(informed_run, mechanism, diagnost
 
 
 @pytest.mark.parametrize("method", ["opd", "minillm"])
-def test_a_false_answer_costs_the_alignment_itself(informed_run, method):
-    """Each lies outside the other's interval, and paired on the same nodes they differ surely."""
-    summary = informed_run.summary
+def test_a_false_answer_costs_the_alignment_itself(answers_run, method):
+    """The intervals are apart, and paired on the same nodes the two differ surely."""
+    summary = answers_run.summary
     rows = summary[(summary["method"] == method) & (summary["split"] == "all")]
     rows = rows.set_index("teacher")[["pooled", "pooled_low", "pooled_high"]]
     true, false = (Figure(*rows.loc[f"self+{name}"]) for name in ("answer", "wrong-answer"))
     assert true.low > 0
-    assert false.value < true.low
-    assert true.value > false.high
+    assert false.high < true.low
     pair = compare_teachers(
-        read_scores(informed_run), "self+answer", "self+wrong-answer", [method], seed=0, level=0.95
+        read_scores(answers_run), "self+answer", "self+wrong-answer", [method], seed=0, level=0.95
     )
     assert pair.low > 0
-    assert pair.p_value < 0.02
+    assert pair.p_value < 0.001
     assert pair.difference == pytest.approx(true.value - false.value, abs=1e-9)
 
 
-def test_a_false_answer_points_away_from_success_on_wrong_responses(informed_run):
+def test_a_false_answer_points_away_from_success_on_wrong_responses(answers_run):
     """What follows the token included: the sequence-level direction."""
-    summary = informed_run.summary.set_index(["teacher", "method", "split"])
-    row = summary.loc[("self+wrong-answer", "minillm", "incorrect")]
-    assert row["pooled_high"] < 0
+    summary = answers_run.summary.set_index(["teacher", "method", "split"])
+    assert summary.loc[("self+wrong-answer", "minillm", "incorrect"), "pooled_high"] < 0
+    assert summary.loc[("self+answer", "minillm", "incorrect"), "pooled_low"] > 0
 
 
-def test_a_false_answer_points_the_wrong_way_late_in_the_response(informed_run):
+@pytest.mark.parametrize("gamma", [0, 1])
+def test_a_false_answer_points_the_wrong_way_late_in_the_response(answers_run, gamma):
     """The teacher's reliability by depth: the answer stands at the end."""
-    parts = {}
-    for teacher in ("self+answer", "self+wrong-answer"):
-        parts[teacher] = figure(
-            informed_run, "horizon", teacher, "alignment", "gamma=0", "position:75-100%"
-        )
-    assert parts["self+wrong-answer"].value < 0 < parts["self+answer"].value
+    true, false = (
+        figure(answers_run, "horizon", f"self+{name}", "alignment", f"gamma={gamma}", LATE)
+        for name in ("answer", "wrong-answer")
+    )
+    assert false.value < true.low
+    assert false.value < 0 < true.value
 
 
 def test_overlap_is_the_mean_over_every_position(informed_run):

@@ -153,8 +153,8 @@ def test_the_bundled_pair(tmp_path):
     report = gradalign.score(
         **{
             **SMALL, "teachers": ["demo:strong", "demo:weak", "demo:strong+wrong-answer"],
-            "limit": 32, "num_rollouts": 4, "methods": ["gkd:beta=0", "gkd", "opd", "random"],
-            "nodes": 12, "continuations": 8, "shard_size": 16,
+            "task": "demo:addition:size=400", "limit": 96, "num_rollouts": 2, "nodes": 8,
+            "methods": ["gkd:beta=0", "gkd", "opd", "random"], "shard_size": 32,
         },
         output_dir=str(tmp_path / "run"),
     )  # fmt: skip
