@@ -14,7 +14,8 @@ Rows:
     stage, vllm, no cache  the same with prefix caching off
     plain script           per node and candidate, model.generate with num_return_sequences=n
     ray, N workers         the branch stage on Ray actors, once all of them are at work
-    score, ENGINE          all of `gradalign.score`, and the share of it that is spent in models
+    score, ENGINE          all of `gradalign.score`; the share of it that is spent inside engines and
+                           model passes, and the same with loading models and starting engines
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def table(name: str, result: dict[str, Any]) -> str:
     lines = [
         f"{name}: {result['about']}",
         f"{'row':24}{'tokens/s':>10}{'per CPU s':>11}{'requests':>10}{'seconds':>9}"
-        f"{'of raw':>8}{'x plain':>9}{'in models':>11}{'MiB':>7}",
+        f"{'of raw':>8}{'x plain':>9}{'in models':>11}{'+ opening':>11}{'MiB':>7}",
     ]
     for row, run in best.items():
         speed = run["tokens_per_second"]
@@ -104,8 +105,9 @@ def table(name: str, result: dict[str, Any]) -> str:
         line += f"{run['requests']:10,}{run['seconds']:9.2f}"
         line += f"{speed / raw:8.2f}" if raw else f"{'':8}"
         line += f"{speed / plain:9.1f}" if plain else f"{'':9}"
-        share = run["model_seconds"] / run["seconds"] if "model_seconds" in run else None
-        line += f"{'':11}" if share is None else f"{share:11.0%}"
+        for keys in (("model_seconds",), ("model_seconds", "opening_seconds")):
+            shares = [run[key] / run["seconds"] for key in keys if key in run]
+            line += f"{sum(shares):11.0%}" if shares else f"{'':11}"
         lines.append(line + f"{max(run['peak_mib'], run['child_peak_mib']):7d}")
     return "\n".join(lines)
 

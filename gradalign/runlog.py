@@ -104,17 +104,19 @@ class RunLog:
         counts: Mapping[str, int],
         *,
         model_seconds: float,
+        opening_seconds: float = 0.0,
         worker_seconds: float | None = None,
     ) -> None:
         """Add the time and the counts of a stage, or of what was left of it.
 
-        `seconds` is wall time, `model_seconds` what of it was spent inside engines and model
-        passes; `worker_seconds` is the sum over workers, where there are any, and so is
-        `model_seconds` then.
+        `seconds` is wall time; of it, `model_seconds` were spent inside engines and model passes,
+        and `opening_seconds` on loading the model or starting the engine. `worker_seconds` is the
+        sum over workers, where there are any, and so are the other two then.
         """
         stage = self.data["stages"].setdefault(name, {"seconds": 0.0, "counts": {}})
         stage["seconds"] = round(stage["seconds"] + seconds, 3)
-        stage["model_seconds"] = round(stage.get("model_seconds", 0.0) + model_seconds, 3)
+        for key, value in (("model_seconds", model_seconds), ("opening_seconds", opening_seconds)):
+            stage[key] = round(stage.get(key, 0.0) + value, 3)
         if worker_seconds is not None:
             before = stage.get("worker_seconds", 0.0)
             stage["worker_seconds"] = round(before + worker_seconds, 3)

@@ -282,6 +282,7 @@ def whole_score(engine: str) -> Row:
             "tokens": totals["continuation_tokens"] + totals["spine_tokens"],
             "requests": totals["continuations"] + totals["spines"],
             "model_seconds": sum(stage["model_seconds"] for stage in stages),
+            "opening_seconds": sum(stage["opening_seconds"] for stage in stages),
         }
 
     return row

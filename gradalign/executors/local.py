@@ -36,10 +36,17 @@ class LocalExecutor:
             reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress,
             stage.session(run) as work,
         ):
+            opening = timer.seconds
             for shard in pending:
                 before = model_seconds()
                 counts = work(shard, progress.shard)
                 spent = model_seconds() - before
-                log.add_stage(stage.name, timer.seconds, counts, model_seconds=spent)
-                timer = Timer()
+                log.add_stage(
+                    stage.name,
+                    timer.seconds,
+                    counts,
+                    model_seconds=spent,
+                    opening_seconds=opening,
+                )
+                timer, opening = Timer(), 0.0
                 progress.finish_shard()

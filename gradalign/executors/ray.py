@@ -86,6 +86,7 @@ class RayExecutor:
                     timer.seconds,
                     outcome.counts,
                     model_seconds=outcome.model_seconds,
+                    opening_seconds=outcome.opening_seconds,
                     worker_seconds=outcome.seconds,
                 )
                 timer = Timer()

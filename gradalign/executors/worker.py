@@ -45,6 +45,7 @@ class Outcome:
         counts: for run.json.
         seconds: wall time of the worker, opening the stage included.
         model_seconds: of these, inside engines and model passes.
+        opening_seconds: of these, on opening the stage.
         units: how many units of progress there were.
         failure: None if the shard is done.
     """
@@ -52,6 +53,7 @@ class Outcome:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     model_seconds: float = 0.0
+    opening_seconds: float = 0.0
     units: int = 0
     failure: Failure | None = None
 
@@ -122,13 +124,16 @@ class Worker:
         start, before = time.monotonic(), model_seconds()
         ticker = _Ticker(self._board, shard)
         try:
-            counts = self._open(number)(shard, ticker)
+            work = self._open(number)
+            opening = time.monotonic() - start
+            counts = work(shard, ticker)
         except GradalignError as error:
             return Outcome(failure=_plain(error))
         return Outcome(
             counts={name: int(count) for name, count in counts.items()},
             seconds=time.monotonic() - start,
             model_seconds=model_seconds() - before,
+            opening_seconds=opening,
             units=ticker.units,
         )
 

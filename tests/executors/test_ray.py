@@ -111,7 +111,8 @@ def test_two_workers_equal_a_local_run(small_run, workers, tmp_path):
     }
     for stage in ours.values():
         assert 0 < stage["worker_seconds"] <= 2.1 * stage["seconds"] + 0.5
-        assert 0 <= stage["model_seconds"] <= stage["worker_seconds"]
+        inside = stage["model_seconds"] + stage["opening_seconds"]
+        assert 0 <= inside <= stage["worker_seconds"] + 0.01
     assert ours["branch"]["model_seconds"] > 0
     for name, shown in bar.stages.items():
         assert shown["finished"] == shown["shards"] == 3, name
