@@ -13,6 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gradalign.report.splits import (
+    entropy_edges,
+    entropy_splits,
+    outcome_splits,
+    position_splits,
+)
 from gradalign.report.text import arm_name
 
 if TYPE_CHECKING:
@@ -21,9 +27,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-
-QUARTERS = ("0-25%", "25-50%", "50-75%", "75-100%")
-ENTROPY_NAMES = ("low", "middle", "high")
 
 
 @dataclass(frozen=True, order=True)
@@ -96,19 +99,11 @@ class NodeScores:
 
     def splits(self) -> dict[str, Bools]:
         """Return the named parts of the nodes, as in the summary (questions left out)."""
-        parts = {
-            "all": np.ones(len(self.node_id_N), dtype=np.bool_),
-            "correct": self.correct_N,
-            "incorrect": ~self.correct_N,
+        return {
+            **outcome_splits(self.correct_N),
+            **position_splits(self.relative_position_N),
+            **entropy_splits(self.entropy_N, entropy_edges(self.entropy_N)),
         }
-        quarter_N = np.minimum((self.relative_position_N * 4).astype(int), 3)
-        for i, name in enumerate(QUARTERS):
-            parts[f"position:{name}"] = quarter_N == i
-        edges = np.quantile(self.entropy_N, [1 / 3, 2 / 3]) if len(self.entropy_N) else np.zeros(2)
-        level_N = np.searchsorted(edges, self.entropy_N, side="right")
-        for i, name in enumerate(ENTROPY_NAMES):
-            parts[f"entropy:{name}"] = level_N == i
-        return parts
 
 
 _ABOUT = (

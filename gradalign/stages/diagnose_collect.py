@@ -9,6 +9,7 @@ from gradalign.alignment import mean_of_sums
 from gradalign.diagnostics.horizon import imbalance, root_ratio
 from gradalign.diagnostics.prefixes import transitions
 from gradalign.diagnostics.topk import FORMS
+from gradalign.report.splits import QUESTION, outcome_splits, position_splits
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.diagnose_contexts import TABLE as CONTEXTS_TABLE
 from gradalign.stages.diagnose_horizon import TABLE as HORIZON_TABLE
@@ -17,15 +18,12 @@ from gradalign.stages.diagnose_sums import (
     Collector,
     Floats,
     Key,
-    outcome_splits,
     pooled_columns,
     pooled_difference,
-    position_splits,
     questions_of,
 )
 from gradalign.stages.diagnose_topk import TABLE as TOPK_TABLE
 from gradalign.stages.mismatch import TABLE as PREFIX_TABLE
-from gradalign.stages.summarise import QUESTION
 
 OVERLAP = (
     "overlap_ratio",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
-from gradalign.stages.summarise import QUARTERS, QUESTION
+from gradalign.report.splits import QUESTION
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -184,15 +184,3 @@ def pooled_columns(frame: pd.DataFrame) -> Floats:
 def questions_of(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
     """Return the question of each row."""
     return np.asarray(frame["question_id"].astype(str).to_numpy(dtype=object))
-
-
-def outcome_splits(correct_N: npt.ArrayLike) -> dict[str, Bools]:
-    """Return the splits all, correct and incorrect."""
-    right_N = np.asarray(correct_N, dtype=np.bool_)
-    return {"all": np.ones(len(right_N), dtype=np.bool_), "correct": right_N, "incorrect": ~right_N}
-
-
-def position_splits(relative_N: npt.ArrayLike) -> dict[str, Bools]:
-    """Return the quarters of the response, as in the main summary."""
-    quarter_N = np.minimum((np.asarray(relative_N, dtype=np.float64) * 4).astype(int), 3)
-    return {f"position:{name}": quarter_N == i for i, name in enumerate(QUARTERS)}

@@ -26,6 +26,13 @@ from gradalign.alignment import (
 )
 from gradalign.alignment.scores import ZERO_NORM
 from gradalign.report.rows import Rows
+from gradalign.report.splits import (
+    QUESTION,
+    entropy_edges,
+    entropy_splits,
+    outcome_splits,
+    position_splits,
+)
 from gradalign.runlog import RunLog
 from gradalign.stages.base import Run
 from gradalign.stages.update_level import update_level
@@ -33,9 +40,6 @@ from gradalign.stages.update_level import update_level
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-QUARTERS = ("0-25%", "25-50%", "50-75%", "75-100%")
-ENTROPY_NAMES = ("low", "middle", "high")
-QUESTION = "question:"
 
 POOLED = ("dot", "ideal_norm2", "method_norm2")
 MEAN = ("cosine_sum", "num_cosines")
@@ -103,10 +107,7 @@ def _entropy_edges(run: Run) -> Floats:
         run.folder.read_table("nodes", shard)["student_entropy"].to_numpy()
         for shard in run.shards()
     ]
-    entropies = np.concatenate(parts) if parts else np.zeros(0)
-    if not len(entropies):
-        return np.zeros(2)
-    return np.asarray(np.quantile(entropies, [1 / 3, 2 / 3]), dtype=np.float64)
+    return entropy_edges(np.concatenate(parts) if parts else [])
 
 
 def _rows(
@@ -195,16 +196,9 @@ def _splits(
 
 
 def _kept_splits(group: pd.DataFrame, edges: Floats) -> Iterator[tuple[str, Bools]]:
-    correct = group["correct"].to_numpy(dtype=np.bool_)
-    yield "all", np.ones(len(group), dtype=np.bool_)
-    yield "correct", correct
-    yield "incorrect", ~correct
-    quarter = np.minimum((group["relative_position"].to_numpy() * 4).astype(int), 3)
-    for i, name in enumerate(QUARTERS):
-        yield f"position:{name}", quarter == i
-    level = np.searchsorted(edges, group["student_entropy"].to_numpy(), side="right")
-    for i, name in enumerate(ENTROPY_NAMES):
-        yield f"entropy:{name}", level == i
+    yield from outcome_splits(group["correct"]).items()
+    yield from position_splits(group["relative_position"]).items()
+    yield from entropy_splits(group["student_entropy"], edges).items()
 
 
 def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> dict[str, Any]:
