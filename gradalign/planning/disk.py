@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from gradalign.models import load_config
 from gradalign.planning.figures import Figures
 from gradalign.stages.base import Run
 
 TOKEN = 4
 LOGPROB = 4
+HIDDEN = 4
+DIRECTION = 8
 POSITION_ROW = 16 * (TOKEN + LOGPROB) + 24
 TOKEN_ROW = 48
 CONTINUATION_ROW = 40
@@ -31,4 +36,16 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
+        + (_update_bytes(run, figures) if config.alignment == "update" else 0)
     )
+
+
+def _update_bytes(run: Run, figures: Figures) -> float:
+    """Size of the hidden states and directions that update-level alignment keeps."""
+    config = run.config
+    settings: Any = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    width = getattr(settings.get_text_config(decoder=True), "hidden_size", None) or 0
+    arms = 1 + (1 + len(run.teachers)) * len(config.methods)
+    return float(figures.nodes * width * HIDDEN + figures.branches * arms * DIRECTION)

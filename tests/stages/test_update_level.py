@@ -117,6 +117,18 @@ def test_its_tables_have_their_schemas(report, table):
     assert len(report.table(table)) == len(report.nodes) * (arms if table == "updates" else 1)
 
 
+def test_the_plan_counts_it(report):
+    """A third pass of the student, and room for hidden states of 48 numbers and directions."""
+    plain = gradalign.plan(**SETTINGS).as_dict()["figures"]
+    figures = gradalign.plan(**SETTINGS, alignment="update").as_dict()["figures"]
+    spines = SETTINGS["limit"] * SETTINGS["num_rollouts"]
+    assert figures["student_passes"] == plain["student_passes"] + spines == 3 * spines
+    assert figures["forced_tokens"] > plain["forced_tokens"]
+    assert figures["disk_bytes"] - plain["disk_bytes"] > figures["nodes"] * 48 * 4
+    actual = report.metadata["actual"]["figures"]
+    assert actual["student_passes"] == figures["student_passes"]
+
+
 def test_only_the_split_of_everything_has_it(report):
     others = report.summary.query("split != 'all'")
     assert len(others) > 10
