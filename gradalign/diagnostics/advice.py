@@ -74,8 +74,14 @@ def topk_advice(
     )
     # Where a repaired form of the same size costs as surely, the size is to blame.
     small = sorted({k for k, form in worse if form != "biased"})
-    biased = [k for k, form in worse if form == "biased" and k not in small]
+    around = [k for k, form in worse if form == "biased" and cosine[k, form].negative]
+    biased = [k for k, form in worse if form == "biased" and k not in {*small, *around}]
     text = ""
+    if around:
+        text += (
+            f"The biased top-k loss turns the update around at k = {', '.join(map(str, around))}: "
+            "detach the log ratio or renormalise. "
+        )
     if biased:
         text += (
             f"The biased top-k loss costs alignment at k = {', '.join(map(str, biased))}: detach "
@@ -83,8 +89,8 @@ def topk_advice(
         )
     if small:
         text += (
-            f"Truncation costs alignment at k = {', '.join(map(str, small))}, in whatever form: "
-            "use a larger set. "
+            f"Truncation itself costs alignment at k = {', '.join(map(str, small))}: use a larger "
+            "set. "
         )
     if safe:
         k, form = safe[0]
@@ -150,6 +156,11 @@ def horizon_advice(
     better = {gamma: value for gamma, value in gain.items() if value.positive}
     if better:
         gamma = max(better, key=lambda item: better[item].value)
+        if not alignment[gamma].positive:
+            return (
+                f"Looking ahead mends something (gamma = {gamma:g}: {better[gamma]}), but even so "
+                f"the alignment is not surely above 0 ({alignment[gamma]}): take another teacher."
+            )
         return (
             f"Looking ahead pays: gamma = {gamma:g} gains {better[gamma]} of alignment over the "
             f"token level. Couple future log ratios in.{price(gamma)}"

@@ -20,13 +20,16 @@ def test_topk_never_recommends_the_biased_form():
     gain = {(1, "biased"): SURE_LOSS, (16, "biased"): UNSURE, (16, "renorm"): UNSURE}
     cosine = {(1, "biased"): SURE_LOSS, (16, "biased"): NEAR, (16, "renorm"): NEAR}
     text = advice.topk_advice(gain, cosine)
-    assert "biased top-k loss costs alignment at k = 1:" in text
+    assert "biased top-k loss turns the update around at k = 1:" in text
     assert "k = 16, renorm" in text
+    partly = cosine | {(1, "biased"): UNSURE}
+    assert "biased top-k loss costs alignment at k = 1:" in advice.topk_advice(gain, partly)
     # At k = 4 the repaired forms lose as surely: it is not the bias.
     gain |= {(4, "biased"): SURE_LOSS, (4, "renorm"): SURE_LOSS}
+    cosine |= {(4, "biased"): UNSURE, (4, "renorm"): UNSURE}
     text = advice.topk_advice(gain, cosine)
-    assert "biased top-k loss costs alignment at k = 1:" in text
-    assert "Truncation costs alignment at k = 4," in text
+    assert "turns the update around at k = 1:" in text
+    assert "Truncation itself costs alignment at k = 4:" in text
     assert "use it whole" in advice.topk_advice(gain, dict.fromkeys(gain, UNSURE))
     assert "Too few" in advice.topk_advice({}, {})
 
@@ -46,6 +49,7 @@ def test_horizon():
     assert "Its one-sample estimator is 5 times as noisy" in pays
     # The price is that of the gamma that is recommended.
     noise[0.9] = Value(4, 3, 5)
+    good[0.9] = good[1.0]
     both = {0.9: Value(0.4, 0.3, 0.5), 1.0: Value(0.3, 0.2, 0.4)}
     assert "gamma = 0.9 gains" in advice.horizon_advice(both, noise, good)
     assert "2 times as noisy" in advice.horizon_advice(both, noise, good)
@@ -54,6 +58,9 @@ def test_horizon():
     assert "At gamma = 1 the one-sample estimator is 5 times" in stay
     assert "costs alignment" in advice.horizon_advice({1.0: SURE_LOSS}, noise, good)
     assert "--only horizon" in advice.horizon_advice({}, {0.0: noise[0.0]}, good)
+    less_bad = {0.0: SURE_LOSS, 1.0: UNSURE}
+    mended = advice.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, less_bad)
+    assert "not surely above 0 (+0.10 [-0.20, +0.40]): take another" in mended
     bad = dict.fromkeys(good, SURE_LOSS)
     assert "take another" in advice.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, bad)
 
