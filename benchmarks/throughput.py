@@ -14,8 +14,8 @@ Rows:
     stage, vllm, no cache  the same with prefix caching off
     plain script           per node and candidate, model.generate with num_return_sequences=n
     ray, N workers         the branch stage on Ray actors, once all of them are at work
-    score, ENGINE          all of `gradalign.score`; the share of it that is spent inside engines and
-                           model passes, and the same with loading models and starting engines
+    score, ENGINE          all of `gradalign.score`; the share of it spent inside engines and model
+                           passes, and the same with loading models and starting engines
 """
 
 from __future__ import annotations

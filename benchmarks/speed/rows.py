@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gradalign.rollouts import Request
 from gradalign.stages.base import Run
 from gradalign.stages.branch import Branch
@@ -29,25 +31,18 @@ Row = Callable[[str, Path, Path], Figures]
 
 
 @contextmanager
-def clock(figures: Figures, other_cpu: Callable[[], float] = lambda: 0.0) -> Iterator[None]:
+def clock(figures: Figures) -> Iterator[None]:
     """Put wall and CPU time into the figures; on a shared machine the CPU's is truer."""
-    begin, spent = time.perf_counter(), _cpu_seconds() + other_cpu()
+    begin, spent = time.perf_counter(), _cpu_seconds()
     yield
     figures["seconds"] = time.perf_counter() - begin
-    figures["cpu_seconds"] = _cpu_seconds() + other_cpu() - spent
+    figures["cpu_seconds"] = _cpu_seconds() - spent
 
 
 def _cpu_seconds() -> float:
     """CPU time of this process and of its children, running ones included."""
-    children = sum(cpu_seconds_of(pid) for pid in _children())
-    return time.process_time() + children
-
-
-def _children() -> list[int]:
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found
+    me = psutil.Process()
+    return sum(cpu_seconds_of(process) for process in (me, *me.children(recursive=True)))
 
 
 def stage(engine: str, **settings: Any) -> Row:
@@ -63,20 +58,18 @@ def stage(engine: str, **settings: Any) -> Row:
 def stage_on_server(name: str, folder: Path, work_folder: Path) -> Figures:
     """The branch stage on a vLLM server on this machine, which has its own process."""
     source = open_run(folder)
-    with vllm_server(source.config.student, source.resolved.max_model_len) as server:
-        run = copy_run(source, work_folder / "run", engine="server", base_urls=[server.url])
-        return _timed_stage(name, folder, run, server.cpu_seconds)
+    with vllm_server(source.config.student, source.resolved.max_model_len) as url:
+        run = copy_run(source, work_folder / "run", engine="server", base_urls=[url])
+        return _timed_stage(name, folder, run)
 
 
-def _timed_stage(
-    name: str, folder: Path, run: Run, other_cpu: Callable[[], float] = lambda: 0.0
-) -> Figures:
+def _timed_stage(name: str, folder: Path, run: Run) -> Figures:
     first, *warm_up = run.shards()
     figures: Figures = {}
     with Branch().session(run) as work:
         for shard in warm_up:
             work(shard, _no_tick)
-        with clock(figures, other_cpu):
+        with clock(figures):
             work(first, _no_tick)
     if WORKLOADS[name].settings.get("allocation") == "uniform":
         _check_same_requests(folder, run, first)

@@ -10,31 +10,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
+import psutil
 
 from gradalign.models import resolve_model
 
 START_SECONDS = 300.0
 
 
-@dataclass(frozen=True)
-class VllmServer:
-    """A running server."""
-
-    url: str
-    pid: int
-
-    def cpu_seconds(self) -> float:
-        """CPU time of its process so far."""
-        return cpu_seconds_of(self.pid)
-
-
 @contextmanager
-def vllm_server(model: str, max_model_len: int) -> Iterator[VllmServer]:
-    """Start a server with the settings that our engine uses in process; end it afterwards."""
+def vllm_server(model: str, max_model_len: int) -> Iterator[str]:
+    """Start a server with the settings that our engine uses in process; yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,20 +56,19 @@ def vllm_server(model: str, max_model_len: int) -> Iterator[VllmServer]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(process, url, log.fileno())
-            yield VllmServer(url, process.pid)
+            yield url
         finally:
             process.terminate()
             process.wait()
 
 
-def cpu_seconds_of(pid: int) -> float:
-    """CPU time of a running process and all its threads, 0 if it is gone (Linux)."""
-    stat = Path(f"/proc/{pid}/stat")
+def cpu_seconds_of(process: psutil.Process) -> float:
+    """CPU time of a process and all its threads, 0 if it is gone."""
     try:
-        user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    except FileNotFoundError:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
         return 0.0
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return float(times.user + times.system)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: int) -> None:
