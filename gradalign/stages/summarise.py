@@ -57,6 +57,9 @@ COLUMNS = (
     "advantage_weight",
 )
 
+DUST = 1e-9
+"""Halves that point opposite ways have a mean cosine of 0 but for rounding: it is not above 0."""
+
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, np.nan)
 
 ROWS = 1024
@@ -172,7 +175,7 @@ def _columns(group: pd.DataFrame) -> Floats:
             np.where(points, weight * dot / np.sqrt(np.where(points, length2, 1.0)), 0.0),
             np.where(points, weight * ideal, 0.0),
             np.where(points, weight, 0.0),
-            there & (np.where(there, cosine, 0.0) > 0),
+            there & (np.where(there, cosine, 0.0) > DUST),
             np.ones(len(group)),
             group["reason"].astype(str).to_numpy() == "flat",
             weight,
