@@ -1,4 +1,4 @@
-"""The stages in order."""
+"""What the commands do: a run from its configuration to a report, a plan, more diagnostics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from gradalign import diagnostics
 from gradalign.config import ScoreConfig
-from gradalign.contexts import TeacherSpec
 from gradalign.errors import RunError, UsageError
 from gradalign.executors import open_executor
 from gradalign.planning import Plan, make_plan, record_actual, record_plan
@@ -16,19 +15,14 @@ from gradalign.report.folder import RunFolder
 from gradalign.report.remarks import sampling_warning
 from gradalign.report.report import Report
 from gradalign.runlog import RunLog
-from gradalign.stages.align import Align
-from gradalign.stages.base import Resolved, Run, Stage
-from gradalign.stages.branch import Branch
+from gradalign.stages.base import Resolved, Run
 from gradalign.stages.checks import check
-from gradalign.stages.continuation_scores import StudentContinuations, TeacherContinuations
-from gradalign.stages.diagnose_plan import diagnose_stages, looks_ahead
+from gradalign.stages.diagnose_plan import diagnose_stages
 from gradalign.stages.diagnose_summary import summarise_diagnostics
-from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
+from gradalign.stages.order import scoring_stages, stages
 from gradalign.stages.prepare import check_only, prepare
-from gradalign.stages.sample import Sample
 from gradalign.stages.summarise import summarise
-from gradalign.stages.update_level import StudentHidden, UpdateDirections
 from gradalign.stages.workload import workload_of
 
 
@@ -121,45 +115,7 @@ def diagnose_run(
     config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": asked})
     run = Run(config, Resolved(**log.resolved))
     with open_executor(config) as executor:
-        for stage in [*_scoring_stages(run), *diagnose_stages(run, wanted)]:
+        for stage in [*scoring_stages(run), *diagnose_stages(run, wanted)]:
             executor.run_stage(stage, run, log, reporter)
     summarise_diagnostics(run, wanted)
     return Report(path)
-
-
-def stages(run: Run) -> list[Stage]:
-    """Return the stages of a run; one model is in memory at a time."""
-    by_model = _by_model(run)
-    return [
-        Sample(),
-        StudentPositions(),
-        *(TeacherPositions(model, teachers) for model, teachers in by_model.items()),
-        StudentSupports(),
-        Branch(),
-        *_scoring_stages(run),
-        Align(),
-        *_update_stages(run),
-        *diagnose_stages(run, diagnostics.chosen(run.config.diagnose)),
-    ]
-
-
-def _update_stages(run: Run) -> list[Stage]:
-    """Return the stages that update-level alignment adds, if it is asked for."""
-    return [StudentHidden(), UpdateDirections()] if run.config.alignment == "update" else []
-
-
-def _scoring_stages(run: Run) -> list[Stage]:
-    """Return the stages that score continuations, if a method or a diagnostic looks at them."""
-    if not (run.needs_continuation_scores or looks_ahead(run)):
-        return []
-    return [
-        StudentContinuations(),
-        *(TeacherContinuations(model, group) for model, group in _by_model(run).items()),
-    ]
-
-
-def _by_model(run: Run) -> dict[str, list[TeacherSpec]]:
-    grouped: dict[str, list[TeacherSpec]] = {}
-    for teacher in run.teachers:
-        grouped.setdefault(run.model_of(teacher), []).append(teacher)
-    return grouped

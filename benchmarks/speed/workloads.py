@@ -13,11 +13,11 @@ import numpy as np
 
 from gradalign.config import ScoreConfig
 from gradalign.executors import open_executor
-from gradalign.pipeline import stages
 from gradalign.progress import SilentReporter
 from gradalign.rollouts import Request, derive_seed
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch import Branch
+from gradalign.stages.order import stages
 from gradalign.stages.prepare import prepare
 from gradalign.stages.records import read_questions, read_spines
 

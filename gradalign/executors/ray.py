@@ -25,6 +25,7 @@ from gradalign.executors.worker import Outcome, ProgressBoard, Tidings, Worker, 
 from gradalign.progress import Reporter, StageProgress
 from gradalign.runlog import RunLog, Timer
 from gradalign.stages.base import Run, Stage
+from gradalign.stages.order import stages
 
 ATTEMPTS = 3
 """Times that a shard is tried when workers die of it, or their engines fail."""
@@ -271,8 +272,6 @@ class _Bar:
 
 def _number(stage: Stage, run: Run) -> int:
     """Return a stage's place among the run's: workers make the same list."""
-    from gradalign.pipeline import stages
-
     names = [item.name for item in stages(run)]
     places = [
         place

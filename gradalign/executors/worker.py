@@ -147,7 +147,7 @@ class Worker:
 
     def _open(self, number: int) -> Work:
         if self._work is None or self._number != number:
-            from gradalign.pipeline import stages
+            from gradalign.stages.order import stages
 
             self._close()
             run = run_from_json(self._run_json)

@@ -12,6 +12,7 @@ from gradalign.planning.disk import disk_bytes
 from gradalign.planning.figures import Figures, Times
 from gradalign.planning.memory import Memory, plan_memory
 from gradalign.stages.base import Resolved, Run
+from gradalign.stages.order import stages
 from gradalign.stages.workload import Workload
 
 
@@ -74,8 +75,6 @@ def make_plan(
 
 def scored_by(run: Run) -> int:
     """Return how many times every continuation is scored: by the student and each teacher."""
-    from gradalign.pipeline import stages
-
     names = [stage.name for stage in stages(run)]
     scores = any(name.startswith("score continuations") for name in names)
     return 1 + len(run.teachers) if scores else 0

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from gradalign.errors import EngineError, ModelError, UsageError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import load_config, resolve_model
 from gradalign.models.tokenizers import load_tokenizer
-from gradalign.rollouts.base import Completion, EngineSpec, EngineUsage, Request
+from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.server_checks import WantedModel, find_servers
 from gradalign.rollouts.server_http import parse_addresses
@@ -35,7 +34,7 @@ _MOST_SAMPLES = 32
 _ARGUMENTS = ("concurrency", "give_up_seconds", "timeout_seconds", "served_model_name")
 
 
-class ServerEngine:
+class ServerEngine(Closing):
     """Samples through any number of vLLM servers: least loaded first, one seed per request.
 
     A server that stops answering is dropped with a warning, and what it had in hand goes to the
@@ -145,17 +144,6 @@ class ServerEngine:
         if not self._closed:
             self._closed = True
             self._pool.close()
-
-    def __enter__(self) -> ServerEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
         mine = self._begin()

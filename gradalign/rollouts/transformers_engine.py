@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import loaded_model
 from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts import attention
-from gradalign.rollouts.base import Completion, EngineUsage, Request
+from gradalign.rollouts.base import Closing, Completion, EngineUsage, Request
 from gradalign.rollouts.batch import Batch, Job
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.model_call import ModelCall
@@ -43,7 +42,7 @@ _PARTING_ROOM = 2
 _ROOM_TOKENS = 256
 
 
-class TransformersEngine:
+class TransformersEngine(Closing):
     """Samples from a causal language model of transformers.
 
     A result depends on the request alone: each token is drawn by one number from
@@ -134,17 +133,6 @@ class TransformersEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def __enter__(self) -> TransformersEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_call(self) -> ModelCall:
         if self._call is None:

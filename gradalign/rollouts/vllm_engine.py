@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import load_config, resolve_model
-from gradalign.rollouts.base import Completion, EngineSpec, EngineUsage, Request
+from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.vllm_worker import STOP
 from gradalign.rollouts.wire import Frame, Kind, pack_rows, unpack_rows
@@ -38,7 +37,7 @@ _OURS = {
 _SCORE_BATCH = 256
 
 
-class VllmEngine:
+class VllmEngine(Closing):
     """Samples through vLLM: continuous batching, prefix caching, one seed per request.
 
     Args:
@@ -126,17 +125,6 @@ class VllmEngine:
         if not self._closed:
             self._closed = True
             self._worker.close()
-
-    def __enter__(self) -> VllmEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def worker_pid(self) -> int:

@@ -1,0 +1,52 @@
+"""The stages of a run, in order."""
+
+from __future__ import annotations
+
+from gradalign import diagnostics
+from gradalign.contexts import TeacherSpec
+from gradalign.stages.align import Align
+from gradalign.stages.base import Run, Stage
+from gradalign.stages.branch import Branch
+from gradalign.stages.continuation_scores import StudentContinuations, TeacherContinuations
+from gradalign.stages.diagnose_plan import diagnose_stages, looks_ahead
+from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
+from gradalign.stages.sample import Sample
+from gradalign.stages.update_level import StudentHidden, UpdateDirections
+
+
+def stages(run: Run) -> list[Stage]:
+    """Return the stages of a run; one model is in memory at a time."""
+    by_model = _by_model(run)
+    return [
+        Sample(),
+        StudentPositions(),
+        *(TeacherPositions(model, teachers) for model, teachers in by_model.items()),
+        StudentSupports(),
+        Branch(),
+        *scoring_stages(run),
+        Align(),
+        *_update_stages(run),
+        *diagnose_stages(run, diagnostics.chosen(run.config.diagnose)),
+    ]
+
+
+def _update_stages(run: Run) -> list[Stage]:
+    """Return the stages that update-level alignment adds, if it is asked for."""
+    return [StudentHidden(), UpdateDirections()] if run.config.alignment == "update" else []
+
+
+def scoring_stages(run: Run) -> list[Stage]:
+    """Return the stages that score continuations, if a method or a diagnostic looks at them."""
+    if not (run.needs_continuation_scores or looks_ahead(run)):
+        return []
+    return [
+        StudentContinuations(),
+        *(TeacherContinuations(model, group) for model, group in _by_model(run).items()),
+    ]
+
+
+def _by_model(run: Run) -> dict[str, list[TeacherSpec]]:
+    grouped: dict[str, list[TeacherSpec]] = {}
+    for teacher in run.teachers:
+        grouped.setdefault(run.model_of(teacher), []).append(teacher)
+    return grouped
