@@ -128,6 +128,26 @@ def test_what_a_model_wrote_is_no_markup(nasty_page):
     assert "[U+001B]" in text
 
 
+def test_what_a_model_wrote_does_nothing_to_a_terminal(nasty_page, capsys):
+    run = str(nasty_page.parent)
+    report = gradalign.read_report(run)
+    question = report.question_ids[0]
+    position = str(report.table("nodes", question_id=question)["position"].iloc[0])
+    for command in (
+        ["show", run, "--question", question, "--position", position],
+        ["recommend", run],
+        ["diagnose", run, "--only", "overlap"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert not set(out) & {"\x00", "\x1b", "\u202e"}
+        if command[0] == "show":
+            assert "[U+001B]" in out
+            assert "</script><script>" in out
+
+
 def test_visible_marks():
     assert visible("a\x1b[0m\x00\u202eb\n") == "a[U+001B][0m[U+0000][U+202E]b⏎"
     assert visible("a\tb\n", newlines=True) == "a\tb\n"
