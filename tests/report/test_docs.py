@@ -158,6 +158,49 @@ def trainer_class(trainer):
 
 
 @pytest.mark.slow
+def test_the_numbers_of_the_first_command_are_those_that_it_prints(tmp_path):
+    """Within what another processor's rounding may change; other seeds would change more."""
+    from gradalign_cli.demo import SETTINGS
+
+    place = {"output_dir": str(tmp_path / "run"), "engine": "transformers", "device": "cpu"}
+    report = gradalign.score(**SETTINGS, **place, diagnose=["none"])
+    readme = (DOCS.parent / "README.md").read_text()
+    teacher, shown = "", {}
+    for line in re.findall(r"^ {4}│(.*)│$", readme, flags=re.MULTILINE):
+        cells = [cell.strip() for cell in line.split("│")]
+        teacher = cells[0] or teacher
+        shown[teacher.replace("(none)", ""), cells[1]] = [
+            float(cell.split()[0].rstrip("%").replace(",", "")) for cell in cells[2:]
+        ]
+    whole = report.summary[report.summary["split"] == "all"]
+    assert len(whole) == len(shown)
+    parts = report.summary.set_index(["teacher", "method", "split"])["pooled"]
+    for row in whole.itertuples():
+        pooled, mean, correct, incorrect, positive, nodes, flat = shown[row.teacher, row.method]
+        assert pooled == pytest.approx(row.pooled, abs=0.02)
+        assert mean == pytest.approx(row.mean_cosine, abs=0.02)
+        assert correct == pytest.approx(parts[row.teacher, row.method, "correct"], abs=0.04)
+        assert incorrect == pytest.approx(parts[row.teacher, row.method, "incorrect"], abs=0.04)
+        assert positive == pytest.approx(100 * row.positive_share, abs=2)
+        assert nodes == row.num_nodes
+        assert flat == pytest.approx(row.num_flat, rel=0.02)
+    # The same run in the table of costs.
+    costs = (DOCS / "costs.md").read_text()
+    for label, name in (
+        ("generated tokens of spines", "spine_tokens"),
+        ("candidates", "branches"),
+        ("targeted rollouts", "continuations"),
+        ("generated tokens of targeted rollouts", "continuation_tokens"),
+        ("tokens read in these passes", "forced_tokens"),
+        ("continuation tokens scored", "scored_tokens"),
+    ):
+        (row,) = re.findall(rf"^\| {label} \| (.*) \| .* \| (.*) \|$", costs, flags=re.MULTILINE)
+        plan, actual = (int(text.replace(",", "")) for text in row)
+        assert plan == report.metadata["plan"]["figures"][name]
+        assert actual == pytest.approx(report.metadata["actual"]["figures"][name], rel=0.02)
+
+
+@pytest.mark.slow
 def test_the_notebook_runs():
     import nbformat
     from nbclient import NotebookClient
