@@ -115,11 +115,6 @@ class Counts:
     leak_square: Floats
     truncated: Floats
 
-    @classmethod
-    def zeros(cls, num_candidates: int) -> Counts:
-        """Return counts of no continuation in one round."""
-        return cls(*(np.zeros((1, 2, num_candidates)) for _ in range(8)))
-
     def reserve(self, num_rounds: int) -> None:
         """Make room for so many rounds."""
         missing = num_rounds - len(self.n)
@@ -141,9 +136,11 @@ class PrefixTree:
         self.spines: list[Ids] = [np.asarray(ids, dtype=np.int32) for ids in spines]
         self.reuse = reuse
         self.nodes: list[TreeNode] = []
-        self.counts: list[Counts] = []
         self.continuations: list[Stored] = []
+        self._rounds = array("i")  # of each continuation
         self._passes = {name: array("i") for name in ("continuation", "node", "slot", "offset")}
+        self._leaves = array("b")  # of each pass, whether it is the last that leads on
+        self._counts: list[Counts] | None = None
         self._linked = False
         self._on_spine: list[list[int]] = []
         count = len(self.spines)
@@ -193,11 +190,10 @@ class PrefixTree:
         return index, np.asarray([node.slot_of[token] for token in ids.tolist()], dtype=np.int64)
 
     def link(self) -> None:
-        """Find each node's parent and children, and start counting from zero."""
+        """Find each node's parent and children."""
         if self._linked:
             return
         self._linked = True
-        self.counts = [Counts.zeros(len(node.token_ids)) for node in self.nodes]
         by_depth = sorted(range(len(self.nodes)), key=lambda index: self.nodes[index].depth)
         self._on_spine = [
             [
@@ -277,26 +273,56 @@ class PrefixTree:
         ids = np.asarray(token_ids, dtype=np.int32)
         number = len(self.continuations)
         self.continuations.append(Stored(node, slot, ids, float(reward), half, truncated))
+        self._rounds.append(round_index)
+        self._counts = None
         route = self.path(node, slot, ids)
         for step, (at, taken) in enumerate(route):
             if taken < 0:
                 continue
-            counts = self.counts[at]
-            counts.reserve(round_index + 1)
-            where = (round_index, half, taken)
-            counts.n[where] += 1
-            counts.forced[where] += step == 0
-            counts.total[where] += reward
-            counts.square[where] += reward * reward
-            counts.truncated[where] += truncated
-            if not self._goes_on(route, step):
-                counts.leak_n[where] += 1
-                counts.leak_total[where] += reward
-                counts.leak_square[where] += reward * reward
+            self._leaves.append(not self._goes_on(route, step))
             self._passes["continuation"].append(number)
             self._passes["node"].append(at)
             self._passes["slot"].append(taken)
             self._passes["offset"].append(self.nodes[at].depth - self.nodes[node].depth)
+
+    @property
+    def counts(self) -> list[Counts]:
+        """What counts at each node, summed; anew after a continuation was added."""
+        if self._counts is None:
+            self._counts = self._count()
+        return self._counts
+
+    def _count(self) -> list[Counts]:
+        passes = self.passes()
+        offset_N = np.cumsum([0, *(len(node.token_ids) for node in self.nodes)])
+        width, rounds = int(offset_N[-1]), max(self._rounds, default=0) + 1
+        which = passes.continuation
+        reward_M, half_M, cut_M = (
+            np.array([getattr(stored, name) for stored in self.continuations], dtype=kind)[which]
+            for name, kind in (("reward", float), ("half", np.int64), ("truncated", float))
+        )
+        row_M = np.array(self._rounds, dtype=np.int64)[which] * 2 + half_M
+        cell_M = row_M * width + offset_N[passes.node] + passes.slot
+        one_M, leaves_M = np.ones(len(which)), np.array(self._leaves, dtype=np.float64)
+        square_M = reward_M**2
+        columns = {
+            "n": one_M,
+            "forced": (passes.offset == 0).astype(np.float64),
+            "total": reward_M,
+            "square": square_M,
+            "leak_n": leaves_M,
+            "leak_total": leaves_M * reward_M,
+            "leak_square": leaves_M * square_M,
+            "truncated": cut_M,
+        }
+        sums: dict[str, list[Floats]] = {}
+        for name, weights_M in columns.items():
+            total_W = np.bincount(cell_M, weights_M, rounds * 2 * width).astype(np.float64)
+            sums[name] = np.split(total_W.reshape(rounds, 2, width), offset_N[1:-1], axis=2)
+        return [
+            Counts(**{name: parts[node] for name, parts in sums.items()})
+            for node in range(len(self.nodes))
+        ]
 
     def _goes_on(self, route: list[tuple[int, int]], step: int) -> bool:
         """Whether a continuation takes a candidate of the next linked node after a step."""
