@@ -101,19 +101,19 @@ def plot(records: Sequence[Record], folder: Path, method: str = "strong reverse"
     except ImportError:
         return _plot_html(records, variants, folder, method)
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
-    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(15, 4.5))
+    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(15, 4.5), layout="constrained")
     for axis, measure in zip(axes, MEASURES, strict=True):
         for variant in variants:
             curve = select(records, variant, method, measure)
             axis.loglog([r.tokens for r in curve], [r.rmse for r in curve], "o-", label=variant)
         axis.set_xlabel("continued tokens")
         axis.set_title(f"{measure} alignment ({method} KL)")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel("root-mean-square error")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     path = folder / "estimator_efficiency.png"
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     return path
 
