@@ -34,6 +34,8 @@ COLUMNS = (
     ("pooled_every", "pooled*", 7),
     ("mean_every", "mean*", 7),
     ("parameters", "param.", 7),
+    ("within_question", "within", 7),
+    ("shared_by_questions", "shared", 7),
     ("teacher_advantage", "adv.", 7),
     ("accuracy", "accur.", 7),
     ("reverse_kl", "KL(P|Q)", 8),
@@ -50,7 +52,8 @@ def table(result: dict[str, Any]) -> str:
         f"Pair {result['pair']}: student succeeds {result['before']:.3f}; gain after "
         f"{result['steps']} steps of length {settings['step_norm']:g}, {result['seeds']} seeds, "
         f"{settings['eval_prompts']} held-out prompts each",
-        "* every teacher's top tokens are candidates; (t) trained by TRL",
+        "* every teacher's top tokens are candidates; (t) trained by TRL; param.: all parameters; "
+        "within: the same, of the same question; shared: part of a step that questions share",
         "",
         f"{'configuration':58s} {'gain':>7s} {'+-':>6s} {heads}",
     ]

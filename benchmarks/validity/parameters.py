@@ -22,7 +22,12 @@ Floats = npt.NDArray[np.float64]
 def parameter_alignment(
     pair: Pair, report: gradalign.Report, *, num_resamples: int = 2000
 ) -> dict[Configuration, dict[str, float]]:
-    """Cosines with their intervals, for the configurations that a run with update level has."""
+    """Cosines with their intervals, for the configurations that a run with update level has.
+
+    Beside them `within_question`, the cosine with the ideal update of the very same question (its
+    noise included), and `shared_by_questions`, the mean inner product of two questions' updates
+    over the mean square of one: what of a step remains when many questions share the weights.
+    """
     directions = report.table("updates")
     known = set(directions[["teacher", "method"]].drop_duplicates().itertuples(index=False))
     gradients = QuestionGradients(pair, report)
@@ -34,12 +39,17 @@ def parameter_alignment(
         if key not in known:
             continue
         own_QP = gradients.of(key)
-        grams = UpdateGrams(_products(ideal_QP, own_QP), ideal_QQ, _products(own_QP, own_QP))
+        cross_QQ, own_QQ = _products(ideal_QP, own_QP), _products(own_QP, own_QP)
+        grams = UpdateGrams(cross_QQ, ideal_QQ, own_QQ)
         interval = update_alignment(grams, seed=0, num_resamples=num_resamples)
         found[item] = {
             "parameters": interval.estimate,
             "parameters_low": interval.low,
             "parameters_high": interval.high,
+            "within_question": float(
+                np.trace(cross_QQ) / np.sqrt(np.trace(ideal_QQ) * np.trace(own_QQ))
+            ),
+            "shared_by_questions": float(_between(own_QQ) / np.mean(np.diag(own_QQ))),
         }
     return found
 
@@ -96,6 +106,12 @@ class QuestionGradients:
         parameters = list(self._model.parameters())
         gradients = torch.autograd.grad(logits_BWV, parameters, push_BWV)
         return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def _between(gram_QQ: Floats) -> float:
+    """Mean over pairs of different questions."""
+    count = len(gram_QQ)
+    return float((gram_QQ.sum() - np.trace(gram_QQ)) / (count * (count - 1)))
 
 
 def _products(left_QP: torch.Tensor, right_QP: torch.Tensor) -> Floats:
