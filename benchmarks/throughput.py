@@ -4,7 +4,7 @@
 
 All rows of a workload answer the same requests, recorded from one run of the branch stage:
 thousands of short continuations of nodes along spines, whose prompts share long prefixes. Every row
-has a process of its own, in which a further question is done first to warm up. Rows take turns,
+has a process of its own, in which further questions are done first to warm up. Rows take turns,
 so that a busy spell of the machine does not hit one of them alone, and the best of the repeats
 counts. Prints a table and writes JSON with hardware, versions and the full configuration.
 

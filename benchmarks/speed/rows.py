@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from gradalign.executors.heap import frozen_heap
 from gradalign.rollouts import Request
 from gradalign.stages.base import Run
 from gradalign.stages.branch import Branch
@@ -64,42 +65,45 @@ def stage_on_server(name: str, folder: Path, work_folder: Path) -> Figures:
 
 
 def _timed_stage(name: str, folder: Path, run: Run) -> Figures:
-    first, *warm_up = run.shards()
+    *timed, warm_up = run.shards()
     figures: Figures = {}
     with Branch().session(run) as work:
-        for shard in warm_up:
-            work(shard, _no_tick)
-        with clock(figures):
-            work(first, _no_tick)
+        work(warm_up, _no_tick)
+        with clock(figures), frozen_heap():  # as executors do
+            for shard in timed:
+                work(shard, _no_tick)
     if WORKLOADS[name].settings.get("allocation") == "uniform":
-        _check_same_requests(folder, run, first)
-    figures["tokens"] = drawn_tokens(run, first)
-    figures["requests"] = sum(1 for _ in requests_of(run, first))
+        _check_same_requests(folder, run)
+    figures["tokens"] = sum(drawn_tokens(run, shard) for shard in timed)
+    figures["requests"] = sum(1 for shard in timed for _ in requests_of(run, shard))
     return figures
 
 
-def _check_same_requests(folder: Path, run: Run, shard: str) -> None:
-    recorded = Run(
-        run.config.model_copy(update={"output_dir": str(folder / "recorded")}), run.resolved
-    )
-    ours, theirs = (sorted(map(str, requests_of(item, shard))) for item in (run, recorded))
-    if ours != theirs:
-        raise RuntimeError("the branch stage did not make the requests that were recorded")
+def _check_same_requests(folder: Path, run: Run) -> None:
+    recorded = _recorded_run(folder)
+    for shard in run.shards():
+        if sorted(map(str, requests_of(run, shard))) != sorted(
+            map(str, requests_of(recorded, shard))
+        ):
+            raise RuntimeError("the branch stage did not make the requests that were recorded")
 
 
 def _no_tick(done: int, total: int, new: int) -> None:
     pass
 
 
+def _recorded_run(folder: Path) -> Run:
+    source = open_run(folder)
+    changed = {"output_dir": str(folder / "recorded")}
+    return Run(source.config.model_copy(update=changed), source.resolved)
+
+
 def _recorded(folder: Path) -> tuple[Run, list[Request], list[Request]]:
     """The requests to warm up with and those to time, as the branch stage made them."""
-    source = open_run(folder)
-    run = Run(
-        source.config.model_copy(update={"output_dir": str(folder / "recorded")}), source.resolved
-    )
-    first, *others = run.shards()
-    warm_up = [request for shard in others for request in requests_of(run, shard)]
-    return run, warm_up, list(requests_of(run, first))
+    run = _recorded_run(folder)
+    *timed, warm_up = run.shards()
+    requests = [request for shard in timed for request in requests_of(run, shard)]
+    return run, list(requests_of(run, warm_up)), requests
 
 
 def raw_vllm(name: str, folder: Path, work_folder: Path) -> Figures:

@@ -30,11 +30,12 @@ class Workload:
 
     Attributes:
         about: for the table.
-        questions: number of them; one more is used to warm up.
+        questions: number of them that are timed.
         settings: further settings of `gradalign.score`.
         prompt_tokens: length of the prompts of the random model; 0 for the bundled pair.
         plain_every: the plain script does every k-th prompt only.
-        shard_size: questions per shard; all of them if 0.
+        shard_size: questions per shard; all that are timed if 0.
+        warm_up: questions of a last shard, which is done first and not timed.
     """
 
     about: str
@@ -43,6 +44,7 @@ class Workload:
     prompt_tokens: int = 0
     plain_every: int = 8
     shard_size: int = 0
+    warm_up: int = 1
 
 
 _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
@@ -50,15 +52,19 @@ _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
 WORKLOADS: dict[str, Workload] = {
     "bundled": Workload(
         "the bundled student (72,704 parameters), defaults but for a uniform allocation",
-        questions=16,
+        questions=48,
         settings={"allocation": "uniform"},
-        plain_every=12,
+        plain_every=36,
+        shard_size=16,
+        warm_up=16,
     ),
     "bundled-neyman": Workload(
         "the bundled student, all defaults: a pilot, and a round that follows from it",
-        questions=16,
+        questions=48,
         settings={},
-        plain_every=12,
+        plain_every=36,
+        shard_size=16,
+        warm_up=16,
     ),
     "medium": Workload(
         "a random Qwen3 of 41.6 M parameters with a vocabulary of 32k, uniform allocation",
@@ -106,7 +112,7 @@ def make_config(name: str, folder: Path) -> ScoreConfig:
         settings
         | {
             "methods": ["gkd", "opd"],
-            "limit": work.questions + 1,
+            "limit": work.questions + work.warm_up,
             "shard_size": work.shard_size or work.questions,
             "engine": "transformers",
             "output_dir": str(folder / "run"),
@@ -205,7 +211,7 @@ def _make_model(folder: Path) -> None:
 def _make_task(path: Path, work: Workload) -> None:
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(work.questions + 1):
+    for number in range(work.questions + work.warm_up):
         ids = rng.integers(1, RANDOM_VOCABULARY, work.prompt_tokens)
         prompt = " ".join(f"w{i}" for i in ids)
         rows.append(

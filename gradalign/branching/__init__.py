@@ -3,13 +3,19 @@
 Arrays only: no models, engines or files. `QuestionBranching` is what a driver needs.
 """
 
-from gradalign.branching.allocation import Allocation, BranchRequest, QuestionBranching
+from gradalign.branching.allocation import (
+    IN_ORDER,
+    Allocation,
+    BranchRequest,
+    QuestionBranching,
+)
 from gradalign.branching.candidates import Candidates, choose_candidates
 from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
 from gradalign.branching.table import NodePlan, NodeTable
 from gradalign.branching.tree import Passes, PrefixTree, Stored
 
 __all__ = [
+    "IN_ORDER",
     "Allocation",
     "BranchRequest",
     "Candidates",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -52,6 +53,10 @@ class BranchRequest:
     slot: int
     index: int
     finished: bool = False
+
+
+IN_ORDER = attrgetter("node", "slot", "index")
+"""Sorts requests, so that sums do not depend on the order of arrival."""
 
 
 class QuestionBranching:
@@ -271,7 +276,7 @@ class QuestionBranching:
         main = len(self._weights_RB) == 1 and self.allocation == "neyman" and self._main_B.any()
         # To learn from, all rounds so far count by size; this is no estimate to report.
         sizes = [counts.n.sum(axis=1) for counts in self.tree.counts]
-        values = estimate(
+        (values,) = estimate(
             self.tree,
             [n_RC / np.maximum(n_RC.sum(axis=0), 1.0) for n_RC in sizes],
             self._by_node(self._exact_B),
@@ -316,8 +321,7 @@ class QuestionBranching:
         return np.where(self._open_B, np.sqrt(influence_B / tokens_B) * spread_B, 0.0)
 
     def _close_round(self) -> None:
-        # In order of the requests, so that sums do not depend on the order of arrival.
-        for request in sorted(self._results):
+        for request in sorted(self._results, key=IN_ORDER):
             token_ids, reward, truncated = self._results[request]
             self.tree.add(
                 request.node,

@@ -115,7 +115,10 @@ def posterior_spread(
             variance = a * b / ((a + b) * (a + b + 1.0))
             if passing:
                 leave = (n + 0.25) / (n_C[slot] + 0.5)
-                below = [node_value(tree.nodes[c], values[c])[0] for c in node.children[slot]]
+                below = [
+                    float(node_value(tree.nodes[c], values[c].value, values[c].var)[0])
+                    for c in node.children[slot]
+                ]
                 # 0.01: the mean of those that leave is itself not known.
                 jump = (a / (a + b) - float(np.mean(below))) ** 2 + 0.01
                 variance = leave * variance + leave * (1.0 - leave) * jump

@@ -89,9 +89,7 @@ def node_table(
         exact: per tree node, V_j where it is known without sampling, NaN elsewhere, [slots].
         backup: estimate values through the tree.
     """
-    both, *halves = (
-        estimate(tree, weights, exact, half=half, backup=backup) for half in (None, 0, 1)
-    )
+    both, *halves = estimate(tree, weights, exact, halves=(None, 0, 1), backup=backup)
     rows, width = len(plans), max((len(slots) for _, slots in placed), default=0)
     token_ids_NC = np.full((rows, width), -1, dtype=np.int64)
     slot_NC = np.full((rows, width), -1, dtype=np.int64)

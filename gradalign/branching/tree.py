@@ -115,14 +115,6 @@ class Counts:
     leak_square: Floats
     truncated: Floats
 
-    def reserve(self, num_rounds: int) -> None:
-        """Make room for so many rounds."""
-        missing = num_rounds - len(self.n)
-        if missing > 0:
-            for name, values in vars(self).items():
-                more = np.zeros((missing, *values.shape[1:]))
-                setattr(self, name, np.concatenate((values, more)))
-
 
 class PrefixTree:
     """All spines, nodes and continuations of one question.
@@ -276,14 +268,20 @@ class PrefixTree:
         self._rounds.append(round_index)
         self._counts = None
         route = self.path(node, slot, ids)
-        for step, (at, taken) in enumerate(route):
-            if taken < 0:
-                continue
-            self._leaves.append(not self._goes_on(route, step))
-            self._passes["continuation"].append(number)
-            self._passes["node"].append(at)
-            self._passes["slot"].append(taken)
-            self._passes["offset"].append(self.nodes[at].depth - self.nodes[node].depth)
+        leaves, leads_on = [], False
+        for at, taken in reversed(route):
+            linked = self.nodes[at].linked
+            leaves.append(not (linked and leads_on))
+            if linked:  # does the continuation take a candidate of it?
+                leads_on = taken >= 0
+        depth = self.nodes[node].depth
+        for (at, taken), leaf in zip(route, reversed(leaves), strict=True):
+            if taken >= 0:
+                self._leaves.append(leaf)
+                self._passes["continuation"].append(number)
+                self._passes["node"].append(at)
+                self._passes["slot"].append(taken)
+                self._passes["offset"].append(self.nodes[at].depth - depth)
 
     @property
     def counts(self) -> list[Counts]:
@@ -323,13 +321,6 @@ class PrefixTree:
             Counts(**{name: parts[node] for name, parts in sums.items()})
             for node in range(len(self.nodes))
         ]
-
-    def _goes_on(self, route: list[tuple[int, int]], step: int) -> bool:
-        """Whether a continuation takes a candidate of the next linked node after a step."""
-        if not self.nodes[route[step][0]].linked:
-            return False
-        later = [slot for node, slot in route[step + 1 :] if self.nodes[node].linked]
-        return bool(later) and later[0] >= 0
 
     def passes(self) -> Passes:
         """Return which continuation counts where."""

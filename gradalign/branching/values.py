@@ -12,7 +12,7 @@ the later node's value sum_k p~_k V_k. Given which continuation took which token
 conditional expectation of the replaced reward, estimated without bias from all data there: the
 estimate stays unbiased, and the value of a spine's token is the value of the next node.
 
-Axes: _R rounds, _C candidates of one node.
+Axes: _H halves, _R rounds, _C candidates of one node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.branching.tree import Counts, PrefixTree, TreeNode
+from gradalign.branching.tree import PrefixTree, TreeNode
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,25 +50,47 @@ def estimate(
     weights: Sequence[Floats],
     exact: Sequence[Floats],
     *,
-    half: int | None = None,
+    halves: Sequence[int | None] = (None,),
     backup: bool = True,
-) -> list[CandidateValues]:
+) -> list[list[CandidateValues]]:
     """Estimate V_j at every tree node.
 
     Args:
         tree: the counts.
         weights: per tree node, each round's weight for each candidate, [R, C].
         exact: per tree node, V_j where it is known without sampling, NaN elsewhere, [C].
-        half: use only this half of the continuations (0 or 1); both by default.
+        halves: for each list to return, the half of the continuations to use (0 or 1), or None
+            for both.
         backup: replace rewards of passing continuations by the later node's value.
+
+    Returns:
+        For each entry of `halves`, the values at every tree node.
     """
     tree.link()
-    results: list[CandidateValues | None] = [None] * len(tree.nodes)
+    found: list[_Estimate | None] = [None] * len(tree.nodes)
     for index in sorted(range(len(tree.nodes)), key=lambda i: -tree.nodes[i].depth):
-        results[index] = _estimate_node(
-            tree, index, weights[index], exact[index], half, backup, results
+        found[index] = _estimate_node(
+            tree, index, weights[index], exact[index], halves, backup, found
         )
-    return [result for result in results if result is not None]
+    return [
+        [
+            CandidateValues(item.value_HC[h], item.var_HC[h], item.innovation_HC[h])
+            for item in found
+            if item is not None
+        ]
+        for h in range(len(halves))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """One node's values for every entry of `halves`, and the value and variance of the node."""
+
+    value_HC: Floats
+    var_HC: Floats
+    innovation_HC: Floats
+    node_value_H: Floats
+    node_var_H: Floats
 
 
 def _estimate_node(
@@ -76,65 +98,63 @@ def _estimate_node(
     index: int,
     weights_RC: Floats,
     exact_C: Floats,
-    half: int | None,
+    halves: Sequence[int | None],
     backup: bool,
-    results: Sequence[CandidateValues | None],
-) -> CandidateValues:
+    found: Sequence[_Estimate | None],
+) -> _Estimate:
     node, counts = tree.nodes[index], tree.counts[index]
-    counts.reserve(len(weights_RC))
     rounds = len(weights_RC)
-    n_RC = _sum(counts.n, half)[:rounds]
-    prefix = "leak_" if backup else ""
-    total_RC = _sum(getattr(counts, prefix + "total"), half)[:rounds].copy()
-    square_RC = _sum(getattr(counts, prefix + "square"), half)[:rounds].copy()
-    below_C = np.zeros(len(exact_C))
-    excess_RC = np.zeros_like(n_RC)
+    n_HRC = _pick(counts.n, halves, rounds)
+    total_HRC = _pick(counts.leak_total if backup else counts.total, halves, rounds)
+    square_HRC = _pick(counts.leak_square if backup else counts.square, halves, rounds)
+    below_HC = np.zeros((len(halves), len(exact_C)))
+    excess_HRC = np.zeros_like(n_HRC)
     used_RC = weights_RC > 0
-    safe_RC = np.maximum(n_RC, 1.0)
+    safe_HRC = np.maximum(n_HRC, 1.0)
     if backup:
         for slot, children in node.children.items():
             for child in children:
-                value, var = node_value(tree.nodes[child], results[child])
-                passed_R = _passed(tree.counts[child], half, rounds)
-                total_RC[:, slot] += passed_R * value
-                square_RC[:, slot] += passed_R * value**2
-                share = (weights_RC[:, slot] * passed_R / safe_RC[:, slot]).sum()
-                below_C[slot] += share**2 * var
+                under = found[child]
+                assert under is not None  # deeper nodes come first
+                value_H1, var_H1 = under.node_value_H[:, None], under.node_var_H[:, None]
+                come = tree.counts[child]
+                passed_HR = _pick(come.n - come.forced, halves, rounds).sum(axis=-1)
+                total_HRC[..., slot] += passed_HR * value_H1
+                square_HRC[..., slot] += passed_HR * value_H1**2
+                share_HR = passed_HR / safe_HRC[..., slot]
+                below_HC[:, slot] += (weights_RC[:, slot] * share_HR).sum(axis=1) ** 2 * var_H1[
+                    :, 0
+                ]
                 # The child's error moves its passing rewards together and so inflates their
                 # sample variance; this is by how much in expectation.
-                excess_RC[:, slot] += passed_R * (1 - passed_R / safe_RC[:, slot]) * var
-    mean_RC = total_RC / safe_RC
+                excess_HRC[..., slot] += passed_HR * (1 - share_HR) * var_H1
+    mean_HRC = total_HRC / safe_HRC
     with np.errstate(invalid="ignore", divide="ignore"):
-        spread_RC = square_RC - n_RC * mean_RC**2 - excess_RC
-        sample_RC = np.where(n_RC > 1, spread_RC / (n_RC - 1), np.nan)
-    own_C = np.where(used_RC, weights_RC**2 * sample_RC / safe_RC, 0.0).sum(axis=0)
-    weight_C = np.where(used_RC & (n_RC > 0), weights_RC, 0.0).sum(axis=0)
-    value_C = np.where(used_RC, weights_RC * mean_RC, 0.0).sum(axis=0)
+        spread_HRC = square_HRC - n_HRC * mean_HRC**2 - excess_HRC
+        sample_HRC = np.where(n_HRC > 1, spread_HRC / (n_HRC - 1), np.nan)
+    own_HC = np.where(used_RC, weights_RC**2 * sample_HRC / safe_HRC, 0.0).sum(axis=1)
+    weight_HC = np.where(used_RC & (n_HRC > 0), weights_RC, 0.0).sum(axis=1)
+    value_HC = np.where(used_RC, weights_RC * mean_HRC, 0.0).sum(axis=1)
     # A candidate without all its rounds is not measured.
-    value_C = np.where(weight_C > 1 - 1e-9, value_C, np.nan)
-    var_C = np.where(np.isnan(value_C), np.nan, own_C + below_C)
+    value_HC = np.where(weight_HC > 1 - 1e-9, value_HC, np.nan)
+    var_HC = np.where(np.isnan(value_HC), np.nan, own_HC + below_HC)
     known_C = ~np.isnan(exact_C)
-    return CandidateValues(
-        value=np.where(known_C, exact_C, value_C),
-        var=np.where(known_C, 0.0, var_C),
-        innovation=np.where(known_C, 0.0, own_C),
-    )
+    value_HC = np.where(known_C, exact_C, value_HC)
+    var_HC = np.where(known_C, 0.0, var_HC)
+    node_value_H, node_var_H = node_value(node, value_HC, var_HC)
+    return _Estimate(value_HC, var_HC, np.where(known_C, 0.0, own_HC), node_value_H, node_var_H)
 
 
-def node_value(node: TreeNode, values: CandidateValues | None) -> tuple[float, float]:
-    """Value of a node and its variance, the student's choice limited to measured candidates."""
-    if values is None:
-        raise ValueError("a node's children must be estimated before it")
+def node_value(node: TreeNode, value: Floats, var: Floats) -> tuple[Floats, Floats]:
+    """Value of a node and its variance, from those of its candidates, [..., C]."""
     prob_C = np.asarray(node.prob)
     prob_C = prob_C / prob_C.sum()
-    return float(prob_C @ values.value), float(prob_C**2 @ values.var)
+    return np.asarray(value @ prob_C), np.asarray(var @ prob_C**2)
 
 
-def _passed(counts: Counts, half: int | None, rounds: int) -> Floats:
-    """How many continuations came from above in each round, and took a candidate here, [R]."""
-    counts.reserve(rounds)
-    return np.asarray(_sum(counts.n - counts.forced, half)[:rounds].sum(axis=-1))
-
-
-def _sum(values_RHC: Floats, half: int | None) -> Floats:
-    return values_RHC.sum(axis=1) if half is None else values_RHC[:, half]
+def _pick(values_RHC: Floats, halves: Sequence[int | None], rounds: int) -> Floats:
+    """Return the counts of each half that is asked for, None for both, in so many rounds."""
+    missing = max(0, rounds - len(values_RHC))
+    values_RHC = np.pad(values_RHC, ((0, missing), (0, 0), (0, 0)))[:rounds]
+    parts = [values_RHC.sum(axis=1) if half is None else values_RHC[:, half] for half in halves]
+    return np.stack(parts)

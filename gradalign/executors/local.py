@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from gradalign.executors.heap import frozen_heap
 from gradalign.metering import model_seconds
 from gradalign.progress import Reporter
 from gradalign.runlog import RunLog, Timer
@@ -35,6 +36,7 @@ class LocalExecutor:
         with (
             reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress,
             stage.session(run) as work,
+            frozen_heap(),
         ):
             opening = timer.seconds
             for shard in pending:

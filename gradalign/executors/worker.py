@@ -16,6 +16,7 @@ from typing import Any
 
 from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
+from gradalign.executors.heap import frozen_heap
 from gradalign.metering import model_seconds
 from gradalign.stages.base import Resolved, Run, Work
 
@@ -126,7 +127,8 @@ class Worker:
         try:
             work = self._open(number)
             opening = time.monotonic() - start
-            counts = work(shard, ticker)
+            with frozen_heap():
+                counts = work(shard, ticker)
         except GradalignError as error:
             return Outcome(failure=_plain(error))
         return Outcome(

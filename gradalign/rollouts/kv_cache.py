@@ -20,12 +20,16 @@ from gradalign.rollouts.prefixes import Ids, find_trunks
 
 Ints = npt.NDArray[np.int64]
 
-# Columns and rows that a buffer has to spare, so that most steps and forks move nothing else.
+# Columns that a buffer has to spare after a new layout, so that most steps copy nothing.
 SPARE_COLUMNS = 32
-SPARE_ROWS = 32
 
 # Tokens of one prefill pass; bounds the memory of its activations.
 PREFILL_TOKENS = 16384
+
+
+def row_capacity(rows: int) -> int:
+    """Return how many rows a buffer is made for, so that most forks move nothing else."""
+    return rows + rows // 2 + 32
 
 
 class KeyValueStore(Protocol):
@@ -96,7 +100,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
         copied = buffer[source_F, :, : self.columns]
         if rows > len(buffer):
             buffer = torch.nn.functional.pad(
-                buffer, (0, 0, 0, 0, 0, 0, 0, rows - len(buffer) + SPARE_ROWS)
+                buffer, (0, 0, 0, 0, 0, 0, 0, row_capacity(rows) - len(buffer))
             )
         buffer[target_F, :, : self.columns] = copied
         return cast(torch.Tensor, buffer)
@@ -150,7 +154,7 @@ class SlicedStore:
 
     def cells(self, rows: int, longest: int) -> int:
         """Return the bytes of a layout, spare columns and rows included."""
-        return (rows + SPARE_ROWS) * (longest + SPARE_COLUMNS) * self._bytes_per_cell
+        return row_capacity(rows) * (longest + SPARE_COLUMNS) * self._bytes_per_cell
 
     def relayout(self, keep: Ints, prefixes: Sequence[Ids]) -> None:
         """Rebuild the cache: kept rows first, then one row for each prefix."""
@@ -171,7 +175,7 @@ class SlicedStore:
                 buffers = []
                 for part in (0, 1):  # keys, values
                     like = grafts[0].layers[number][part] if grafts else old[number].pair()[part]
-                    room = (len(length_B) + SPARE_ROWS, columns + SPARE_COLUMNS)
+                    room = (row_capacity(len(length_B)), columns + SPARE_COLUMNS)
                     buffer = like.new_empty((room[0], like.shape[1], room[1], like.shape[3]))
                     buffer[: len(length_B), :, :clear] = 0
                     if len(keep):

@@ -78,7 +78,7 @@ class TransformersEngine(Closing):
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
-        max_rows: int = 512,
+        max_rows: int = 1024,
         cache_bytes: int | None = None,
     ) -> None:
         self.sampling = sampling or SamplingSettings()
@@ -209,8 +209,16 @@ class TransformersEngine(Closing):
         batch = self._batch
         busy = batch.num_busy_rows
         idle = batch.num_rows - busy
-        entering, new_rows = self._admit(waiting, busy)
         worth = _REFILL_SHARE * max(batch.num_rows, 1)
+        free = self.max_rows - min(batch.num_jobs, busy + self.max_rows // _PARTING_ROOM)
+        if (
+            busy
+            and idle < worth
+            and free < worth
+            and not self._too_big(batch.num_rows, batch.longest())
+        ):
+            return  # whoever is let in, it is too little
+        entering, new_rows = self._admit(waiting, busy)
         if not (busy == 0 or idle >= worth or new_rows >= worth):
             waiting += reversed(entering)
             entering = []
@@ -266,9 +274,10 @@ class TransformersEngine(Closing):
 
     def _most_rows(self, longest: int) -> int:
         """Most rows of that length that there is memory for."""
-        per_row = self._store.cells(2, longest) - self._store.cells(1, longest)
-        spare = self._store.cells(0, longest)
-        return int((self._cache_bytes - spare) // per_row) if per_row else self.max_rows
+        spare, many = self._store.cells(0, longest), self._store.cells(64, longest)
+        if many == 0:  # nothing is kept
+            return self.max_rows
+        return int((self._cache_bytes - spare) * 64 // (many - spare))
 
     def _halve(self, waiting: list[Job], error: BaseException) -> None:
         """After an out-of-memory, put everything back and go on with half the rows.

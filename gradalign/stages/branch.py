@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import (
+    IN_ORDER,
     BranchRequest,
     Candidates,
     NodePlan,
@@ -227,7 +228,7 @@ class _Rollouts:
             item.branching.observe(
                 request, tokens, judged[request].reward, truncated=reason == "length"
             )
-        for request in sorted(item.arrived):
+        for request in sorted(item.arrived, key=IN_ORDER):
             tokens, reason = item.arrived[request]
             item.results.append(
                 Continued(

@@ -35,7 +35,7 @@ class StudentTools:
 
     def text(self, token_ids: npt.NDArray[np.int32] | Sequence[int]) -> str:
         """Decode a response, without special tokens, behind the response prefix."""
-        ids = np.asarray(token_ids).tolist()
+        ids = np.asarray(token_ids)  # of a list transformers would look at every entry
         return self.response_prefix + str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def token_text(self, token_id: int) -> str:

@@ -18,7 +18,9 @@ SMALL = {"num_rollouts": 1, "nodes": 3, "max_candidates": 3, "continuations": 4}
 def workload(monkeypatch, tmp_path):
     small = replace(
         WORKLOADS["bundled"],
-        questions=2,
+        questions=4,
+        shard_size=2,
+        warm_up=1,
         settings={**WORKLOADS["bundled"].settings, **SMALL},
         plain_every=1,
     )
@@ -38,12 +40,12 @@ def test_rows_answer_the_recorded_requests(workload):
     source = open_run(workload)
     changed = {"output_dir": str(workload / "recorded")}
     recorded = Run(source.config.model_copy(update=changed), source.resolved)
-    first = recorded.shards()[0]
-    requests = list(requests_of(recorded, first))
+    timed = recorded.shards()[:2]
+    requests = [request for shard in timed for request in requests_of(recorded, shard)]
     stage = measured("stage, transformers", workload)
     # The same engine draws the same tokens: nothing is lost on the way from table to request.
     assert stage["requests"] == len(requests) > 20
-    assert stage["tokens"] == drawn_tokens(recorded, first)
+    assert stage["tokens"] == sum(drawn_tokens(recorded, shard) for shard in timed)
     assert stage["cpu_seconds"] > 0
     plain = measured("plain script", workload)
     assert plain["requests"] == len(requests)
