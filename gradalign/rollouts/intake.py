@@ -106,6 +106,7 @@ class Intake:
     def __init__(self, requests: Iterable[Request | None], limits: ModelLimits) -> None:
         self._limits = limits
         self._next_index = 0
+        self._last: Request | None = None
         self.exhausted = False
         if isinstance(requests, Sequence):
             # A list can be judged before anything is spent on its first entries.
@@ -124,7 +125,19 @@ class Intake:
                 break
             if request is None:
                 break
-            self._limits.check(self._next_index, request)
+            self._check(request)
             taken.append((self._next_index, request))
             self._next_index += 1
         return taken
+
+    def _check(self, request: Request) -> None:
+        """Check a request, but not what it shares with the one before."""
+        last = self._last
+        if (
+            last is None
+            or request.prompt_ids is not last.prompt_ids
+            or request.max_tokens != last.max_tokens
+            or not 0 <= request.seed < 2**63
+        ):
+            self._limits.check(self._next_index, request)
+        self._last = request

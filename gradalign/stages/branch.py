@@ -170,11 +170,11 @@ class _Rollouts:
                 continue
             item, request = self._queue.popleft()
             self._sent.append((item, request))
-            prefix = item.branching.prefix(request)
-            ids = (*item.stored.prompt_ids, *prefix.tolist())
+            ids = item.prompt(request)
+            used = len(ids) - len(item.stored.prompt_ids)
             yield Request(
                 prompt_ids=ids,
-                max_tokens=self._run.resolved.max_tokens - len(prefix),
+                max_tokens=self._run.resolved.max_tokens - used,
                 seed=derive_seed(
                     self._run.config.seed, item.stored.question.id, ids, request.index
                 ),

@@ -45,3 +45,12 @@ class QuestionWork:
     open_requests: list[BranchRequest] = field(default_factory=list)
     arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
     round_index: int = 0
+    prompts: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+
+    def prompt(self, request: BranchRequest) -> tuple[int, ...]:
+        """Return the prompt and the response up to and with the forced candidate."""
+        key = (request.node, request.slot)
+        if key not in self.prompts:
+            prefix = self.branching.prefix(request)
+            self.prompts[key] = (*self.stored.prompt_ids, *prefix.tolist())
+        return self.prompts[key]
