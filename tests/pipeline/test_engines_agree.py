@@ -13,7 +13,7 @@ import gradalign
 @pytest.mark.slow
 def test_a_whole_run_on_vllm(tmp_path):
     require("vllm")
-    settings = {**SMALL, "limit": 6, "shard_size": 3, "continuations": 6}
+    settings = {**SMALL, "limit": 24, "shard_size": 12, "nodes": 8, "continuations": 6}
     runs = {
         engine: gradalign.score(**{**settings, "engine": engine}, output_dir=str(tmp_path / engine))
         for engine in ("vllm", "transformers")
