@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -132,12 +133,12 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-class Closing:
+class Closing(ABC):
     """What engines share as context managers: they close at the end of the block."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what is held."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
