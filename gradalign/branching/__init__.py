@@ -4,18 +4,17 @@ Arrays only: no models, engines or files. `QuestionBranching` is what a driver n
 """
 
 from gradalign.branching.allocation import (
-    IN_ORDER,
     Allocation,
     BranchRequest,
     QuestionBranching,
 )
 from gradalign.branching.candidates import Candidates, choose_candidates
 from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
+from gradalign.branching.routes import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable
-from gradalign.branching.tree import Passes, PrefixTree, Stored
+from gradalign.branching.tree import PrefixTree
 
 __all__ = [
-    "IN_ORDER",
     "Allocation",
     "BranchRequest",
     "Candidates",

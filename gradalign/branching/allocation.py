@@ -16,16 +16,15 @@ Axes: _B branches of the question (all candidates of all tree nodes), _C candida
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import neyman
+from gradalign.branching.routes import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable, node_table
-from gradalign.branching.tree import Passes, PrefixTree, Stored
+from gradalign.branching.tree import PrefixTree
 from gradalign.branching.values import estimate
 from gradalign.errors import UnknownNameError
 from gradalign.ideal import ideal_gradient, influence, noise_trace
@@ -38,9 +37,8 @@ LEAST = 2
 """Continuations in a round: one per half, and enough for a sample variance."""
 
 
-@dataclass(frozen=True, order=True)
-class BranchRequest:
-    """One continuation to make.
+class BranchRequest(NamedTuple):
+    """One continuation to make; they sort so that sums do not depend on the order of arrival.
 
     Attributes:
         node: tree node (equal prefixes share one).
@@ -53,10 +51,6 @@ class BranchRequest:
     slot: int
     index: int
     finished: bool = False
-
-
-IN_ORDER = attrgetter("node", "slot", "index")
-"""Sorts requests, so that sums do not depend on the order of arrival."""
 
 
 class QuestionBranching:
@@ -321,7 +315,7 @@ class QuestionBranching:
         return np.where(self._open_B, np.sqrt(influence_B / tokens_B) * spread_B, 0.0)
 
     def _close_round(self) -> None:
-        for request in sorted(self._results, key=IN_ORDER):
+        for request in sorted(self._results):
             token_ids, reward, truncated = self._results[request]
             self.tree.add(
                 request.node,

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.branching.routes import Passes, Router, Stored
+
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -60,44 +62,6 @@ class TreeNode:
     slot_of: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """One continuation.
-
-    Attributes:
-        node: tree node where it was forced.
-        slot: the candidate that was forced.
-        token_ids: the tokens after the forced one, int32.
-        reward: in [0, 1].
-        half: 0 or 1, for cross-fitting.
-        truncated: it ended at the length limit.
-    """
-
-    node: int
-    slot: int
-    token_ids: Ids
-    reward: float
-    half: int
-    truncated: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """Which continuation counts for which candidate of which tree node, in flat arrays [M].
-
-    Attributes:
-        continuation: index into `PrefixTree.continuations`.
-        node, slot: where it counts.
-        offset: how many of the continuation's tokens lie before the first one AFTER the slot's
-            token; 0 at the node where it was forced.
-    """
-
-    continuation: Ints
-    node: Ints
-    slot: Ints
-    offset: Ints
-
-
 @dataclass(eq=False)
 class Counts:
     """Sums over the continuations that count at one node, each [R, half, C].
@@ -130,11 +94,10 @@ class PrefixTree:
         self.nodes: list[TreeNode] = []
         self.continuations: list[Stored] = []
         self._rounds = array("i")  # of each continuation
-        self._passes = {name: array("i") for name in ("continuation", "node", "slot", "offset")}
-        self._leaves = array("b")  # of each pass, whether it is the last that leads on
+        self._router: Router | None = None
+        self._followed: list[Passes] = []
+        self._num_followed = 0
         self._counts: list[Counts] | None = None
-        self._linked = False
-        self._on_spine: list[list[int]] = []
         count = len(self.spines)
         self._common = np.zeros((count, count), dtype=np.int64)
         for first in range(count):
@@ -164,7 +127,7 @@ class PrefixTree:
             raise ValueError(
                 f"position {position} is not on spine {spine} of {len(self.spines[spine])} tokens"
             )
-        self._linked = False
+        self._router = None
         same = [
             index
             for index, node in enumerate(self.nodes)
@@ -183,64 +146,33 @@ class PrefixTree:
 
     def link(self) -> None:
         """Find each node's parent and children."""
-        if self._linked:
+        if self._router is not None:
             return
-        self._linked = True
-        by_depth = sorted(range(len(self.nodes)), key=lambda index: self.nodes[index].depth)
-        self._on_spine = [
-            [
-                index
-                for index in by_depth
-                if self._common[spine, self.nodes[index].spine] >= self.nodes[index].depth
-            ]
-            for spine in range(len(self.spines))
-        ]
-        for node in self.nodes:
+        nodes = self.nodes
+        self._router = Router(
+            self.spines,
+            self._common,
+            np.array([node.depth for node in nodes], dtype=np.int64),
+            np.array([node.spine for node in nodes], dtype=np.int64),
+            np.array([node.linked for node in nodes], dtype=np.bool_),
+            [node.token_ids for node in nodes],
+            reuse=self.reuse,
+        )
+        for node in nodes:
             node.parent, node.parent_slot, node.children = -1, -1, {}
-        for index, node in enumerate(self.nodes):
+        for index, node in enumerate(nodes):
             above = [
                 i
-                for i in self._on_spine[node.spine]
-                if self.nodes[i].depth < node.depth and self.nodes[i].linked
+                for i in self._router.on_spine[node.spine].tolist()
+                if nodes[i].depth < node.depth and nodes[i].linked
             ]
             if not above or not node.linked:
                 continue
-            parent = self.nodes[above[-1]]
+            parent = nodes[above[-1]]
             taken = int(self.spines[node.spine][parent.depth])
             node.parent, node.parent_slot = above[-1], parent.slot_of.get(taken, -1)
             if node.parent_slot >= 0:
                 parent.children.setdefault(node.parent_slot, []).append(index)
-
-    def path(self, node: int, slot: int, token_ids: Ids) -> list[tuple[int, int]]:
-        """Return (node, slot) of every node that a continuation passes, the forced one first.
-
-        The slot is -1 where it takes a token that is no candidate there. Without `reuse` only
-        the forced node is returned.
-        """
-        self.link()
-        start = self.nodes[node]
-        route = [(node, slot)]
-        if not self.reuse:
-            return route
-        token = start.token_ids[slot]
-        reach, best = -1, -1
-        for spine, ids in enumerate(self.spines):
-            if (
-                self._common[spine, start.spine] >= start.depth
-                and len(ids) > start.depth
-                and ids[start.depth] == token
-            ):
-                shared = start.depth + 1 + common_prefix(ids[start.depth + 1 :], token_ids)
-                if shared > reach:
-                    reach, best = shared, spine
-        if best < 0:
-            return route
-        for index in self._on_spine[best]:
-            depth = self.nodes[index].depth
-            offset = depth - start.depth - 1
-            if start.depth < depth <= reach and offset < len(token_ids):
-                route.append((index, self.nodes[index].slot_of.get(int(token_ids[offset]), -1)))
-        return route
 
     def add(
         self,
@@ -263,25 +195,9 @@ class PrefixTree:
         if not 0.0 <= reward <= 1.0:
             raise ValueError(f"a reward must be in [0, 1], got {reward}")
         ids = np.asarray(token_ids, dtype=np.int32)
-        number = len(self.continuations)
         self.continuations.append(Stored(node, slot, ids, float(reward), half, truncated))
         self._rounds.append(round_index)
         self._counts = None
-        route = self.path(node, slot, ids)
-        leaves, leads_on = [], False
-        for at, taken in reversed(route):
-            linked = self.nodes[at].linked
-            leaves.append(not (linked and leads_on))
-            if linked:  # does the continuation take a candidate of it?
-                leads_on = taken >= 0
-        depth = self.nodes[node].depth
-        for (at, taken), leaf in zip(route, reversed(leaves), strict=True):
-            if taken >= 0:
-                self._leaves.append(leaf)
-                self._passes["continuation"].append(number)
-                self._passes["node"].append(at)
-                self._passes["slot"].append(taken)
-                self._passes["offset"].append(self.nodes[at].depth - depth)
 
     @property
     def counts(self) -> list[Counts]:
@@ -301,7 +217,7 @@ class PrefixTree:
         )
         row_M = np.array(self._rounds, dtype=np.int64)[which] * 2 + half_M
         cell_M = row_M * width + offset_N[passes.node] + passes.slot
-        one_M, leaves_M = np.ones(len(which)), np.array(self._leaves, dtype=np.float64)
+        one_M, leaves_M = np.ones(len(which)), passes.leaf.astype(np.float64)
         square_M = reward_M**2
         columns = {
             "n": one_M,
@@ -324,9 +240,15 @@ class PrefixTree:
 
     def passes(self) -> Passes:
         """Return which continuation counts where."""
-        return Passes(
-            **{name: np.array(column, dtype=np.int64) for name, column in self._passes.items()}
-        )
+        self.link()
+        assert self._router is not None
+        new = self.continuations[self._num_followed :]
+        if new or not self._followed:
+            self._followed.append(self._router.follow(new, self._num_followed))
+            self._num_followed += len(new)
+        if len(self._followed) > 1:
+            self._followed = [Passes.joined(self._followed)]
+        return self._followed[0]
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

@@ -154,7 +154,9 @@ def node_value(node: TreeNode, value: Floats, var: Floats) -> tuple[Floats, Floa
 
 def _pick(values_RHC: Floats, halves: Sequence[int | None], rounds: int) -> Floats:
     """Return the counts of each half that is asked for, None for both, in so many rounds."""
-    missing = max(0, rounds - len(values_RHC))
-    values_RHC = np.pad(values_RHC, ((0, missing), (0, 0), (0, 0)))[:rounds]
+    missing = rounds - len(values_RHC)
+    if missing > 0:
+        values_RHC = np.pad(values_RHC, ((0, missing), (0, 0), (0, 0)))
+    values_RHC = values_RHC[:rounds]
     parts = [values_RHC.sum(axis=1) if half is None else values_RHC[:, half] for half in halves]
     return np.stack(parts)

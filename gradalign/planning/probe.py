@@ -15,7 +15,7 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.progress import Reporter, SilentReporter
-from gradalign.rollouts.base import Completion, Request, derive_seed
+from gradalign.rollouts.base import Completion, Request
 from gradalign.stages.base import Resolved, Run, Stage
 from gradalign.stages.branch import plan_shard
 from gradalign.stages.branch_work import QuestionWork
@@ -116,13 +116,7 @@ def _spread(run: Run, first: list[_Ask]) -> Iterator[Request]:
     step = max(1.0, len(every) / ROLLOUTS)
     for place in np.arange(0, len(every), step).astype(int).tolist():
         item, request = every[place]
-        prefix = item.branching.prefix(request)
-        ids = (*item.stored.prompt_ids, *prefix.tolist())
-        yield Request(
-            prompt_ids=ids,
-            max_tokens=run.resolved.max_tokens - len(prefix),
-            seed=derive_seed(run.config.seed, item.stored.question.id, ids, request.index),
-        )
+        yield item.ask(request, run)
 
 
 @dataclass(frozen=True)

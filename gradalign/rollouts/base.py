@@ -162,4 +162,9 @@ def derive_seed(run_seed: int, question_id: str, prefix_ids: Sequence[int], inde
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"{run_seed}\x00{question_id}\x00".encode())
     digest.update(np.asarray(prefix_ids, dtype="<i4").tobytes())
-    return ((int.from_bytes(digest.digest(), "little") >> 1) + index) % 2**63
+    return nth_seed(int.from_bytes(digest.digest(), "little") >> 1, index)
+
+
+def nth_seed(first_seed: int, index: int) -> int:
+    """Return the seed of a prefix's rollout `index` from that of its first."""
+    return (first_seed + index) % 2**63

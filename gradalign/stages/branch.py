@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import (
-    IN_ORDER,
     BranchRequest,
     Candidates,
     NodePlan,
     QuestionBranching,
     choose_candidates,
 )
-from gradalign.rollouts.base import Completion, Request, derive_seed
+from gradalign.rollouts.base import Completion, Request
 from gradalign.stages.base import Run, Tick, Work, teacher_file
 from gradalign.stages.branch_tables import write_branch_tables
 from gradalign.stages.branch_target import Target
 from gradalign.stages.branch_work import Continued, QuestionWork
+from gradalign.stages.node_arrays import padded
 from gradalign.stages.positions import SpinePositions, read_positions
 from gradalign.stages.records import StoredSpine, read_questions, read_spines
 from gradalign.stages.tools import StudentTools, open_student
@@ -123,15 +123,15 @@ def _teacher_tokens(run: Run, shard: str) -> TeacherTokens:
     found: TeacherTokens = {}
     for teacher in run.teachers:
         table = run.folder.read_table("distributions", teacher_file(shard, teacher.label))
-        ids = table["token_ids"].combine_chunks()
-        logprobs = table["teacher_logprobs"].combine_chunks()
+        ids_RS, _ = padded(table["token_ids"], -1)
+        logprob_RS, _ = padded(table["teacher_logprobs"], -np.inf)
+        top_RC = np.argsort(-logprob_RS, axis=1, kind="stable")[:, : run.config.max_candidates]
+        q_RC = np.exp(np.take_along_axis(logprob_RS, top_RC, axis=1))
+        ids_RC = np.take_along_axis(ids_RS, top_RC, axis=1).astype(np.int64)
+        needed_RC = (np.cumsum(q_RC, axis=1) - q_RC < run.config.coverage) & (ids_RC >= 0)
         keys = zip(table["spine_id"].to_pylist(), table["position"].to_pylist(), strict=True)
-        for row, key in enumerate(keys):
-            q_S = np.exp(logprobs[row].values.to_numpy(zero_copy_only=False).astype(np.float64))
-            order = np.argsort(-q_S, kind="stable")[: run.config.max_candidates]
-            before = np.cumsum(q_S[order]) - q_S[order]
-            top = ids[row].values.to_numpy()[order[before < run.config.coverage]]
-            found.setdefault(key, {})[teacher.label] = top.astype(np.int64)
+        for key, ids_C, needed_C in zip(keys, ids_RC, needed_RC, strict=True):
+            found.setdefault(key, {})[teacher.label] = ids_C[needed_C]
     return found
 
 
@@ -170,15 +170,7 @@ class _Rollouts:
                 continue
             item, request = self._queue.popleft()
             self._sent.append((item, request))
-            ids = item.prompt(request)
-            used = len(ids) - len(item.stored.prompt_ids)
-            yield Request(
-                prompt_ids=ids,
-                max_tokens=self._run.resolved.max_tokens - used,
-                seed=derive_seed(
-                    self._run.config.seed, item.stored.question.id, ids, request.index
-                ),
-            )
+            yield item.ask(request, self._run)
 
     def _open_round(self, item: QuestionWork) -> None:
         """Queue a question's next round; rounds without anything to sample end at once."""
@@ -212,33 +204,23 @@ class _Rollouts:
 
     def _close_round(self, item: QuestionWork) -> None:
         """Verify a round's responses and hand them to the algorithm."""
-        texts = [
-            self._tools.text(np.concatenate([item.branching.prefix(request), tokens]))
-            for request, (tokens, _) in item.arrived.items()
-        ]
+        order = sorted(item.arrived)
+        completed = [item.arrived[request] for request in order]
+        texts = self._tools.texts(
+            [
+                np.concatenate([item.branching.prefix(request), tokens])
+                for request, (tokens, _) in zip(order, completed, strict=True)
+            ]
+        )
         verdicts = self._tools.verify(
             [
                 (text, item.stored.question, reason)
-                for text, (_, reason) in zip(texts, item.arrived.values(), strict=True)
+                for text, (_, reason) in zip(texts, completed, strict=True)
             ]
         )
-        judged = dict(zip(item.arrived, verdicts, strict=True))
-        for request in item.open_requests:
-            tokens, reason = item.arrived[request]
-            item.branching.observe(
-                request, tokens, judged[request].reward, truncated=reason == "length"
-            )
-        for request in sorted(item.arrived, key=IN_ORDER):
-            tokens, reason = item.arrived[request]
-            item.results.append(
-                Continued(
-                    request,
-                    tokens,
-                    judged[request].reward,
-                    reason,
-                    judged[request].error_kind or "",
-                    item.round_index,
-                )
-            )
+        for request, (tokens, reason), verdict in zip(order, completed, verdicts, strict=True):
+            reward, error = verdict.reward, verdict.error_kind or ""
+            item.branching.observe(request, tokens, reward, truncated=reason == "length")
+            item.results.append(Continued(request, tokens, reward, reason, error, item.round_index))
         item.arrived = {}
         item.round_index += 1

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import BranchRequest, Candidates, QuestionBranching
+from gradalign.rollouts.base import Request, derive_seed, nth_seed
+from gradalign.stages.base import Run
 from gradalign.stages.records import StoredQuestion, StoredSpine
 
 
@@ -45,12 +47,16 @@ class QuestionWork:
     open_requests: list[BranchRequest] = field(default_factory=list)
     arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
     round_index: int = 0
-    prompts: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    asked: dict[tuple[int, int], Request] = field(default_factory=dict)
 
-    def prompt(self, request: BranchRequest) -> tuple[int, ...]:
-        """Return the prompt and the response up to and with the forced candidate."""
+    def ask(self, request: BranchRequest, run: Run) -> Request:
+        """Return what the engine is asked for: the prompt, the response so far, the candidate."""
         key = (request.node, request.slot)
-        if key not in self.prompts:
+        if key not in self.asked:
             prefix = self.branching.prefix(request)
-            self.prompts[key] = (*self.stored.prompt_ids, *prefix.tolist())
-        return self.prompts[key]
+            ids = (*self.stored.prompt_ids, *prefix.tolist())
+            seed = derive_seed(run.config.seed, self.stored.question.id, ids, 0)
+            self.asked[key] = Request(ids, run.resolved.max_tokens - len(prefix), seed)
+        first = self.asked[key]
+        seed = nth_seed(first.seed, request.index)
+        return Request(first.prompt_ids, first.max_tokens, seed)

@@ -186,10 +186,12 @@ def _continue(
         made[index] = completion
         tick(done, len(jobs), 1)
     drawn = [completion for completion in made if completion is not None]
-    texts = [
-        tools.text(np.concatenate([job.spine.token_ids[: job.given], completion.token_ids]))
-        for job, completion in zip(jobs, drawn, strict=True)
-    ]
+    texts = tools.texts(
+        [
+            np.concatenate([job.spine.token_ids[: job.given], completion.token_ids])
+            for job, completion in zip(jobs, drawn, strict=True)
+        ]
+    )
     verdicts = tools.verify(
         [
             (text, job.question.question, completion.finish_reason)

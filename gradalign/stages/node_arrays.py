@@ -143,13 +143,13 @@ def with_teacher(
         dtype=np.int64,
     )
     table, rows = table.filter(pa.array(found_N >= 0)), found_N[found_N >= 0]
-    padded_NS, mask_NS = _padded(table["token_ids"], -1)
+    padded_NS, mask_NS = padded(table["token_ids"], -1)
     ids_NS = padded_NS.astype(np.int64)
-    log_p_NS, _ = _padded(table["student_logprobs"], -np.inf)
-    log_q_NS, _ = _padded(table["teacher_logprobs"], -np.inf)
+    log_p_NS, _ = padded(table["student_logprobs"], -np.inf)
+    log_q_NS, _ = padded(table["teacher_logprobs"], -np.inf)
     token_NC = nodes.token_NC[rows]
-    student_powers, _ = _padded(table["student_tail_powers"], -np.inf)
-    teacher_powers, _ = _padded(table["teacher_tail_powers"], -np.inf)
+    student_powers, _ = padded(table["student_tail_powers"], -np.inf)
+    teacher_powers, _ = padded(table["teacher_tail_powers"], -np.inf)
     support = known_support(
         Support(
             ids_NS=ids_NS,
@@ -305,7 +305,7 @@ def _spines(
     )
 
 
-def _padded(column: pa.ChunkedArray, fill: float) -> tuple[Floats, Bools]:
+def padded(column: pa.ChunkedArray, fill: float) -> tuple[Floats, Bools]:
     """Turn a list column into [N, widest] and a mask of what is there."""
     lists = column.combine_chunks()
     offsets = np.asarray(lists.offsets.to_numpy(), dtype=np.int64)

@@ -50,7 +50,7 @@ def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[st
         completions[index] = completion
         tick(done, len(requests), 1)
     drawn = [completion for completion in completions if completion is not None]
-    texts = [tools.text(completion.token_ids) for completion in drawn]
+    texts = tools.texts([completion.token_ids for completion in drawn])
     verdicts = tools.verify(
         [
             (text, item.question, completion.finish_reason)

@@ -33,10 +33,14 @@ class StudentTools:
     pool: VerifierPool
     response_prefix: str
 
-    def text(self, token_ids: npt.NDArray[np.int32] | Sequence[int]) -> str:
-        """Decode a response, without special tokens, behind the response prefix."""
-        ids = np.asarray(token_ids)  # of a list transformers would look at every entry
-        return self.response_prefix + str(self.tokenizer.decode(ids, skip_special_tokens=True))
+    def texts(self, responses: Sequence[npt.NDArray[np.int32]]) -> list[str]:
+        """Decode responses, without special tokens, behind the response prefix; equal ones once."""
+        distinct = {ids_T.tobytes(): ids_T for ids_T in responses}
+        text_of = {
+            key: self.response_prefix + str(self.tokenizer.decode(ids_T, skip_special_tokens=True))
+            for key, ids_T in distinct.items()
+        }
+        return [text_of[ids_T.tobytes()] for ids_T in responses]
 
     def token_text(self, token_id: int) -> str:
         """Return the text of one token, special tokens included."""

@@ -4,11 +4,14 @@ Each check repeats the sampling many times on a language whose values are known,
 whether the mean error is within its own standard error.
 """
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from language import STOP, Language, drive
 
-from gradalign.branching import PrefixTree, QuestionBranching
+from gradalign.branching import Passes, QuestionBranching
+from gradalign.branching.routes import Router
 from gradalign.ideal import ideal_gradient, noise_trace
 
 REPEATS = 500
@@ -104,14 +107,15 @@ def test_each_part_lowers_the_noise_at_equal_continuations(world):
 
 
 def test_reuse_chosen_by_outcome_would_be_caught(world, monkeypatch):
-    route = PrefixTree.path
-    add = PrefixTree.add
+    follow = Router.follow
 
-    def choosy_add(self, node, slot, token_ids, reward, **options):
-        monkeypatch.setattr(PrefixTree, "path", route if reward else lambda _, n, s, __: [(n, s)])
-        add(self, node, slot, token_ids, reward, **options)
+    def choosy(self, continuations, first):
+        passes = follow(self, continuations, first)
+        reward = np.array([stored.reward for stored in continuations])
+        keep = (passes.offset == 0) | (reward[passes.continuation - first] > 0)
+        return Passes(*(getattr(passes, field.name)[keep] for field in fields(Passes)))
 
-    monkeypatch.setattr(PrefixTree, "add", choosy_add)
+    monkeypatch.setattr(Router, "follow", choosy)
     values, *_ = _repeat(world, VARIANTS["reuse"], repeats=REPEATS)
     assert _largest_z(values, np.concatenate(world[3])) > 8
 
