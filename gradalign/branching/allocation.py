@@ -43,13 +43,13 @@ class BranchRequest(NamedTuple):
     Attributes:
         node: tree node (equal prefixes share one).
         slot: candidate of that tree node.
-        index: running number of continuations forced here; goes into the seed.
+        number: how many continuations were forced here before it; goes into the seed.
         finished: the forced token already ends the response; verify it, nothing to sample.
     """
 
     node: int
     slot: int
-    index: int
+    number: int
     finished: bool = False
 
 
@@ -322,7 +322,7 @@ class QuestionBranching:
                 request.slot,
                 token_ids,
                 reward,
-                half=request.index % 2,
+                half=request.number % 2,
                 round_index=len(self._weights_RB) - 1,
                 truncated=truncated,
             )

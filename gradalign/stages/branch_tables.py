@@ -62,7 +62,7 @@ def _add_continuations(rows: Rows, item: QuestionWork) -> None:
             node.token_ids[result.request.slot]
             for node, result in zip(where, item.results, strict=True)
         ],
-        index=[result.request.index for result in item.results],
+        index=[result.request.number for result in item.results],
         round=[result.round_index for result in item.results],
         token_ids=[result.token_ids for result in item.results],
         reward=[result.reward for result in item.results],

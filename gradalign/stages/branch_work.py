@@ -58,5 +58,5 @@ class QuestionWork:
             seed = derive_seed(run.config.seed, self.stored.question.id, ids, 0)
             self.asked[key] = Request(ids, run.resolved.max_tokens - len(prefix), seed)
         first = self.asked[key]
-        seed = nth_seed(first.seed, request.index)
+        seed = nth_seed(first.seed, request.number)
         return Request(first.prompt_ids, first.max_tokens, seed)

@@ -31,7 +31,7 @@ def _forced(requests):
 
 def test_uniform_is_one_round_with_the_same_number_everywhere():
     branching = QuestionBranching([[1, 2, 3]], [_plan()], allocation="uniform", per_candidate=5)
-    requests = _answer(branching, lambda r: r.index % 2)
+    requests = _answer(branching, lambda r: r.number % 2)
     assert _forced(requests) == {(0, 0): 5, (0, 1): 5, (0, 2): 5}
     assert branching.done
     assert branching.next_requests() == []
@@ -57,7 +57,7 @@ def test_the_pilot_follows_probabilities_alone():
 
 def test_the_main_round_goes_where_rewards_vary():
     branching = QuestionBranching([[1, 2]], [_plan(prob=(0.5, 0.5), ids=(1, 2))], budget=100)
-    _answer(branching, lambda r: float(r.slot == 0 or r.index % 2))
+    _answer(branching, lambda r: float(r.slot == 0 or r.number % 2))
     main = _forced(branching.next_requests())
     assert main[0, 1] > 1.5 * main[0, 0] >= 3
     assert 70 <= sum(main.values()) <= 76
@@ -89,7 +89,7 @@ def test_finished_candidates_are_verified_once_and_exact():
     assert [r for r in requests if r.finished] == [r for r in requests if r.slot == 0]
     assert _forced(requests)[0, 0] == 1
     while not branching.done:
-        assert all(r.slot for r in _answer(branching, lambda r: float(r.index % 2)))
+        assert all(r.slot for r in _answer(branching, lambda r: float(r.number % 2)))
     table = branching.table()
     assert table.value_NC[0, 0] == 1.0
     assert table.var_NC[0, 0] == 0.0
@@ -111,7 +111,7 @@ def test_nodes_without_a_choice_cost_nothing_under_neyman():
     branching = QuestionBranching([[1, 2, 3]], plans, budget=20)
     requests = []
     while not branching.done:
-        requests += _answer(branching, lambda r: float(r.index % 2))
+        requests += _answer(branching, lambda r: float(r.number % 2))
     assert {r.node for r in requests} == {1}
     table = branching.table()
     assert not table.mask_NC[0].any()
@@ -128,7 +128,7 @@ def test_order_of_arrival_changes_nothing():
         while not branching.done:
             for request in branching.next_requests()[::order]:
                 prefix = tuple(branching.prefix(request).tolist())
-                seed = [request.index, *prefix]
+                seed = [request.number, *prefix]
                 response = language.sample(prefix, 1, np.random.default_rng(seed))[0]
                 branching.observe(request, response[len(prefix) :], language.value[response])
         tables.append(branching.table())
@@ -141,9 +141,9 @@ def test_indices_go_on_from_round_to_round():
     branching = QuestionBranching([[1, 2]], [_plan()], budget=60)
     seen = set()
     while not branching.done:
-        for request in _answer(branching, lambda r: float(r.index % 2)):
-            assert (request.node, request.slot, request.index) not in seen
-            seen.add((request.node, request.slot, request.index))
+        for request in _answer(branching, lambda r: float(r.number % 2)):
+            assert (request.node, request.slot, request.number) not in seen
+            seen.add((request.node, request.slot, request.number))
     for slot in range(3):
         indices = sorted(i for _, s, i in seen if s == slot)
         assert indices == list(range(len(indices)))
