@@ -43,6 +43,7 @@ DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "medium": STAGES + SCORES,
     "long-prefix": ("stage, vllm", "stage, vllm, no cache"),
     "workers": ("ray, 1 worker", "ray, 2 workers"),
+    "long": ("score, vllm",),
 }
 
 

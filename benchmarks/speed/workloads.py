@@ -36,6 +36,7 @@ class Workload:
         plain_every: the plain script does every k-th prompt only.
         shard_size: questions per shard; all that are timed if 0.
         warm_up: questions of a last shard, which is done first and not timed.
+        recorded: whether rows answer requests that are recorded beforehand.
     """
 
     about: str
@@ -45,6 +46,7 @@ class Workload:
     plain_every: int = 8
     shard_size: int = 0
     warm_up: int = 1
+    recorded: bool = True
 
 
 _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
@@ -81,10 +83,20 @@ WORKLOADS: dict[str, Workload] = {
     ),
     "workers": Workload(
         "the model of `medium`, a shard per question",
-        questions=12,
+        questions=24,
         settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
         prompt_tokens=96,
         shard_size=1,
+        recorded=False,
+    ),
+    "long": Workload(
+        "a whole run of some minutes with the model of `medium`, all of it timed",
+        questions=80,
+        settings={**_MEDIUM, "continuations": 4, "max_tokens": 64},
+        prompt_tokens=96,
+        shard_size=16,
+        warm_up=0,
+        recorded=False,
     ),
 }
 
@@ -122,7 +134,10 @@ def make_config(name: str, folder: Path) -> ScoreConfig:
 
 
 def prepare_run(name: str, folder: Path) -> None:
-    """Do every stage before the branch stage, and record which requests that one makes."""
+    """Do every stage before the branch stage, and record which requests that one makes.
+
+    Where no row needs them nothing is recorded.
+    """
     config = make_config(name, folder)
     run, log = prepare(config)
     with open_executor(config) as executor:
@@ -130,6 +145,8 @@ def prepare_run(name: str, folder: Path) -> None:
             if isinstance(stage, Branch):
                 break
             executor.run_stage(stage, run, log, SilentReporter())
+    if not WORKLOADS[name].recorded:
+        return
     recorded = copy_run(run, folder / "recorded")
     with Branch().session(recorded) as work:
         for shard in recorded.shards():

@@ -36,7 +36,7 @@ SPLITS = (
 )
 _NUMBERS = (
     "pooled", "pooled_low", "pooled_high", "mean_cosine", "mean_low", "mean_high",
-    "positive_share", "coverage", "num_nodes", "num_flat", "num_questions",
+    "positive_share", "coverage", "num_nodes", "num_flat", "update", "update_low", "update_high",
 )  # fmt: skip
 
 

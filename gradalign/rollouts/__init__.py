@@ -17,6 +17,7 @@ from gradalign.rollouts.registry import (
     EngineFactory,
     open_engine,
     resolve_engine,
+    start_engine_ahead,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "derive_seed",
     "open_engine",
     "resolve_engine",
+    "start_engine_ahead",
 ]

@@ -126,6 +126,24 @@ def open_engine(
     )
 
 
+def start_engine_ahead(name: str, base_urls: Sequence[str] = (), device: str = "auto") -> None:
+    """Let an engine that is slow to start begin with it before `open_engine` is called.
+
+    Args:
+        name: the engine, or `auto`.
+        base_urls: the servers, if any.
+        device: as it will be given to `open_engine`.
+
+    Raises:
+        UnknownNameError: no such engine.
+        UsageError: base URLs for an engine that has no servers.
+    """
+    if resolve_engine(name, base_urls) == "vllm" and find_spec("vllm") is not None:
+        from gradalign.rollouts.vllm_engine import start_ahead
+
+        start_ahead(device)
+
+
 @ENGINES.register("transformers")
 def _open_transformers(spec: EngineSpec) -> Engine:
     known = {"max_rows", "cache_bytes"}

@@ -36,6 +36,9 @@ _OURS = {
 # Sequences scored per message.
 _SCORE_BATCH = 256
 
+# A worker process that was started ahead, and its environment.
+_spare: tuple[dict[str, str], WorkerProcess] | None = None
+
 
 class VllmEngine(Closing):
     """Samples through vLLM: continuous batching, prefix caching, one seed per request.
@@ -80,9 +83,7 @@ class VllmEngine(Closing):
         self._next_number = 0
         self._closed = False
         self._run_number = 0
-        self._worker = WorkerProcess(
-            "gradalign.rollouts.vllm_worker", _environment(spec), "vLLM worker"
-        )
+        self._worker = _take_worker(_environment(spec.device))
         try:
             self._worker.send(Kind.OPEN, json.dumps(settings).encode())
             about = self._started(self._worker.receive(), spec.model)
@@ -228,7 +229,33 @@ class VllmEngine(Closing):
             raise EngineError("the engine has been closed.", "Open a new one.")
 
 
-def _environment(spec: EngineSpec) -> dict[str, str]:
+def start_ahead(device: str) -> None:
+    """Start the process of the next engine, which imports vLLM while other things are done.
+
+    It takes no memory of a GPU before it is used, and ends with this process if it never is.
+    """
+    global _spare
+    environment = _environment(device)
+    if _spare is None or _spare[0] != environment:
+        _spare = (environment, _start_worker(environment))
+
+
+def _take_worker(environment: dict[str, str]) -> WorkerProcess:
+    """Return the process that was started ahead if it is fit, else a new one."""
+    global _spare
+    spare, _spare = _spare, None
+    if spare is not None and spare[0] == environment and spare[1].alive:
+        return spare[1]
+    if spare is not None:
+        spare[1].close()
+    return _start_worker(environment)
+
+
+def _start_worker(environment: dict[str, str]) -> WorkerProcess:
+    return WorkerProcess("gradalign.rollouts.vllm_worker", environment, "vLLM worker")
+
+
+def _environment(device: str) -> dict[str, str]:
     """Return the variables that must be there before vLLM is imported; the user's own win."""
     variables = {
         # The worker is the process of its own already: a second one would only cost time.
@@ -238,8 +265,8 @@ def _environment(spec: EngineSpec) -> dict[str, str]:
         # Spinning threads starve everything else on a machine that is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    device, _, number = spec.device.partition(":")
-    if device == "cpu" or not _has_gpu():
+    kind, _, number = device.partition(":")
+    if kind == "cpu" or not _has_gpu():
         # Log-probabilities would otherwise be compiled, which needs a compiler and minutes.
         variables["TORCHDYNAMO_DISABLE"] = "1"
     chosen = {key: os.environ.get(key, value) for key, value in variables.items()}

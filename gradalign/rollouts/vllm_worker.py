@@ -2,7 +2,8 @@
 
 vLLM reseeds the global generators, sets thread counts, binds memory to a NUMA node and exports
 LD_PRELOAD; in a process of its own none of it reaches the caller, and when the process ends
-all of its memory is free. The environment is set by the parent before this module is loaded.
+all of its memory is free. The environment is set by the parent before this module is loaded. vLLM
+is imported at once, before the parent says which model it wants: it may start the process ahead.
 """
 
 from __future__ import annotations
@@ -252,10 +253,25 @@ def _check_arguments(settings: dict[str, Any]) -> str:
     return ""
 
 
-def _open(sock: socket.socket, settings: dict[str, Any]) -> Worker | None:
+def _import_vllm() -> Exception | None:
+    """Import what takes longer than opening an engine does; return what went wrong."""
+    try:
+        import vllm
+
+        _ = vllm.LLM, vllm.SamplingParams  # imported when they are first looked at
+    except Exception as error:  # a broken installation raises anything
+        return error
+    return None
+
+
+def _open(
+    sock: socket.socket, settings: dict[str, Any], failure: Exception | None
+) -> Worker | None:
     """Start the engine, or tell the parent why it did not start."""
     fault, message = "platform", ""
     try:
+        if failure is not None:
+            raise failure
         message = _check_environment(settings)
         if not message and (message := _check_arguments(settings)):
             fault = "usage"
@@ -275,10 +291,11 @@ def main() -> int:
     """Serve the socket whose file descriptor is the first argument."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     receiver = Receiver(sock)
+    failure = _import_vllm()
     first = receiver.wait()
-    if first is None:
+    if first is None or first[0] is Kind.CLOSE:
         return 0
-    worker = _open(sock, json.loads(first[1]))
+    worker = _open(sock, json.loads(first[1]), failure)
     if worker is None:
         return 1
     send_json(sock, Kind.READY, worker.about)

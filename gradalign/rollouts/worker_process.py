@@ -57,7 +57,14 @@ class WorkerProcess:
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         # A thread always reads, so that neither side can block the other with a full socket.
         threading.Thread(target=_read_all, args=(Receiver(ours), self._frames), daemon=True).start()
-        self._finalizer = weakref.finalize(self, _stop, self._process, ours)
+        # Nothing has been asked of it yet: it may be ended in the middle of whatever it does.
+        self._finalizer = weakref.finalize(self, _stop, self._process, ours, 0.0)
+        self._asked = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child has not ended."""
+        return self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -70,6 +77,12 @@ class WorkerProcess:
         Raises:
             EngineError: the child is gone.
         """
+        if not self._asked:
+            self._asked = True
+            self._finalizer.detach()
+            self._finalizer = weakref.finalize(
+                self, _stop, self._process, self._sock, _CLOSE_SECONDS
+            )
         try:
             send(self._sock, kind, payload)
         except OSError as error:
@@ -124,12 +137,12 @@ def _read_all(receiver: Receiver, frames: queue.SimpleQueue[Frame | None]) -> No
     frames.put(None)
 
 
-def _stop(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+def _stop(process: subprocess.Popen[bytes], sock: socket.socket, patience_seconds: float) -> None:
     with contextlib.suppress(OSError):
         send(sock, Kind.CLOSE)
         sock.shutdown(socket.SHUT_WR)
     try:
-        process.wait(timeout=_CLOSE_SECONDS if process.poll() is None else 0)
+        process.wait(timeout=patience_seconds)
     except subprocess.TimeoutExpired:
         pass
     finally:

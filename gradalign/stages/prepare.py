@@ -13,6 +13,7 @@ from gradalign.errors import RunError
 from gradalign.models.prompts import template_hash
 from gradalign.report.folder import RunFolder
 from gradalign.report.rows import Rows
+from gradalign.rollouts import start_engine_ahead
 from gradalign.runlog import RunLog
 from gradalign.stages.base import Resolved, Run, read_template
 from gradalign.stages.checks import Checked, check
@@ -74,6 +75,8 @@ def _not_a_run(config: ScoreConfig) -> RunError:
 
 
 def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
+    if config.executor == "local":
+        start_engine_ahead(config.engine, config.base_urls, config.device)
     checked = check(config)
     folder.check_writable()
     run = Run(config, checked.resolved)

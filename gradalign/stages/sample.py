@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from gradalign.report.rows import Rows
+from gradalign.rollouts import start_engine_ahead
 from gradalign.rollouts.base import Completion, Request, derive_seed
 from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.noise_floor import engine_scores
@@ -32,6 +33,8 @@ class Sample:
         with ExitStack() as stack:
             tools = stack.enter_context(open_student(run))
             yield lambda shard, tick: _sample(run, tools, shard, tick)
+        # The branch stage is the next to open it, after the stages of the teachers.
+        start_engine_ahead(run.resolved.engine, run.config.base_urls, run.config.device)
 
 
 def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[str]:

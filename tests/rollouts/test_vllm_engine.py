@@ -16,7 +16,13 @@ import torch
 
 from gradalign.demo import model_path
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
-from gradalign.rollouts import Request, SamplingSettings, open_engine
+from gradalign.rollouts import (
+    Request,
+    SamplingSettings,
+    open_engine,
+    start_engine_ahead,
+    vllm_engine,
+)
 from tests.requires import require
 from tests.rollouts.conftest import VOCAB, EnginePool, tree_requests
 
@@ -127,6 +133,46 @@ with open_engine("vllm", {str(qwen)!r}) as engine:
     _, errors = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert gone(worker)
+
+
+def test_an_engine_takes_the_process_that_was_started_ahead(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_engine_ahead("vllm")
+    first = spare_pid()
+    start_engine_ahead("vllm")
+    assert spare_pid() == first, "one is enough"
+    request = Request((4, 5), 8, 1)
+    with open_engine("vllm", qwen) as engine:
+        assert engine.worker_pid == first
+        ((_, completion),) = engine.generate([request])
+    assert gone(first)
+    start_engine_ahead("vllm")
+    second = spare_pid()
+    # An engine that is to see other variables cannot have it, and it does not stay behind.
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+    with open_engine("vllm", qwen) as engine:
+        assert engine.worker_pid not in (first, second)
+        assert gone(second)
+        ((_, again),) = engine.generate([request])
+    assert again.token_ids.tolist() == completion.token_ids.tolist()
+
+
+def spare_pid() -> int:
+    assert vllm_engine._spare is not None
+    return vllm_engine._spare[1].pid
+
+
+def test_a_process_that_was_started_ahead_in_vain_ends_at_once() -> None:
+    code = """
+from gradalign.rollouts import start_engine_ahead, vllm_engine
+start_engine_ahead("vllm")
+print(vllm_engine._spare[1].pid, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert gone(int(done.stdout))
 
 
 def test_the_bundled_student_agrees(engines: EnginePool) -> None:

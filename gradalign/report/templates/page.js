@@ -19,7 +19,7 @@
     fail("This browser cannot unpack the data of the charts; use one from 2023 or later. " + error);
     return;
   }
-  const [POOLED, LOW, HIGH, MEAN, MLOW, MHIGH, POSITIVE, COVERAGE, NODES, FLAT] = [...Array(10).keys()];
+  const [POOLED, LOW, HIGH, MEAN, MLOW, MHIGH, POSITIVE, COVERAGE, NODES, FLAT, UPDATE, ULOW, UHIGH] = [...Array(13).keys()];
   const arms = data.arms.map(([teacher, method], index) => ({ teacher, method, index, name: teacher ? method + "@" + teacher : method }));
   const teachers = [...new Set(arms.map((arm) => arm.teacher))];
   const methods = [...new Set(arms.map((arm) => arm.method))];
@@ -109,9 +109,10 @@
       height: 110 + 26 * order.length, xaxis: { title: { text: "pooled alignment" }, zeroline: true },
       yaxis: { tickvals: order.map((_, i) => i), ticktext: order.map((i) => plain(arms[i].method)), range: [order.length - 0.4, -0.6], zeroline: false },
     });
-    table("table-methods", ["teacher", "method", "pooled", "mean", "above 0", "coverage", "positions", "flat"], order.map((i) => {
+    const updates = order.some((i) => row(split, arms[i])[UPDATE] !== null);
+    table("table-methods", ["teacher", "method", "pooled", ...(updates ? ["update"] : []), "mean", "above 0", "coverage", "positions", "flat"], order.map((i) => {
       const r = row(split, arms[i]);
-      return [nameOf(arms[i].teacher), arms[i].method, ranged(r, POOLED, LOW, HIGH), ranged(r, MEAN, MLOW, MHIGH),
+      return [nameOf(arms[i].teacher), arms[i].method, ranged(r, POOLED, LOW, HIGH), ...(updates ? [ranged(r, UPDATE, ULOW, UHIGH)] : []), ranged(r, MEAN, MLOW, MHIGH),
         r[POSITIVE] === null ? "-" : Math.round(100 * r[POSITIVE]) + " %", r[COVERAGE] === null ? "-" : Math.round(100 * r[COVERAGE]) + " %", r[NODES], r[FLAT]];
     }));
   };
