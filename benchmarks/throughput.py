@@ -102,7 +102,9 @@ def table(name: str, result: dict[str, Any]) -> str:
     ]
     for row, run in best.items():
         speed = run["tokens_per_second"]
-        line = f"{row:24}{speed:10,.0f}{run['tokens'] / run['cpu_seconds']:11,.0f}"
+        spent = run["cpu_seconds"]
+        line = f"{row:24}{speed:10,.0f}"
+        line += f"{run['tokens'] / spent:11,.0f}" if spent else f"{'':11}"
         line += f"{run['requests']:10,}{run['seconds']:9.2f}"
         line += f"{speed / raw:8.2f}" if raw else f"{'':8}"
         line += f"{speed / plain:9.1f}" if plain else f"{'':9}"

@@ -223,13 +223,13 @@ def ray(num_workers: int) -> Row:
         finished = _FinishTimes()
         with open_executor(run.config) as executor:
             executor.run_stage(Branch(), run, RunLog.load(run.folder), finished)
-        # An engine starts with its worker's first shard, which is over before the clock starts.
-        begin = finished.times[num_workers - 1]
-        counted = len(finished.times) - num_workers
+        # From when each has done a shard, and so has its engine, to when one has no more to do.
+        begin, end = finished.times[num_workers - 1], finished.times[-num_workers]
+        counted = len(finished.times) - 2 * num_workers + 1
         tokens = sum(drawn_tokens(run, shard) for shard in run.shards())
         return {
-            "seconds": finished.times[-1] - begin,
-            "cpu_seconds": float("nan"),
+            "seconds": end - begin,
+            "cpu_seconds": None,
             "tokens": tokens * counted / len(finished.times),
             "requests": counted,
         }

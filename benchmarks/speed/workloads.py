@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Workload:
         plain_every: the plain script does every k-th prompt only.
         shard_size: questions per shard; all that are timed if 0.
         warm_up: questions of a last shard, which is done first and not timed.
-        recorded: whether rows answer requests that are recorded beforehand.
+        prepared: what its rows want done beforehand: the model and the questions alone, every
+            stage before the branch stage, or also the branch stage, to record its requests.
     """
 
     about: str
@@ -46,7 +47,7 @@ class Workload:
     plain_every: int = 8
     shard_size: int = 0
     warm_up: int = 1
-    recorded: bool = True
+    prepared: Literal["questions", "run", "requests"] = "requests"
 
 
 _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
@@ -87,16 +88,16 @@ WORKLOADS: dict[str, Workload] = {
         settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
         prompt_tokens=96,
         shard_size=1,
-        recorded=False,
+        prepared="run",
     ),
     "long": Workload(
-        "a whole run of some minutes with the model of `medium`, all of it timed",
-        questions=80,
+        "a whole run of ten minutes with the model of `medium`, all of it timed",
+        questions=144,
         settings={**_MEDIUM, "continuations": 4, "max_tokens": 64},
         prompt_tokens=96,
         shard_size=16,
         warm_up=0,
-        recorded=False,
+        prepared="questions",
     ),
 }
 
@@ -134,18 +135,17 @@ def make_config(name: str, folder: Path) -> ScoreConfig:
 
 
 def prepare_run(name: str, folder: Path) -> None:
-    """Do every stage before the branch stage, and record which requests that one makes.
-
-    Where no row needs them nothing is recorded.
-    """
+    """Do what the rows of a workload want done beforehand."""
     config = make_config(name, folder)
+    if WORKLOADS[name].prepared == "questions":
+        return
     run, log = prepare(config)
     with open_executor(config) as executor:
         for stage in stages(run):
             if isinstance(stage, Branch):
                 break
             executor.run_stage(stage, run, log, SilentReporter())
-    if not WORKLOADS[name].recorded:
+    if WORKLOADS[name].prepared == "run":
         return
     recorded = copy_run(run, folder / "recorded")
     with Branch().session(recorded) as work:
