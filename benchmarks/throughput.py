@@ -6,7 +6,8 @@ All rows of a workload answer the same requests, recorded from one run of the br
 thousands of short continuations of nodes along spines, whose prompts share long prefixes. Every row
 has a process of its own, in which further questions are done first to warm up. Rows take turns,
 so that a busy spell of the machine does not hit one of them alone, and the best of the repeats
-counts. Prints a table and writes JSON with hardware, versions and the full configuration.
+counts. Prints a table and writes JSON with hardware, versions and the full configuration; workloads
+that the file holds of earlier runs stay in it.
 
 Rows:
     raw LLM.generate       one call with all requests, with the arguments that our engine uses
@@ -62,6 +63,9 @@ def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, An
                     found[row].append(figures)
         config = make_config(name, folder).model_dump(mode="json")
     return {
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+        "versions": versions(),
         "about": WORKLOADS[name].about,
         "config": config,
         "prompt_tokens": WORKLOADS[name].prompt_tokens,
@@ -158,18 +162,13 @@ def main() -> None:
         (row,), (name,) = options.row, options.workload
         print(json.dumps(measure(row, name, options.folder, options.work_folder)))
         return
-    report: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "versions": versions(),
-        "workloads": {},
-    }
+    report = json.loads(options.out.read_text()) if options.out.exists() else {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.workload or list(WORKLOADS):
         rows = tuple(options.row or DEFAULT_ROWS[name])
-        report["workloads"][name] = run_workload(name, rows, options.repeats)
-        print(table(name, report["workloads"][name]) + "\n", flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+        report[name] = run_workload(name, rows, options.repeats)
+        print(table(name, report[name]) + "\n", flush=True)
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written to {options.out}")
 
 

@@ -232,7 +232,7 @@ class VllmEngine(Closing):
 def start_ahead(device: str) -> None:
     """Start the process of the next engine, which imports vLLM while other things are done.
 
-    It takes no memory of a GPU before it is used, and ends with this process if it never is.
+    It only imports before it is used, and ends with this process if it never is.
     """
     global _spare
     environment = _environment(device)
