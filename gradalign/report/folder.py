@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -118,8 +119,8 @@ class RunFolder:
         """
         path = self.path(table, f"{file_name}.parquet")
         try:
-            with self.fs.open(path, "rb") as file:
-                return pq.read_table(file)
+            with self.open_parquet(path) as file:
+                return file.read()
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} is missing.", "Give the run's `gradalign score` command again."
@@ -129,6 +130,22 @@ class RunFolder:
                 f"{path} is torn: {error}.",
                 "Delete this file and give the run's `gradalign score` command again.",
             ) from error
+
+    @contextmanager
+    def open_parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        """Open a parquet file of the run by its path.
+
+        It never reads through a Python object: a thread of pyarrow may let go of its source when
+        this process is ending already, and if that takes the interpreter's lock the process
+        aborts (status 134) after all of its work is done.
+        """
+        source: Any = path
+        if not self._local:
+            copy = pa.BufferOutputStream()
+            copy.write(self.fs.cat_file(path))
+            source = pa.BufferReader(copy.getvalue())
+        with pq.ParquetFile(source) as file:
+            yield file
 
     def files(self, table: str) -> list[str]:
         """Return the names (without ending) of a table's files, sorted."""

@@ -96,8 +96,8 @@ class Report:
             )
         kind = schema("summary")
         try:
-            with self._folder.fs.open(path, "rb") as file:
-                return _plain(_conform(pq.ParquetFile(file).read(), kind).to_pandas())
+            with self._folder.open_parquet(path) as file:
+                return _plain(_conform(file.read(), kind).to_pandas())
         except (OSError, pa.ArrowException) as error:
             warnings.warn(f"{path} is torn, summary.json is read instead: {error}", stacklevel=2)
         rows = pa.Table.from_pylist(self._folder.read_json("summary.json"))
@@ -199,8 +199,8 @@ class Report:
         for file_name in files:
             path = self._folder.path(name, f"{file_name}.parquet")
             try:
-                with self._folder.fs.open(path, "rb") as file:
-                    parts.append(_read(pq.ParquetFile(file), subset, question_id))
+                with self._folder.open_parquet(path) as file:
+                    parts.append(_read(file, subset, question_id))
             except (OSError, pa.ArrowException) as error:
                 warnings.warn(f"{path} is torn and was left out: {error}", stacklevel=2)
         joined = pa.concat_tables(parts) if parts else subset.empty_table()
@@ -222,8 +222,8 @@ class Report:
         for shard in self._folder.files("questions"):
             path = self._folder.path("questions", f"{shard}.parquet")
             try:
-                with self._folder.fs.open(path, "rb") as file:
-                    ids = pq.ParquetFile(file).read(columns=["question_id"])["question_id"]
+                with self._folder.open_parquet(path) as file:
+                    ids = file.read(columns=["question_id"])["question_id"]
             except (OSError, pa.ArrowException) as error:
                 warnings.warn(f"{path} is torn and was left out: {error}", stacklevel=2)
                 self._torn_questions = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -44,6 +46,30 @@ def test_any_fsspec_url(tmp_path):
     assert folder.read_json("run.json") == {"a": 1}
     assert folder.files("questions") == ["shard-00000"]
     assert folder.has_table("questions", "shard-00000")
+
+
+READ_AND_END = """
+import sys
+from gradalign.report.folder import RunFolder
+folder = RunFolder(sys.argv[1])
+if not folder.has_table("questions", "shard-00000"):  # a memory of its own
+    local = RunFolder(sys.argv[2])
+    folder.write_table("questions", "shard-00000", local.read_table("questions", "shard-00000"))
+for _ in range(3):
+    folder.read_table("questions", "shard-00000")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", [None, "memory://run"])
+def test_a_process_that_read_tables_ends_with_status_0(tmp_path, url):
+    """Read through a Python file object, a third of these processes abort when they end."""
+    folder = RunFolder(str(tmp_path))
+    folder.write_table("questions", "shard-00000", questions(*map(str, range(1000))))
+    command = [sys.executable, "-c", READ_AND_END, url or str(tmp_path), str(tmp_path)]
+    for _ in range(10):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
