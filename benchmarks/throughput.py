@@ -14,6 +14,7 @@ Rows:
     stage, ENGINE          gradalign's branch stage: scheduling, engine, decoding, verifier, tables
     stage, vllm, no cache  the same with prefix caching off
     plain script           per node and candidate, model.generate with num_return_sequences=n
+    bare, N processes      LLM.generate in processes of their own at the same time, shard by shard
     ray, N workers         the branch stage on Ray actors, once all of them are at work
     score, ENGINE          all of `gradalign.score`; the share of it spent inside engines and model
                            passes, and the same with loading models and starting engines
@@ -36,14 +37,14 @@ from typing import Any
 from speed.rows import ROWS, measure
 from speed.workloads import WORKLOADS, make_config, prepare_run
 
-STAGES = tuple(row for row in ROWS if not row.startswith(("ray", "score")))
+STAGES = tuple(row for row in ROWS if not row.startswith(("bare", "ray", "score")))
 SCORES = tuple(row for row in ROWS if row.startswith("score"))
 DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "bundled": tuple(row for row in STAGES if row != "stage, vllm, no cache") + SCORES,
     "bundled-neyman": ("raw LLM.generate", "stage, vllm", "stage, transformers"),
     "medium": STAGES + SCORES,
     "long-prefix": ("stage, vllm", "stage, vllm, no cache"),
-    "workers": ("ray, 1 worker", "ray, 2 workers"),
+    "workers": tuple(row for row in ROWS if row.startswith(("bare", "ray"))),
     "long": ("score, vllm",),
 }
 

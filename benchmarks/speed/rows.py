@@ -5,45 +5,26 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from gradalign.executors.heap import frozen_heap
-from gradalign.rollouts import Request
-from gradalign.stages.base import Run
+from gradalign.metering import model_seconds
+from gradalign.stages.base import Run, announce
 from gradalign.stages.branch import Branch
-from speed.server import cpu_seconds_of, vllm_server
+from speed.figures import Figures, Row, clock
+from speed.raw import one_call, side_by_side
+from speed.server import vllm_server
 from speed.workloads import (
     WORKLOADS,
     copy_run,
     drawn_tokens,
     make_config,
     open_run,
+    recorded_run,
     requests_of,
 )
-
-Figures = dict[str, Any]
-Row = Callable[[str, Path, Path], Figures]
-"""(workload, its folder, an empty folder to work in) to what was measured."""
-
-
-@contextmanager
-def clock(figures: Figures) -> Iterator[None]:
-    """Put wall and CPU time into the figures; on a shared machine the CPU's is truer."""
-    begin, spent = time.perf_counter(), _cpu_seconds()
-    yield
-    figures["seconds"] = time.perf_counter() - begin
-    figures["cpu_seconds"] = _cpu_seconds() - spent
-
-
-def _cpu_seconds() -> float:
-    """CPU time of this process and of its children, running ones included."""
-    me = psutil.Process()
-    return sum(cpu_seconds_of(process) for process in (me, *me.children(recursive=True)))
 
 
 def stage(engine: str, **settings: Any) -> Row:
@@ -69,9 +50,12 @@ def _timed_stage(name: str, folder: Path, run: Run) -> Figures:
     figures: Figures = {}
     with Branch().session(run) as work:
         work(warm_up, _no_tick)
+        before = model_seconds()
         with clock(figures), frozen_heap():  # as executors do
-            for shard in timed:
+            for shard, following in zip_longest(timed, timed[1:]):
+                announce(work, following)
                 work(shard, _no_tick)
+    figures["model_seconds"] = model_seconds() - before
     if WORKLOADS[name].settings.get("allocation") == "uniform":
         _check_same_requests(folder, run)
     figures["tokens"] = sum(drawn_tokens(run, shard) for shard in timed)
@@ -80,7 +64,7 @@ def _timed_stage(name: str, folder: Path, run: Run) -> Figures:
 
 
 def _check_same_requests(folder: Path, run: Run) -> None:
-    recorded = _recorded_run(folder)
+    recorded = recorded_run(folder)
     for shard in run.shards():
         if sorted(map(str, requests_of(run, shard))) != sorted(
             map(str, requests_of(recorded, shard))
@@ -92,70 +76,6 @@ def _no_tick(done: int, total: int, new: int) -> None:
     pass
 
 
-def _recorded_run(folder: Path) -> Run:
-    source = open_run(folder)
-    changed = {"output_dir": str(folder / "recorded")}
-    return Run(source.config.model_copy(update=changed), source.resolved)
-
-
-def _recorded(folder: Path) -> tuple[Run, list[Request], list[Request]]:
-    """The requests to warm up with and those to time, as the branch stage made them."""
-    run = _recorded_run(folder)
-    *timed, warm_up = run.shards()
-    requests = [request for shard in timed for request in requests_of(run, shard)]
-    return run, list(requests_of(run, warm_up)), requests
-
-
-def raw_vllm(name: str, folder: Path, work_folder: Path) -> Figures:
-    """LLM.generate in this process, with the arguments that our engine gives it."""
-    from dataclasses import asdict
-
-    from gradalign.rollouts.base import EngineSpec
-
-    os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    import vllm
-
-    from gradalign.models import resolve_model
-    from gradalign.rollouts.vllm_worker import engine_arguments
-
-    run, warm_up, requests = _recorded(folder)
-    model = resolve_model(run.config.student)
-    spec = EngineSpec(model, run.sampling, max_model_len=run.resolved.max_model_len)
-    llm = vllm.LLM(**engine_arguments(asdict(spec)))
-
-    def ask(some: list[Request]) -> int:
-        params = [
-            vllm.SamplingParams(
-                temperature=1.0,
-                top_p=1.0,
-                top_k=-1,
-                seed=request.seed,
-                max_tokens=request.max_tokens,
-                stop_token_ids=list(run.resolved.stop_token_ids),
-                ignore_eos=True,
-                detokenize=False,
-            )
-            for request in some
-        ]
-        prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in some]
-        found = llm.generate(prompts, params, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in found)
-
-    ask(warm_up)
-    figures: Figures = {"requests": len(requests)}
-    with clock(figures):
-        figures["tokens"] = ask(requests)
-    return figures
-
-
 def plain(name: str, folder: Path, work_folder: Path) -> Figures:
     """One model.generate per node and candidate; every k-th of them, evenly spread."""
     import torch
@@ -163,7 +83,8 @@ def plain(name: str, folder: Path, work_folder: Path) -> Figures:
 
     from gradalign.models import resolve_dtype, resolve_model
 
-    run, _, requests = _recorded(folder)
+    run = recorded_run(folder)
+    requests = [request for shard in run.shards()[:-1] for request in requests_of(run, shard)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(
         resolve_model(run.config.student), dtype=resolve_dtype("auto", device)
@@ -220,43 +141,44 @@ def ray(num_workers: int) -> Row:
             executor="ray",
             num_workers=num_workers,
         )
-        finished = _FinishTimes()
+        progress = _Progress()
         with open_executor(run.config) as executor:
-            executor.run_stage(Branch(), run, RunLog.load(run.folder), finished)
+            executor.run_stage(Branch(), run, RunLog.load(run.folder), progress)
         # From when each has done a shard, and so has its engine, to when one has no more to do.
-        begin, end = finished.times[num_workers - 1], finished.times[-num_workers]
-        counted = len(finished.times) - 2 * num_workers + 1
+        finished = progress.finished
+        (begin, before), (end, after) = finished[num_workers - 1], finished[-num_workers]
         tokens = sum(drawn_tokens(run, shard) for shard in run.shards())
         return {
             "seconds": end - begin,
             "cpu_seconds": None,
-            "tokens": tokens * counted / len(finished.times),
-            "requests": counted,
+            "tokens": tokens * (after - before) / progress.units,
+            "requests": after - before,
         }
 
     return row
 
 
-class _FinishTimes:
-    """A reporter that only notes when each shard was finished."""
+class _Progress:
+    """A reporter that notes how many continuations there were when each shard was finished."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.units = 0
+        self.finished: list[tuple[float, int]] = []
 
-    def stage(self, name: str, unit: str, num_shards: int, num_done: int) -> _FinishTimes:
+    def stage(self, name: str, unit: str, num_shards: int, num_done: int) -> _Progress:
         return self
 
-    def __enter__(self) -> _FinishTimes:
+    def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def shard(self, done: int, total: int, units: int) -> None:
-        pass
+        self.units += units
 
     def finish_shard(self) -> None:
-        self.times.append(time.perf_counter())
+        self.finished.append((time.perf_counter(), self.units))
 
     def remark(self, text: str) -> None:
         pass
@@ -286,12 +208,14 @@ def whole_score(engine: str) -> Row:
 
 
 ROWS: dict[str, Row] = {
-    "raw LLM.generate": raw_vllm,
+    "raw LLM.generate": one_call,
     "stage, vllm": stage("vllm"),
     "stage, vllm, no cache": stage("vllm", engine_args={"enable_prefix_caching": False}),
     "stage, server": stage_on_server,
     "stage, transformers": stage("transformers"),
     "plain script": plain,
+    "bare, 1 process": side_by_side(1),
+    "bare, 2 processes": side_by_side(2),
     "ray, 1 worker": ray(1),
     "ray, 2 workers": ray(2),
     "score, vllm": whole_score("vllm"),

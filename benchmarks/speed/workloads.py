@@ -170,6 +170,13 @@ def open_run(folder: Path) -> Run:
     return Run(ScoreConfig.build(data["config"]), Resolved(**stored))
 
 
+def recorded_run(folder: Path) -> Run:
+    """Open the run whose branch stage was done to record its requests."""
+    source = open_run(folder)
+    changed = {"output_dir": str(folder / "recorded")}
+    return Run(source.config.model_copy(update=changed), source.resolved)
+
+
 def requests_of(run: Run, shard: str) -> Iterator[Request]:
     """Yield the requests that the branch stage made for a shard, from its tables."""
     prompts = {item.question.id: item.prompt_ids for item in read_questions(run.folder, shard)}

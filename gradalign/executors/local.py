@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from types import TracebackType
 
 from gradalign.executors.heap import frozen_heap
 from gradalign.metering import model_seconds
 from gradalign.progress import Reporter
 from gradalign.runlog import RunLog, Timer
-from gradalign.stages.base import Run, Stage
+from gradalign.stages.base import Run, Stage, announce
 
 
 class LocalExecutor:
@@ -39,7 +40,8 @@ class LocalExecutor:
             frozen_heap(),
         ):
             opening = timer.seconds
-            for shard in pending:
+            for shard, following in zip_longest(pending, pending[1:]):
+                announce(work, following)
                 before = model_seconds()
                 counts = work(shard, progress.shard)
                 spent = model_seconds() - before

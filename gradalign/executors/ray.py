@@ -10,28 +10,24 @@ OMP_NUM_THREADS if it is set, else an equal share of the cores.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from gradalign import errors
 from gradalign.config import ScoreConfig
-from gradalign.errors import EngineError, GradalignError
-from gradalign.executors.cluster import Cluster, open_cluster
-from gradalign.executors.worker import Outcome, ProgressBoard, Tidings, Worker, run_to_json
+from gradalign.errors import EngineError
+from gradalign.executors.cluster import open_cluster
+from gradalign.executors.worker import Outcome, Tidings
+from gradalign.executors.workers import ATTEMPTS, Workers, error_of
 from gradalign.progress import Reporter, StageProgress
 from gradalign.runlog import RunLog, Timer
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.order import stages
 
-ATTEMPTS = 3
-"""Times that a shard is tried when workers die of it, or their engines fail."""
-
 POLL_SECONDS = 0.5
-CLOSE_SECONDS = 60.0
 
 
 class RayExecutor:
@@ -44,9 +40,7 @@ class RayExecutor:
     def __init__(self, config: ScoreConfig) -> None:
         self._config = config
         self._stack = ExitStack()
-        self._cluster: Cluster | None = None
-        self._board: Any = None
-        self._idle: list[Any] = []
+        self._workers: Workers | None = None
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -58,11 +52,7 @@ class RayExecutor:
         trace: TracebackType | None,
     ) -> None:
         """End the workers, and the cluster if it was started for this run."""
-        if self._cluster is not None:
-            for actor in [*self._idle, self._board]:
-                self._cluster.kill(actor)
-        self._idle.clear()
-        self._cluster = None
+        self._workers = None
         self._stack.close()
 
     def run_stage(self, stage: Stage, run: Run, log: RunLog, reporter: Reporter) -> None:
@@ -71,106 +61,56 @@ class RayExecutor:
         pending = [shard for shard in shards if not stage.done(run, shard)]
         if not pending:
             return
-        if self._cluster is None:
-            self._cluster = self._stack.enter_context(open_cluster(self._config, reporter))
-            self._board = self._cluster.start_helper(ProgressBoard)
+        if self._workers is None:
+            cluster = self._stack.enter_context(open_cluster(self._config, reporter))
+            self._workers = Workers(cluster, run, self._config.num_workers, reporter)
+            self._stack.callback(self._workers.close)
         timer = Timer()
         num_done = len(shards) - len(pending)
-        with (
-            reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress,
-            self._workers(run, self._cluster) as workers,
-        ):
-            work = _StageWork(self._cluster, workers, self._board, _number(stage, run), stage.name)
-            for outcome in work.do(pending, progress):
-                log.add_stage(
-                    stage.name,
-                    timer.seconds,
-                    outcome.counts,
-                    model_seconds=outcome.model_seconds,
-                    opening_seconds=outcome.opening_seconds,
-                    worker_seconds=outcome.seconds,
-                )
-                timer = Timer()
-                progress.finish_shard()
-            work.close()
-
-    @contextmanager
-    def _workers(self, run: Run, cluster: Cluster) -> Iterator[_Workers]:
-        """Hold the workers of a stage; whatever goes wrong, none is left at work."""
-        workers = _Workers(cluster, run, self._board, self._config.num_workers, self._idle)
-        try:
-            yield workers
-        except BaseException:
-            workers.kill_all()
-            raise
-        self._idle = workers.release()
+        with reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress:
+            work = _StageWork(self._workers, _number(stage, run), stage.name)
+            try:
+                for outcome in work.do(pending, progress):
+                    log.add_stage(
+                        stage.name,
+                        timer.seconds,
+                        outcome.counts,
+                        model_seconds=outcome.model_seconds,
+                        opening_seconds=outcome.opening_seconds,
+                        worker_seconds=outcome.seconds,
+                    )
+                    timer = Timer()
+                    progress.finish_shard()
+                self._workers.close_stage()
+            except BaseException:
+                self._workers.kill_all()  # none is left at work, whatever went wrong
+                raise
 
 
-class _Workers:
-    """Starts, lends and replaces worker actors."""
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is at.
 
-    def __init__(
-        self, cluster: Cluster, run: Run, board: Any, number: int, idle: list[Any]
-    ) -> None:
-        self._cluster = cluster
-        self._arguments = (run_to_json(run), os.getcwd(), board)
-        self._number = number
-        self._idle = idle
-        self._busy: list[Any] = []
+    Attributes:
+        actor: the worker.
+        shard: what it was asked for.
+        ahead: what it will be asked for next, and may begin with.
+    """
 
-    @property
-    def free(self) -> bool:
-        """Whether another worker can be lent."""
-        return len(self._busy) < self._number
-
-    def take(self) -> Any:
-        """Lend a worker; one is started if none is idle."""
-        actor = (
-            self._idle.pop() if self._idle else self._cluster.start_worker(Worker, *self._arguments)
-        )
-        self._busy.append(actor)
-        return actor
-
-    def give_back(self, actor: Any) -> None:
-        """Take a healthy worker back."""
-        self._busy.remove(actor)
-        self._idle.append(actor)
-
-    def discard(self, actor: Any) -> None:
-        """End a worker that is not to be used again."""
-        self._busy.remove(actor)
-        self._cluster.kill(actor)
-
-    def release(self) -> list[Any]:
-        """Return the idle workers, for the next stage."""
-        return self._idle
-
-    def everyone(self) -> list[Any]:
-        """Return the idle workers."""
-        return list(self._idle)
-
-    def forget(self, actor: Any) -> None:
-        """Drop an idle worker that has died."""
-        self._idle.remove(actor)
-        self._cluster.kill(actor)
-
-    def kill_all(self) -> None:
-        """End every worker, at once."""
-        for actor in [*self._busy, *self._idle]:
-            self._cluster.kill(actor)
-        self._busy.clear()
-        self._idle.clear()
+    actor: Any
+    shard: str
+    ahead: str | None
 
 
 class _StageWork:
     """One stage on its way: which worker has which shard."""
 
-    def __init__(
-        self, cluster: Cluster, workers: _Workers, board: Any, number: int, name: str
-    ) -> None:
-        self._cluster, self._workers, self._board = cluster, workers, board
+    def __init__(self, workers: Workers, number: int, name: str) -> None:
+        self._workers = workers
+        self._cluster = workers.cluster
         self._number, self._name = number, name
-        self._running: dict[Any, tuple[Any, str]] = {}
+        self._queue: deque[str] = deque()
+        self._running: dict[Any, _Task] = {}
         self._failed: Counter[str] = Counter()
 
     def do(self, pending: list[str], progress: StageProgress) -> Iterator[Outcome]:
@@ -179,52 +119,59 @@ class _StageWork:
         Raises:
             GradalignError: of a shard, or that workers keep dying of one.
         """
-        queue = deque(pending)
-        bar = _Bar(self._cluster, self._board, progress)
-        while queue or self._running:
-            while queue and self._workers.free:
-                self._start(queue.popleft())
-            for task in self._cluster.wait(list(self._running), POLL_SECONDS):
-                actor, shard = self._running.pop(task)
-                outcome = self._outcome(task, actor, shard)
+        self._queue.extend(pending)
+        bar = _Bar(self._workers, progress)
+        while self._queue or self._running:
+            self._workers.want(len(self._queue))
+            while self._queue and (actor := self._workers.take()) is not None:
+                self._start(actor, self._queue.popleft())
+            for reference in self._workers.wait(list(self._running), POLL_SECONDS):
+                task = self._running.pop(reference)
+                outcome = self._outcome(reference, task)
                 if outcome is None:
-                    bar.drop(shard)
-                    queue.appendleft(shard)
+                    bar.drop(task.shard)
+                    self._queue.extendleft(filter(None, (task.ahead, task.shard)))
                     continue
-                self._workers.give_back(actor)
-                bar.finish(shard, outcome.units)
+                if task.ahead is not None:
+                    self._start(task.actor, task.ahead)
+                else:
+                    self._workers.give_back(task.actor)
+                bar.finish(task.shard, outcome.units)
                 yield outcome
             bar.update()
 
-    def close(self) -> None:
-        """Have every worker close the stage, so that the next one finds memory free."""
-        for actor in self._workers.everyone():
-            outcome = self._cluster.result(actor.close.remote(), timeout=CLOSE_SECONDS)
-            if outcome is None:
-                self._workers.forget(actor)
-            elif outcome.failure is not None:
-                raise _error(outcome)
+    def _start(self, actor: Any, shard: str) -> None:
+        ahead = self._reserve(shard)
+        reference = actor.work.remote(self._number, shard, ahead)
+        self._running[reference] = _Task(actor, shard, ahead)
 
-    def _start(self, shard: str) -> None:
-        actor = self._workers.take()
-        self._running[actor.work.remote(self._number, shard)] = (actor, shard)
+    def _reserve(self, shard: str) -> str | None:
+        """Keep the next shard for the worker of this one, unless others would have too little.
 
-    def _outcome(self, task: Any, actor: Any, shard: str) -> Outcome | None:
+        Shards that have failed are done alone, so that it is known which one does it.
+        """
+        if len(self._queue) < self._workers.number:
+            return None
+        if self._failed[shard] or self._failed[self._queue[0]]:
+            return None
+        return self._queue.popleft()
+
+    def _outcome(self, reference: Any, task: _Task) -> Outcome | None:
         """Return a shard's outcome, None if it is to be tried again."""
-        outcome: Outcome | None = self._cluster.result(task)
+        outcome: Outcome | None = self._cluster.result(reference)
         if outcome is not None and outcome.failure is None:
             return outcome
         engine_failed = outcome is not None and _is_engine_failure(outcome)
         if outcome is not None and not engine_failed:
-            raise _error(outcome)
-        self._workers.discard(actor)
-        self._failed[shard] += 1
-        if self._failed[shard] < ATTEMPTS:
+            raise error_of(outcome)
+        self._workers.discard(task.actor)
+        self._failed[task.shard] += 1
+        if self._failed[task.shard] < ATTEMPTS:
             return None
         if outcome is not None:
-            raise _error(outcome)
+            raise error_of(outcome)
         raise EngineError(
-            f"{self._name}, {shard}: the worker died {ATTEMPTS} times. The last time: "
+            f"{self._name}, {task.shard}: the worker died {ATTEMPTS} times. The last time: "
             f"{self._cluster.last_death}",
             "Finished shards are kept. If it was killed for lack of memory, use fewer workers per "
             "node, a smaller --shard-size or a smaller --batch-tokens, and run the same command "
@@ -235,8 +182,9 @@ class _StageWork:
 class _Bar:
     """One bar for all workers: the finished shards and the parts of those under way."""
 
-    def __init__(self, cluster: Cluster, board: Any, progress: StageProgress) -> None:
-        self._cluster, self._board, self._progress = cluster, board, progress
+    def __init__(self, workers: Workers, progress: StageProgress) -> None:
+        self._cluster, self._board = workers.cluster, workers.board
+        self._progress = progress
         self._asked: Any = None
         self._parts: dict[str, Tidings] = {}
         self._over: set[str] = set()
@@ -285,13 +233,3 @@ def _number(stage: Stage, run: Run) -> int:
 
 def _is_engine_failure(outcome: Outcome) -> bool:
     return outcome.failure is not None and "EngineError" in outcome.failure.kinds
-
-
-def _error(outcome: Outcome) -> GradalignError:
-    """Make the error of a worker again: its class, or the closest that gradalign has."""
-    assert outcome.failure is not None
-    for kind in outcome.failure.kinds:
-        found = getattr(errors, kind, None)
-        if isinstance(found, type) and issubclass(found, GradalignError):
-            return found(outcome.failure.message, outcome.failure.hint)
-    return GradalignError(outcome.failure.message, outcome.failure.hint)

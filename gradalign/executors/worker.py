@@ -18,7 +18,7 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
 from gradalign.executors.heap import frozen_heap
 from gradalign.metering import model_seconds
-from gradalign.stages.base import Resolved, Run, Work
+from gradalign.stages.base import Resolved, Run, Work, announce
 
 TICK_SECONDS = 0.5
 """A worker tells of its progress at most this often."""
@@ -120,13 +120,21 @@ class Worker:
         self._session = ExitStack()
         self._work: Work | None = None
 
-    def work(self, number: int, shard: str) -> Outcome:
-        """Do a shard of stage `number`, opening the stage if another one is open."""
+    def ready(self) -> bool:
+        """Answer as soon as this worker has come up."""
+        return True
+
+    def work(self, number: int, shard: str, ahead: str | None) -> Outcome:
+        """Do a shard of stage `number`, opening the stage if another one is open.
+
+        `ahead` is the shard that this worker will be asked for next, if that is known.
+        """
         start, before = time.monotonic(), model_seconds()
         ticker = _Ticker(self._board, shard)
         try:
             work = self._open(number)
             opening = time.monotonic() - start
+            announce(work, ahead)
             with frozen_heap():
                 counts = work(shard, ticker)
         except GradalignError as error:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,21 @@ Tick = Callable[[int, int, int], None]
 
 Work = Callable[[str, Tick], Counter[str]]
 """Do one shard (by its name), reporting progress; return counts for run.json."""
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A Work that may begin with a shard before it is asked for it."""
+
+    def expect(self, shard: str) -> None:
+        """Say which shard will probably be asked for after the next one."""
+        ...
+
+
+def announce(work: object, shard: str | None) -> None:
+    """Tell a work which shard comes after the next one, if there is one and it wants to know."""
+    if shard is not None and isinstance(work, LooksAhead):
+        work.expect(shard)
 
 
 @dataclass(frozen=True)

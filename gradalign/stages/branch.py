@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import (
-    BranchRequest,
     Candidates,
     NodePlan,
     QuestionBranching,
     choose_candidates,
 )
-from gradalign.rollouts.base import Completion, Request
+from gradalign.errors import GradalignError
 from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.branch_rollouts import Rollouts
 from gradalign.stages.branch_tables import write_branch_tables
-from gradalign.stages.branch_target import Target
-from gradalign.stages.branch_work import Continued, QuestionWork
+from gradalign.stages.branch_work import QuestionWork
 from gradalign.stages.node_arrays import padded
 from gradalign.stages.positions import SpinePositions, read_positions
 from gradalign.stages.records import StoredSpine, read_questions, read_spines
@@ -43,19 +43,34 @@ class Branch:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student's engine and the verifiers."""
-        with open_student(run) as tools:
-            yield lambda shard, tick: _branch_shard(run, tools, shard, tick)
+        with open_student(run) as tools, ThreadPoolExecutor(1, "tables") as writer:
+            yield _BranchWork(run, tools, writer)
 
 
-def _branch_shard(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[str]:
-    work = plan_shard(run, shard)
-    rollouts = _Rollouts(run, tools, tick)
-    rollouts.do(work)
-    if run.config.target_se is not None:
-        target = Target(run, shard, work)
-        while target.extend():
-            rollouts.do(work)
-    return write_branch_tables(run, tools, shard, work)
+class _BranchWork:
+    """Does shards; while one is written, the engine is at work on the next."""
+
+    def __init__(self, run: Run, tools: StudentTools, writer: ThreadPoolExecutor) -> None:
+        self._run, self._tools, self._writer = run, tools, writer
+        self._rollouts = Rollouts(run, tools, lambda shard: plan_shard(run, shard))
+        self._failure: GradalignError | None = None
+
+    def expect(self, shard: str) -> None:
+        """See LooksAhead."""
+        self._rollouts.expect(shard)
+
+    def __call__(self, shard: str, tick: Tick) -> Counter[str]:
+        """Do a shard; see Work."""
+        if self._failure is not None:
+            raise self._failure
+        questions = self._rollouts.make(shard, tick)
+        written = self._writer.submit(write_branch_tables, self._run, self._tools, shard, questions)
+        try:
+            while not written.done() and self._rollouts.step():
+                tick(1, 1, 1)
+        except GradalignError as error:
+            self._failure = error  # the next shard's: this one is done
+        return written.result()
 
 
 def plan_shard(run: Run, shard: str) -> list[QuestionWork]:
@@ -133,94 +148,3 @@ def _teacher_tokens(run: Run, shard: str) -> TeacherTokens:
         for key, ids_C, needed_C in zip(keys, ids_RC, needed_RC, strict=True):
             found.setdefault(key, {})[teacher.label] = ids_C[needed_C]
     return found
-
-
-class _Rollouts:
-    """Feeds the engine from many questions at once; each starts its next round on its own."""
-
-    def __init__(self, run: Run, tools: StudentTools, tick: Tick) -> None:
-        self._run = run
-        self._tools = tools
-        self._tick = tick
-        self._queue: deque[tuple[QuestionWork, BranchRequest]] = deque()
-        self._sent: list[tuple[QuestionWork, BranchRequest]] = []
-        self._live = 0
-        self._done = 0
-
-    def do(self, work: list[QuestionWork]) -> None:
-        """Make every continuation that these questions ask for."""
-        self._live = len(work)
-        self._sent.clear()  # the engine counts each call's requests from 0
-        total = sum(item.branching.budget for item in work)
-        for item in work:
-            self._open_round(item)
-        if not self._queue:
-            return
-        for index, completion in self._tools.engine.generate(self._source()):
-            item, request = self._sent[index]
-            self._arrive(item, request, completion)
-            self._done += 1
-            self._tick(min(self._done, total), total, 1)
-
-    def _source(self) -> Iterator[Request | None]:
-        """Yield requests as they come up; None while others are still on their way."""
-        while self._live:
-            if not self._queue:
-                yield None
-                continue
-            item, request = self._queue.popleft()
-            self._sent.append((item, request))
-            yield item.ask(request, self._run)
-
-    def _open_round(self, item: QuestionWork) -> None:
-        """Queue a question's next round; rounds without anything to sample end at once."""
-        while True:
-            item.open_requests = item.branching.next_requests()
-            if not item.open_requests:
-                self._live -= 1
-                return
-            item.arrived = {
-                request: (np.zeros(0, dtype=np.int32), self._forced_reason(item, request))
-                for request in item.open_requests
-                if request.finished
-            }
-            self._queue.extend(
-                (item, request) for request in item.open_requests if not request.finished
-            )
-            if len(item.arrived) < len(item.open_requests):
-                return
-            self._close_round(item)
-
-    def _forced_reason(self, item: QuestionWork, request: BranchRequest) -> str:
-        """Tell a forced stop token from a candidate forced at the last position."""
-        last = int(item.branching.prefix(request)[-1])
-        return "forced" if last in self._run.resolved.stop_token_ids else "length"
-
-    def _arrive(self, item: QuestionWork, request: BranchRequest, completion: Completion) -> None:
-        item.arrived[request] = (completion.token_ids, completion.finish_reason)
-        if len(item.arrived) == len(item.open_requests):
-            self._close_round(item)
-            self._open_round(item)
-
-    def _close_round(self, item: QuestionWork) -> None:
-        """Verify a round's responses and hand them to the algorithm."""
-        order = sorted(item.arrived)
-        completed = [item.arrived[request] for request in order]
-        texts = self._tools.texts(
-            [
-                np.concatenate([item.branching.prefix(request), tokens])
-                for request, (tokens, _) in zip(order, completed, strict=True)
-            ]
-        )
-        verdicts = self._tools.verify(
-            [
-                (text, item.stored.question, reason)
-                for text, (_, reason) in zip(texts, completed, strict=True)
-            ]
-        )
-        for request, (tokens, reason), verdict in zip(order, completed, verdicts, strict=True):
-            reward, error = verdict.reward, verdict.error_kind or ""
-            item.branching.observe(request, tokens, reward, truncated=reason == "length")
-            item.results.append(Continued(request, tokens, reward, reason, error, item.round_index))
-        item.arrived = {}
-        item.round_index += 1

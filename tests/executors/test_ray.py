@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -147,18 +148,85 @@ def test_a_killed_worker_is_replaced(small_run, workers, tmp_path):
     assert gone(workers)
 
 
-@pytest.mark.slow
-def test_a_shard_that_kills_every_worker_is_named(ray_cluster, monkeypatch, tmp_path):
+def spoil(monkeypatch, harm):
+    """Have something done to every worker as soon as it is started."""
     start = Cluster.start_worker
 
-    def doomed(self, kind, *arguments):
+    def spoiled(self, kind, *arguments):
         actor = start(self, kind, *arguments)
-        actor.__ray_call__.remote(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        actor.__ray_call__.remote(harm)
         return actor
 
-    monkeypatch.setattr(Cluster, "start_worker", doomed)
+    monkeypatch.setattr(Cluster, "start_worker", spoiled)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_is_named(ray_cluster, monkeypatch, tmp_path):
+    def die_at_work(worker):
+        worker._open = lambda number: os.kill(os.getpid(), signal.SIGKILL)
+
+    spoil(monkeypatch, die_at_work)
     with pytest.raises(EngineError, match=r"sample, shard-0000\d: the worker died 3 times"):
         score(tmp_path / "doomed")
+
+
+@pytest.mark.slow
+def test_workers_that_die_before_they_have_come_up(ray_cluster, monkeypatch, tmp_path):
+    spoil(monkeypatch, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(EngineError, match="3 workers died before they had come up"):
+        score(tmp_path / "stillborn")
+
+
+@pytest.mark.slow
+def test_a_shard_is_begun_ahead_and_done_alone_after_a_death(workers, monkeypatch, tmp_path):
+    """Which worker begins with what: enough is left for the others, and nothing is lost."""
+    from gradalign.executors import ray as executor
+
+    given = []
+    start = executor._StageWork._start
+
+    def spy(self, actor, shard):
+        start(self, actor, shard)
+        task = next(reversed(self._running.values()))
+        if self._name == "branch":
+            given.append((shard, task.ahead, len(self._queue)))
+            if len(given) == 1:
+                os.kill(workers[0], signal.SIGKILL)
+                os.kill(workers[1], signal.SIGKILL)
+
+    monkeypatch.setattr(executor._StageWork, "_start", spy)
+    score(tmp_path / "ahead", limit=6, methods=["gkd"], nodes=2)
+    ahead = {one: other for one, other, _ in given if other is not None}
+    assert ahead[given[0][0]] is not None
+    first = given[0][0]
+    again = [other for one, other, _ in given[1:] if one == first]
+    assert again == [None]  # it may have been the one that kills
+    assert all(left + 1 >= 2 for _, other, left in given if other is not None)
+    assert len(list((tmp_path / "ahead" / "nodes").glob("shard-*.parquet"))) == 6
+
+
+SMALL_CLUSTER = """
+import json, sys
+import ray
+from gradalign.executors.cluster import start_here
+start_here(ray, num_cpus=1)
+import gradalign
+gradalign.score(**json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_with_room_for_fewer_workers_does_everything(small_run, tmp_path):
+    settings = {**SMALL, **RAY, "output_dir": str(tmp_path / "small")}
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_CLUSTER, json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_tables(Path(small_run.path), tmp_path / "small")
 
 
 @pytest.mark.slow
