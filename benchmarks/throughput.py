@@ -14,8 +14,9 @@ Rows:
     stage, ENGINE          gradalign's branch stage: scheduling, engine, decoding, verifier, tables
     stage, vllm, no cache  the same with prefix caching off
     plain script           per node and candidate, model.generate with num_return_sequences=n
-    bare, N processes      LLM.generate in processes of their own at the same time, shard by shard
-    ray, N workers         the branch stage on Ray actors, once all of them are at work
+    bare, by turns         two processes with an engine each and nothing else, one of them stopped
+                           every few seconds: what a second worker brings at best
+    ray, by turns          the branch stage on two Ray actors, one of them stopped likewise
     score, ENGINE          all of `gradalign.score`; the share of it spent inside engines and model
                            passes, and the same with loading models and starting engines
 """
@@ -44,6 +45,7 @@ DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "bundled-neyman": ("raw LLM.generate", "stage, vllm", "stage, transformers"),
     "medium": STAGES + SCORES,
     "long-prefix": ("stage, vllm", "stage, vllm, no cache"),
+    "prefixes": ("stage, vllm", "stage, vllm, no cache", "stage, transformers", "plain script"),
     "workers": tuple(row for row in ROWS if row.startswith(("bare", "ray"))),
     "long": ("score, vllm",),
 }
@@ -62,13 +64,13 @@ def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, An
                 figures = _in_a_process(row, name, folder, work_folder)
                 if figures is not None:
                     found[row].append(figures)
-        config = make_config(name, folder).model_dump(mode="json")
+        config = make_config(name, folder).model_dump_json()
     return {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
         "versions": versions(),
         "about": WORKLOADS[name].about,
-        "config": config,
+        "config": json.loads(config.replace(f"{temporary}/", "")),
         "prompt_tokens": WORKLOADS[name].prompt_tokens,
         "rows": {row: runs for row, runs in found.items() if runs},
     }
@@ -103,7 +105,7 @@ def table(name: str, result: dict[str, Any]) -> str:
     lines = [
         f"{name}: {result['about']}",
         f"{'row':24}{'tokens/s':>10}{'per CPU s':>11}{'requests':>10}{'seconds':>9}"
-        f"{'of raw':>8}{'x plain':>9}{'in models':>11}{'+ opening':>11}{'MiB':>7}",
+        f"{'of raw':>8}{'x plain':>9}{'x one':>7}{'in models':>11}{'+ opening':>11}{'MiB':>7}",
     ]
     for row, run in best.items():
         speed = run["tokens_per_second"]
@@ -113,9 +115,10 @@ def table(name: str, result: dict[str, Any]) -> str:
         line += f"{run['requests']:10,}{run['seconds']:9.2f}"
         line += f"{speed / raw:8.2f}" if raw else f"{'':8}"
         line += f"{speed / plain:9.1f}" if plain else f"{'':9}"
+        line += f"{run['times_one']:7.2f}" if "times_one" in run else f"{'':7}"
         for keys in (("model_seconds",), ("model_seconds", "opening_seconds")):
-            shares = [run[key] / run["seconds"] for key in keys if key in run]
-            line += f"{sum(shares):11.0%}" if shares else f"{'':11}"
+            share = sum(run.get(key, 0.0) for key in keys) / run["seconds"]
+            line += f"{share:11.0%}" if all(key in run for key in keys) else f"{'':11}"
         lines.append(line + f"{max(run['peak_mib'], run['child_peak_mib']):7d}")
     return "\n".join(lines)
 

@@ -1,19 +1,21 @@
-"""vLLM by itself on the branch stage's requests: one LLM.generate, or several side by side."""
+"""vLLM by itself on the branch stage's requests: one LLM.generate, or two engines at once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gradalign.rollouts import Request
 from gradalign.stages.base import Run
 from gradalign.stages.branch import plan_shard
-from speed.figures import Figures, Row, clock
+from speed.figures import Figures, clock
+from speed.turns import Turns
 from speed.workloads import open_run, recorded_run, requests_of
 
 START_SECONDS = 600.0
@@ -33,6 +35,7 @@ class RawEngine:
         if not torch.cuda.is_available():
             os.environ["TORCHDYNAMO_DISABLE"] = "1"
         import vllm
+        from vllm.sampling_params import RequestOutputKind
 
         from gradalign.models import resolve_model
         from gradalign.rollouts.base import EngineSpec
@@ -41,27 +44,40 @@ class RawEngine:
         model = resolve_model(run.config.student)
         spec = EngineSpec(model, run.sampling, max_model_len=run.resolved.max_model_len)
         self._params = vllm.SamplingParams
+        self._final_only = RequestOutputKind.FINAL_ONLY
         self._stops = list(run.resolved.stop_token_ids)
         self._llm = vllm.LLM(**engine_arguments(asdict(spec)))
 
     def ask(self, requests: list[Request]) -> int:
         """Answer them all in one call; return how many tokens were drawn."""
-        params = [
-            self._params(
-                temperature=1.0,
-                top_p=1.0,
-                top_k=-1,
-                seed=request.seed,
-                max_tokens=request.max_tokens,
-                stop_token_ids=self._stops,
-                ignore_eos=True,
-                detokenize=False,
-            )
-            for request in requests
-        ]
+        params = [self._params_of(request) for request in requests]
         prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         found = self._llm.generate(prompts, params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in found)
+
+    def step(self, requests: list[Request], counter: Any) -> None:
+        """Answer them all in one go, adding the tokens of each to a shared counter at once."""
+        engine = self._llm.llm_engine
+        for number, request in enumerate(requests):
+            prompt = {"prompt_token_ids": list(request.prompt_ids)}
+            engine.add_request(str(number), prompt, self._params_of(request))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    counter.value += len(output.outputs[0].token_ids)
+
+    def _params_of(self, request: Request) -> Any:
+        return self._params(
+            temperature=1.0,
+            top_p=1.0,
+            top_k=-1,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            stop_token_ids=self._stops,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=self._final_only,
+        )
 
 
 def one_call(name: str, folder: Path, work_folder: Path) -> Figures:
@@ -77,46 +93,41 @@ def one_call(name: str, folder: Path, work_folder: Path) -> Figures:
     return figures
 
 
-def side_by_side(number: int) -> Row:
-    """Processes with an engine each and nothing else: what more workers can bring at best."""
-
-    def row(name: str, folder: Path, work_folder: Path) -> Figures:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(number)
-        queue: Any = context.SimpleQueue()
-        processes = [
-            context.Process(target=_share, args=(folder, part, number, barrier, queue))
-            for part in range(number)
-        ]
-        for process in processes:
-            process.start()
-        found = [queue.get() for _ in processes]
-        for process in processes:
-            process.join()
-        begin, end = min(item[1] for item in found), max(item[2] for item in found)
-        return {
-            "seconds": end - begin,
-            "cpu_seconds": sum(item[3] for item in found),
-            "tokens": sum(item[0] for item in found),
-            "requests": sum(item[4] for item in found),
-        }
-
-    return row
+def by_turns(name: str, folder: Path, work_folder: Path) -> Figures:
+    """Two processes with an engine each and nothing else, one stopped now and then."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    counters = [context.Value("q", 0) for _ in range(2)]
+    processes = [
+        context.Process(target=_share, args=(folder, part, barrier, counters[part]))
+        for part in range(2)
+    ]
+    for process in processes:
+        process.start()
+    turns = Turns(
+        done=lambda: sum(counter.value for counter in counters),
+        busy=lambda: processes[0].is_alive() and all(counter.value for counter in counters),
+        processes=lambda: [psutil.Process(processes[1].pid)],
+    )
+    with turns:
+        processes[0].join()  # the one that is never stopped, and so the first to be done
+    processes[1].terminate()
+    processes[1].join()
+    if processes[0].exitcode:
+        raise RuntimeError("a process with an engine failed")
+    return turns.figures()
 
 
-def _share(folder: Path, part: int, number: int, barrier: Any, queue: Any) -> None:
-    """Answer every `number`-th shard, a call for each; begin when all are ready to."""
+def _share(folder: Path, part: int, barrier: Any, counter: Any) -> None:
+    """Answer every other shard; both begin when both are ready to."""
     run = open_run(folder)
     *timed, warm_up = run.shards()
-    mine = [list(planned_requests(run, shard)) for shard in timed[part::number]]
+    mine = [request for shard in timed[part::2] for request in planned_requests(run, shard)]
     engine = RawEngine(run)
     engine.ask(list(planned_requests(run, warm_up)))
     barrier.wait(START_SECONDS)
-    begin, spent = time.monotonic(), time.process_time()
-    tokens = sum(engine.ask(requests) for requests in mine)
-    end = time.monotonic()
-    queue.put((tokens, begin, end, time.process_time() - spent, sum(map(len, mine))))
+    engine.step(mine, counter)
 
 
 def planned_requests(run: Run, shard: str) -> Iterator[Request]:

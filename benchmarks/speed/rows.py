@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import resource
-import time
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from gradalign.executors.heap import frozen_heap
 from gradalign.metering import model_seconds
 from gradalign.stages.base import Run, announce
 from gradalign.stages.branch import Branch
 from speed.figures import Figures, Row, clock
-from speed.raw import one_call, side_by_side
+from speed.raw import by_turns, one_call
 from speed.server import vllm_server
+from speed.turns import Turns
 from speed.workloads import (
     WORKLOADS,
     copy_run,
@@ -126,44 +128,45 @@ def plain(name: str, folder: Path, work_folder: Path) -> Figures:
     return figures
 
 
-def ray(num_workers: int) -> Row:
-    """The branch stage on Ray actors with a vLLM engine each, when all of them are at work."""
+def ray_by_turns(name: str, folder: Path, work_folder: Path) -> Figures:
+    """The branch stage on two Ray actors with a vLLM engine each, one stopped now and then."""
+    from gradalign.executors import open_executor
+    from gradalign.runlog import RunLog
 
-    def row(name: str, folder: Path, work_folder: Path) -> Figures:
-        from gradalign.executors import open_executor
-        from gradalign.runlog import RunLog
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    settings: dict[str, Any] = {"engine": "vllm", "executor": "ray", "num_workers": 2}
+    run = copy_run(open_run(folder), work_folder / "run", **settings)
+    progress = _Progress()
+    num_shards = len(run.shards())
+    turns = Turns(
+        done=lambda: progress.units,
+        # Both have their engine, and there is more to do than what both have begun with.
+        busy=lambda: 2 <= progress.num_finished < num_shards - 4,
+        processes=_newest_worker,
+    )
+    with open_executor(run.config) as executor, turns:
+        executor.run_stage(Branch(), run, RunLog.load(run.folder), progress)
+    tokens = sum(drawn_tokens(run, shard) for shard in run.shards())
+    return turns.figures(tokens_per_unit=tokens / progress.units)
 
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        run = copy_run(
-            open_run(folder),
-            work_folder / "run",
-            engine="vllm",
-            executor="ray",
-            num_workers=num_workers,
-        )
-        progress = _Progress()
-        with open_executor(run.config) as executor:
-            executor.run_stage(Branch(), run, RunLog.load(run.folder), progress)
-        # From when each has done a shard, and so has its engine, to when one has no more to do.
-        finished = progress.finished
-        (begin, before), (end, after) = finished[num_workers - 1], finished[-num_workers]
-        tokens = sum(drawn_tokens(run, shard) for shard in run.shards())
-        return {
-            "seconds": end - begin,
-            "cpu_seconds": None,
-            "tokens": tokens * (after - before) / progress.units,
-            "requests": after - before,
-        }
 
-    return row
+def _newest_worker() -> list[psutil.Process]:
+    """Return the processes of one of our workers on Ray: its own and its engine's."""
+    workers = [
+        process
+        for process in psutil.process_iter()
+        if "".join(process.cmdline()[:1]).startswith("ray::Worker")
+    ]
+    newest = max(workers, key=lambda process: process.create_time())
+    return [newest, *newest.children(recursive=True)]
 
 
 class _Progress:
-    """A reporter that notes how many continuations there were when each shard was finished."""
+    """A reporter that only counts."""
 
     def __init__(self) -> None:
         self.units = 0
-        self.finished: list[tuple[float, int]] = []
+        self.num_finished = 0
 
     def stage(self, name: str, unit: str, num_shards: int, num_done: int) -> _Progress:
         return self
@@ -178,7 +181,7 @@ class _Progress:
         self.units += units
 
     def finish_shard(self) -> None:
-        self.finished.append((time.perf_counter(), self.units))
+        self.num_finished += 1
 
     def remark(self, text: str) -> None:
         pass
@@ -214,10 +217,8 @@ ROWS: dict[str, Row] = {
     "stage, server": stage_on_server,
     "stage, transformers": stage("transformers"),
     "plain script": plain,
-    "bare, 1 process": side_by_side(1),
-    "bare, 2 processes": side_by_side(2),
-    "ray, 1 worker": ray(1),
-    "ray, 2 workers": ray(2),
+    "bare, by turns": by_turns,
+    "ray, by turns": ray_by_turns,
     "score, vllm": whole_score("vllm"),
     "score, transformers": whole_score("transformers"),
 }

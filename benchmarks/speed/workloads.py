@@ -82,12 +82,19 @@ WORKLOADS: dict[str, Workload] = {
         prompt_tokens=768,
         plain_every=16,
     ),
+    "prefixes": Workload(
+        "the same model, prompts of 150 and responses of up to 48 tokens",
+        questions=4,
+        settings={**_MEDIUM, "continuations": 2, "max_tokens": 48, "allocation": "uniform"},
+        prompt_tokens=150,
+        plain_every=4,
+    ),
     "workers": Workload(
-        "the model of `medium`, a shard per question",
-        questions=24,
-        settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
+        "the model of `medium`, short responses, two questions a shard",
+        questions=144,
+        settings={**_MEDIUM, "continuations": 4, "max_tokens": 24, "allocation": "uniform"},
         prompt_tokens=96,
-        shard_size=1,
+        shard_size=2,
         prepared="run",
     ),
     "long": Workload(

@@ -6,10 +6,16 @@ from dataclasses import replace
 
 import pytest
 from requires import require
+from speed.raw import planned_requests
 from speed.rows import measure
-from speed.workloads import WORKLOADS, drawn_tokens, open_run, prepare_run, requests_of
-
-from gradalign.stages.base import Run
+from speed.workloads import (
+    WORKLOADS,
+    drawn_tokens,
+    open_run,
+    prepare_run,
+    recorded_run,
+    requests_of,
+)
 
 SMALL = {"num_rollouts": 1, "nodes": 3, "max_candidates": 3, "continuations": 4}
 
@@ -37,9 +43,7 @@ def measured(row, folder):
 
 @pytest.mark.slow
 def test_rows_answer_the_recorded_requests(workload):
-    source = open_run(workload)
-    changed = {"output_dir": str(workload / "recorded")}
-    recorded = Run(source.config.model_copy(update=changed), source.resolved)
+    recorded = recorded_run(workload)
     timed = recorded.shards()[:2]
     requests = [request for shard in timed for request in requests_of(recorded, shard)]
     stage = measured("stage, transformers", workload)
@@ -59,7 +63,17 @@ def test_rows_answer_the_recorded_requests(workload):
 @pytest.mark.vllm
 def test_vllm_rows_answer_the_same(workload):
     require("vllm")
-    found = {row: measured(row, workload) for row in ("stage, transformers", "stage, vllm")}
-    one, other = found.values()
-    assert one["requests"] == other["requests"]
-    assert 0.6 < one["tokens"] / other["tokens"] < 1.6
+    rows = ("stage, transformers", "stage, vllm", "raw LLM.generate")
+    found = [measured(row, workload) for row in rows]
+    assert len({row["requests"] for row in found}) == 1
+    # The same seeds in the same engine.
+    assert len({row["tokens"] for row in found[1:]}) == 1
+    assert 0.6 < found[0]["tokens"] / found[1]["tokens"] < 1.6
+    assert 0 < found[1]["model_seconds"] < found[1]["seconds"]
+
+
+def test_the_requests_of_bare_processes_are_those_that_were_recorded(workload):
+    run, recorded = open_run(workload), recorded_run(workload)
+    for shard in run.shards():
+        planned = sorted(map(str, planned_requests(run, shard)))
+        assert planned == sorted(map(str, requests_of(recorded, shard)))
