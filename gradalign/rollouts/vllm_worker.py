@@ -84,7 +84,7 @@ class Worker:
                 temperature=self._sampling["temperature"],
                 top_p=self._sampling["top_p"],
                 top_k=self._sampling["top_k"] or -1,
-                stop_token_ids=self._sampling["stop_token_ids"],
+                stop_token_ids=list(self._sampling["stop_token_ids"]),
                 # Only what the caller named ends a response, not what a config file says.
                 ignore_eos=True,
                 max_tokens=max_tokens,
@@ -92,6 +92,8 @@ class Worker:
                 detokenize=False,
                 output_kind=self._final_only,
             )
+            if hasattr(params, "skip_clone"):
+                params.skip_clone = True  # nobody else has it: no deep copy, which takes as long
             name = str(number)
             self.engine.add_request(name, {"prompt_token_ids": ids.tolist()}, params)
             self._running.add(name)
