@@ -82,7 +82,7 @@ def test_regex_takes_group_one_of_the_last_match(pattern: str, text: str, reward
         ("A) London town", 0.0),
         ("Answer: B, C", 0.0),
         ("B or C", 0.0),
-        ("Answer: b", 0.0),
+        ("Answer: b", 1.0),
         ("Answer: Bob", 0.0),
         ("Answer: E", 0.0),
         ("", 0.0),

@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from gradalign.tasks.base import LABELS, Question
-from gradalign.verifiers.builtin import gold_choice
+from gradalign.verifiers.choice import gold_choice
 
 _NUMBER = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _FRACTION = re.compile(r"(?:\\[dt]?frac\s*\{\s*-?|^-?\s*)([0-9]+)(?=\s*(?:\}\s*\{|/)\s*[0-9]+)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradalign.errors import UnknownNameError, UsageError
 from gradalign.registry import load_object
-from gradalign.verifiers import builtin, mathematics, procedural  # noqa: F401  (they register)
+from gradalign.verifiers import builtin, choice, mathematics, procedural  # noqa: F401  (they register)
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier, VerifierFactory
 from gradalign.verifiers.judge import Verdict
 from gradalign.verifiers.pool import VerifierPool
