@@ -25,7 +25,8 @@ _DENIAL = re.compile(
 )
 _JOINER = re.compile(
     r"[\"')\]]{0,2}(?: ?(?P<sign>[,;/&|+]) ?(?P<word>(?:and|or|nor|plus)\b ?)?"
-    r"|\s?\b(?P<word2>and/or|and|or|nor|as well as|plus)\b ?"
+    r"|[.!]? ?\(?\b(?P<word2>and/or|and|or|nor|as well as|plus)\b ?"
+    r"|,? ?(?P<doubt>(?:vs\.?|versus)(?= )|but (?:maybe|perhaps|possibly|also)\b) ?"
     r"| ?(?P<cjk>[\u548c\u6216\u4e0e\u8207\u53ca]) ?)",
     re.IGNORECASE,
 )
@@ -176,7 +177,9 @@ def _follow(text: str, name: Name, options: Options) -> Name | Reading:
             end = other.end
             continue
         word = (joiner["word"] or joiner["word2"] or "").strip().lower()
-        if word.endswith("or") or joiner["sign"] in ("/", "&", "|", "+") or joiner["cjk"]:
+        if word.endswith("or") or joiner["sign"] in ("/", "&", "|", "+"):
+            return Reading.UNDECIDED
+        if joiner["cjk"] or joiner["doubt"]:
             return Reading.UNDECIDED
         goes_on = _GOES_ON.match(text, joiner.end())
         if joiner["sign"] == "," and joiner.end() >= len(text):
