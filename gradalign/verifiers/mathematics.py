@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import unicodedata
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +13,17 @@ from gradalign.tasks.base import Question
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 from gradalign.verifiers.boxed import last_boxed
 from gradalign.verifiers.builtin import no_argument
+from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.response import spoken
 
 
 @VERIFIERS.register("math")
 def math(argument: str) -> Verifier:
     """The last boxed answer equals the row's answer as mathematics (math-verify).
 
-    A response without a closed box has given no answer. There is no time limit here: run it in
-    a `VerifierPool`.
+    `gradalign.verifiers.expression` has the rules by which an answer is rewritten first. What
+    counts is the text after a thinking part; without a closed box it has no answer. There is no
+    time limit here: run it in a `VerifierPool`.
 
     Raises:
         MissingDependencyError: math-verify is not installed.
@@ -34,17 +37,35 @@ def math(argument: str) -> Verifier:
 
 
 def _math_equal(text: str, question: Question) -> float:
-    given = last_boxed(text)
-    if given is None or not given.strip():
+    said = spoken(text)
+    inside = None if said is None else last_boxed(said)
+    if inside is None or not inside.strip():
         return 0.0
-    gold = _ascii_digits((question.answer or "").strip())
-    given = _ascii_digits(given.strip())
-    return 1.0 if given == gold else _equal(gold, given)
+    gold = rewrite(question.answer or "")
+    given = exact_part(rewrite(inside), gold)
+    if given is None:
+        return 0.0
+    if given == gold:
+        return 1.0
+    true, said_number = plain_number(gold), plain_number(given)
+    whole = true is not None and said_number is not None and not (true[1] or said_number[1])
+    if whole or (true is not None and true == said_number):
+        return float(true == said_number)  # without the library: it may have thousands of digits
+    return _equal(without_units(gold, gold), without_units(given, gold), _places(gold, given))
+
+
+_LEADING_ZEROS = re.compile(r"[-+]?0*\.(0+)[1-9]")
+
+
+def _places(*numbers: str) -> int:
+    """Return to how many places decimals are compared: six digits that count."""
+    zeros = [match[1] for number in numbers if (match := _LEADING_ZEROS.match(number))]
+    return 6 + max(map(len, zeros), default=0)
 
 
 # Many responses to one question give the same few answers.
 @lru_cache(maxsize=1 << 14)
-def _equal(gold: str, given: str) -> float:
+def _equal(gold: str, given: str, places: int) -> float:
     parsed_gold = _parse(gold)
     parsed_given = _parse(given)
     if not parsed_gold or not parsed_given:
@@ -52,7 +73,13 @@ def _equal(gold: str, given: str) -> float:
     from math_verify import verify
 
     # The order matters: math-verify treats gold and answer differently.
-    return float(bool(verify(list(parsed_gold), list(parsed_given), timeout_seconds=None)))
+    return float(
+        bool(
+            verify(
+                list(parsed_gold), list(parsed_given), float_rounding=places, timeout_seconds=None
+            )
+        )
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -62,13 +89,3 @@ def _parse(expression: str) -> tuple[Any, ...]:
     from math_verify import parse
 
     return tuple(parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
-
-
-def _ascii_digits(text: str) -> str:
-    """Write every decimal digit of any script as 0 to 9."""
-    if text.isascii():
-        return text
-    return "".join(
-        str(unicodedata.decimal(character)) if character.isdecimal() else character
-        for character in text
-    )

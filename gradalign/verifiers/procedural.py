@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradalign.tasks.base import Question
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
+from gradalign.verifiers.response import spoken
 
 OPENING, CLOSING = "<answer>", "</answer>"
 
@@ -33,7 +34,11 @@ def reasoning_gym(argument: str) -> Verifier:
 
 
 def last_answer(text: str) -> str | None:
-    """Return what the last answer tag holds; None if there is none or it is not closed."""
+    """Return what the last answer tag after a thinking part holds.
+
+    None if there is none or it is not closed.
+    """
+    text = spoken(text) or ""
     start = text.rfind(OPENING)
     if start < 0:
         return None
