@@ -199,7 +199,8 @@ def _last_cue(lines: str, options: Options) -> _Statement | None:
         if reading is Reading.NOTHING:
             continue
         # 'write "Answer: yes" or "Answer: no"'
-        if place and cues.JOINED.search(lines, max(0, start - 8), start):
+        joined = place and cues.JOINED.search(lines, max(0, start - 8), start)
+        if joined or cues.DOUBTED.search(lines, max(0, start - 60), start):
             reading = Reading.UNDECIDED
         return _Statement(start, reading)
     return None

@@ -25,6 +25,7 @@ CUE = re.compile(
     rf"(?: (?:here|among these|of these|to choose))? ?(?:{_ADVERB})?{_COPULA}"
     r"|\bI(?:'d| would| will|'ll)? (?:therefore )?"
     r"(?:choose|pick|select|go with|chose|picked|selected)\b"
+    r"|\bI(?:'d| would) say(?= [\"'(]?[A-Z]\b)"
     r"|\bI(?:'m going| am going) with\b"
     r"|\b(?:choose|pick|select) (?=option |choice |answer |\()"
     r"|\bI (?:think|believe|would say|guess)(?: that)?"
@@ -50,6 +51,14 @@ NO_CUE = re.compile(
 )
 """What makes the words behind it no cue: "the wrong answer is"."""
 
+DOUBTED = re.compile(
+    r"\b(?:(?:unlikely|not true|not the case|false) that\b|doubt|(?:don't|do not|didn't|wouldn't|would not) "
+    r"(?:think|believe|say|agree)|whether|(?:some|someone|one|people) (?:\w{1,10} )?"
+    r"(?:say|think|argue|claim|believe))\b[^.!?\n,;]*$",
+    re.IGNORECASE,
+)
+"""What, in the sentence before a cue, takes it back: "it is unlikely that the answer is"."""
+
 DOUBTFUL_CUE = re.compile(
     r"\b(?:answer|option|choice)\b"
     r"(?: (?!could|might|may|can|isn't|wasn't)[\w']{1,20}+){0,4}+"
@@ -68,6 +77,7 @@ JOINED = re.compile(r"(?:\bor\s{0,2}[\"'(]?|\band\s{0,2}[\"'(]|/\s{0,2}[\"'(]?)$
 
 LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|finally|in conclusion|conclusion|final|overall|"
+    r"(?:based on|according to|from) (?:the|this) (?:given )?(?:passage|text|information|article)|"
     r"my (?:choice|pick)|because of this|\u9009|\u9078|\u56e0\u6b64)[,:]? ?){1,2}",
     re.IGNORECASE,
 )

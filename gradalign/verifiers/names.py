@@ -24,9 +24,9 @@ _DENIAL = re.compile(
     re.IGNORECASE,
 )
 _JOINER = re.compile(
-    r"[\"')\]]{0,2}(?: ?(?P<sign>[,;/&|+]) ?(?P<word>(?:and|or|nor|plus)\b ?)?"
+    r"[\"')\]]{0,2}(?:,? ?(?P<doubt>(?:vs\.?|versus)(?= )|but (?:maybe|perhaps|possibly|also)\b) ?"
+    r"| ?(?P<sign>[,;/&|+\u2192\u21d2]|[-=]>) ?(?P<word>(?:and|or|nor|plus)\b ?)?"
     r"|[.!]? ?\(?\b(?P<word2>and/or|and|or|nor|as well as|plus)\b ?"
-    r"|,? ?(?P<doubt>(?:vs\.?|versus)(?= )|but (?:maybe|perhaps|possibly|also)\b) ?"
     r"| ?(?P<cjk>[\u548c\u6216\u4e0e\u8207\u53ca]) ?)",
     re.IGNORECASE,
 )
@@ -61,6 +61,13 @@ _IS_WRONG = re.compile(
 _BESIDE = re.compile(r"[ ,;.!]{1,3}")
 _ALONE = re.compile(r" ?(?:[.,;!?\n]|$)")
 _ASKED = re.compile(r"[\s\"')\]]{0,4}\?")
+_TAKEN_BACK = re.compile(
+    r"[\"')\]]{0,2},? ?(?:(?:only )?if\b|unless\b|\( ?(?:wrong|incorrect|not|no|false)\b)",
+    re.IGNORECASE,
+)
+_ALSO = re.compile(
+    r"(?<![\w'])[(\[]?([A-Z])[)\]]? (?:could|might|may|can|would also|is also|are also|also)\b"
+)
 _SENTENCE = re.compile(r"(?:[^.!?\n]|[.!?](?![\s\"')]|$)){0,400}")
 _OPEN_END = re.compile(r"\b(?:otherwise|alternatively|possibly|maybe|perhaps|unless|or)\b", re.I)
 _LETTER_IN_TEXT = re.compile(r"(?<![\w'])[(\[]?([A-Z])(?:[)\]]|(?![\w'+#-]))")
@@ -177,7 +184,7 @@ def _follow(text: str, name: Name, options: Options) -> Name | Reading:
             end = other.end
             continue
         word = (joiner["word"] or joiner["word2"] or "").strip().lower()
-        if word.endswith("or") or joiner["sign"] in ("/", "&", "|", "+"):
+        if word.endswith("or") or joiner["sign"] not in (None, ",", ";"):
             return Reading.UNDECIDED
         if joiner["cjk"] or joiner["doubt"]:
             return Reading.UNDECIDED
@@ -194,27 +201,31 @@ def _follow(text: str, name: Name, options: Options) -> Name | Reading:
     said = options.by_text(text, beside.end()) if beside else Reading.NOTHING
     if isinstance(said, Name) and said.index != name.index and _ALONE.match(text, said.end):
         return Reading.UNDECIDED  # "Yes. No."
-    if _ASKED.match(text, end):
+    if _ASKED.match(text, end) or _TAKEN_BACK.match(text, end):
         return Reading.UNDECIDED
     is_word = None if free and text[end : end + 1] == "," else _IS.match(text, end)
     if is_word is not None:
         denied = is_word.group().rstrip().lower().endswith(("n't", "cannot"))
         if denied or _IS_WRONG.match(text, is_word.end()):
             return Reading.DENIED
-        if not _IS_RIGHT.match(text, is_word.end()):
+        other = _joined(text, is_word.end(), options)  # "iron, which is option B"
+        if isinstance(other, Name):
+            if other.index != name.index:
+                return Reading.UNDECIDED
+        elif not _IS_RIGHT.match(text, is_word.end()):
             return Reading.NOTHING
     elif not (name.letter and (name.marked or end == name.end)) or not name.letter:
         rest = text[end : end + 40]
         if rest[:1] == " " and rest[1:2].isalnum() and not _REASON.match(rest, 1):
             return Reading.NOTHING
     sentence = _SENTENCE.match(text, end)
-    if sentence is not None and (open_end := _OPEN_END.search(sentence.group())):
-        rest = sentence.group()[open_end.end() :]
-        if any(
-            match.group(1) in options.letters and match.group(1) != options.letters[name.index]
-            for match in _LETTER_IN_TEXT.finditer(rest)
-        ):
-            return Reading.UNDECIDED
+    said_on = sentence.group() if sentence else ""
+    open_end = _OPEN_END.search(said_on)
+    letters = {match.group(1) for match in _ALSO.finditer(said_on)}
+    if open_end is not None:
+        letters |= {m.group(1) for m in _LETTER_IN_TEXT.finditer(said_on, open_end.end())}
+    if letters & set(options.letters) - {options.letters[name.index]}:
+        return Reading.UNDECIDED
     return replace(name, end=end)
 
 

@@ -204,7 +204,8 @@ class Options:
         opened, closed = match["open"], (match["close"] or "").strip()
         if any(mark in opened for mark in "([{<") and not (closed or match["mark"]):
             return None  # cut off, or the beginning of a remark
-        if _NOT_AFTER_LETTER.match(text, match.end()) or any(
+        touches = _NOT_AFTER_LETTER.match(text, match.end())
+        if (touches and not (opened and closed and touches.group().isalpha())) or any(
             mark in closed and other not in opened for mark, other in ("''", "><")
         ):
             return None  # within a word or a formula, or B'

@@ -104,6 +104,9 @@ def test_unknown_tasks_and_options() -> None:
         ("<answer>1</answer><answer>2", None),
         ("1", None),
         ("<answer></answer>", ""),
+        ("<think><answer>1</answer></think> <answer>2</answer>", "2"),
+        ("<think><answer>1</answer></think> 2", None),
+        ("<think><answer>1</answer>", None),
     ],
 )
 def test_last_answer(text: str, answer: str | None) -> None:

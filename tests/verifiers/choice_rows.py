@@ -305,6 +305,57 @@ bool   A | So the answer is yes.
 bool   A | Answer: **Yes**
 bool   A | Answer: Yes - it does.
 bool   A | Yes, vitamin B is found in it.
+metal  B | The answer is (B), i.e. iron.
+metal  B | The correct answer is: B. iron
+metal  B | The correct answer is B:iron
+metal  B | Therefore, the answer is: \\n\\n$\boxed{B}$
+metal  B | **Final Answer**\n\nB
+metal  B | **Final Answer**: The final answer is $\boxed{B}$. I hope it is correct.
+metal  B | Answer: B\n```
+metal  B | ```\nAnswer: B\n```
+metal  B | Answer: B\n---
+metal  B | "Answer: B"
+metal  B | The answer is B!
+metal  B | B is my answer.
+metal  B | My choice is B.
+metal  B | I'd say B.
+metal  B | It's B.
+metal  B | It is (B).
+metal  B | The most appropriate answer is B) iron.
+metal  B | Therefore, option B (iron) is correct.
+metal  B | So, the correct answer would be option B: iron.
+metal  B | Hence, (B).
+metal  B | Thus the answer: B
+metal  B | The answer is B. The other options A, C, and D are incorrect.
+metal  B | The answer is B. Options A and C are incorrect.
+metal  B | The answer is B. \n\nA is incorrect because rust is no rose.\nC is, too.
+metal  B | A: silver is incorrect.\nB: iron is correct.\nC: zinc is incorrect.\n\nAnswer: B
+metal  B | Answer: B. iron\nReason: rust is iron.
+metal  B | Answer: (B)iron
+metal  B | Answer:(B)
+metal  B | Answer -> B
+metal  B | ANSWER: **(B)**
+metal  B | Correct answer: B
+metal  B | Correct option: B
+metal  B | Option B is the correct answer.
+metal  B | So the final answer is B) iron. Hope this helps!
+metal  B | Answer: B.\n\nNote: The answer may vary.
+metal  B | Answer: iron (B)
+metal  B | iron (option B)
+metal  B | The answer is iron, which is option B.
+metal  B | iron, i.e. B
+metal  C | Someone might say the answer is B. But the answer is C.
+bool   A | Yes, that is correct.
+bool   B | No, that is not correct.
+bool   B | The answer is "no".
+bool   A | Answer: YES
+bool   A | Yes!
+bool   B | No - the passage says the opposite.
+bool   B | Based on the passage, no, it did not.
+bool   A | According to the passage, yes.
+bool   A | answer:yes
+bool   B | The statement is false so the answer is no.
+bool   B | It's not true, so the answer is no.
 """
 
 UNSETTLED = r"""
@@ -515,6 +566,56 @@ bool   - | Answer: yes, no
 bool   - | Yes. No.
 bool   - | No one knows.
 bool   - | Yes and no.
+metal  - | iron (option C)
+metal  - | Answer: iron (C)
+metal  - | Answer: zinc, option B
+metal  - | The answer is iron, which is option C.
+metal  - | Answer: Both
+metal  - | The answer is A. Hmm, or B.
+metal  - | Answer: B, though C could also be right.
+metal  - | Answer: All options
+metal  - | Answer: B and D) none of these
+metal  - | None
+metal  - | Answer: either
+metal  - | I can't choose between B and C.
+metal  - | I would not choose B.
+metal  - | I don't think it's B.
+metal  - | I think it's B or C.
+metal  - | I think it's not B.
+metal  - | It is unlikely that the answer is B.
+metal  - | It's not true that the answer is B.
+metal  - | I doubt that the answer is B.
+metal  - | We don't know whether the answer is B.
+metal  - | Is the correct answer B? No.
+metal  - | The answer is B if rust is iron, and C if not.
+metal  - | The answer is definitely not B.
+metal  - | The answer is not (B) but (C).
+metal  - | Someone might say the answer is B.
+metal  - | Answer: B (wrong)
+metal  - | Answer: B??
+metal  - | Answer: not sure
+metal  - | Answer: not sure, B
+metal  - | Answer: I don't know
+metal  - | Answer: I
+metal  - | Answer: <B or C>
+metal  - | Answer: A) silver, B) iron
+metal  - | A and B
+metal  - | Answer: X, where X is the letter of your choice.
+metal  - | Answer: B or C?\nI cannot tell.
+metal  - | The two answers are B and C.
+metal  - | The answer: (A)/(B)
+metal  - | Answer: A→B
+metal  - | Answer: (A) -> (B)
+metal  - | Answer: silver → iron
+metal  - | Answer: AB
+metal  - | Answer: A.B
+metal  - | Answer: not A, B
+bool   - | The answer is yes and no.
+bool   - | The answer is neither yes nor no.
+bool   - | Not necessarily yes.
+bool   - | Answer: yes, but also no
+bool   - | It depends: yes for A, no for B.
+bool   - | It is false that the answer is no.
 """
 
 
