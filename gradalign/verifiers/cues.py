@@ -52,8 +52,9 @@ NO_CUE = re.compile(
 """What makes the words behind it no cue: "the wrong answer is"."""
 
 DOUBTED = re.compile(
-    r"\b(?:(?:unlikely|not true|not the case|false) that\b|doubt|(?:don't|do not|didn't|wouldn't|would not) "
-    r"(?:think|believe|say|agree)|whether|(?:some|someone|one|people) (?:\w{1,10} )?"
+    r"\b(?:(?:unlikely|not true|not the case|false) that\b|doubt|"
+    r"(?:don't|do not|didn't|wouldn't|would not) (?:think|believe|say|agree)|whether|"
+    r"(?:some|someone|one|people) (?:\w{1,10} )?"
     r"(?:say|think|argue|claim|believe))\b[^.!?\n,;]*$",
     re.IGNORECASE,
 )
