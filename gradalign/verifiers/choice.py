@@ -28,8 +28,10 @@ A name is a letter or an option's text, after words such as "option", "probably"
 
 It is undecided, and its reward is 0, where a statement
 
-8. names two options ("(B) and (C)", "B or C", "A, B"), or lists them line by line;
-9. denies or doubts: "not B", "neither", "B is wrong", "could be B", "B?";
+8. names two options ("(B) and (C)", "B or C", "A, B", "A -> B", "B vs. C", "B, though C could"),
+   or lists them line by line;
+9. denies, doubts or depends: "not B", "neither", "B is wrong", "could be B", "B?", "B if",
+   "I doubt that the answer is B";
 10. gives a letter and another option's text, a text that two options have, or what no option
     is called; or is cut off ("Answer:", "Answer: (B", \boxed{B).
 
