@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
+from gradalign.models.failures import explained
+from gradalign.models.weight_check import check_untied, check_weights, judge, quiet_loading
+from gradalign.models.weight_files import adapter_alone, adapter_files
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,8 @@ def resolve_model(name: str) -> str:
     looks_local = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if adapter_files(path):
+                raise adapter_alone(name)
             raise ModelError(
                 f"model folder {name} holds no config.json.", "Give the folder of a checkpoint."
             )
@@ -67,7 +72,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """
     from transformers import AutoConfig
 
-    with _explained(name):
+    with explained(name):
         return AutoConfig.from_pretrained(
             resolve_model(name), revision=revision, trust_remote_code=trust_remote_code
         )
@@ -98,19 +103,31 @@ def loaded_model(
     """Hold a causal language model in memory for as long as the block lasts.
 
     Raises:
-        ModelError: missing, gated, offline, out of memory, or not a causal language model.
+        ModelError: missing, gated, offline, out of memory, not a causal language model, or with
+            weights that do not fit its configuration.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     where = resolve_device(device)
-    with _explained(name), _no_progress_bar():
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve_model(name),
+    path = resolve_model(name)
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    commit = commit_hash(config)
+    check_weights(name, path, config, commit=commit, trust_remote_code=trust_remote_code)
+    with explained(name), quiet_loading():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
             revision=revision,
             dtype=resolve_dtype(dtype, where),
             trust_remote_code=trust_remote_code,
+            # Sampling is ours: an invalid generation_config.json must not keep a model away.
+            generation_config=GenerationConfig(),
+            # Judged below, with the names of the tensors.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
+        judge(name, info, model)
+        check_untied(name, model)
         model.to(where)
     model.eval()
     model.requires_grad_(False)
@@ -121,63 +138,3 @@ def loaded_model(
         gc.collect()
         if where.startswith("cuda"):
             torch.cuda.empty_cache()
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own into ours."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
-
-
-_LOAD_FAILURES = {
-    "OSError",
-    "ConnectionError",
-    "HfHubHTTPError",
-    "ValueError",
-    "KeyError",
-    "SafetensorError",
-    "ImportError",
-}
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn the many ways in which a hub load fails into one ModelError each."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        text = str(error)
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        if "GatedRepoError" in kinds or "gated repo" in text:
-            raise ModelError(
-                f"model {name} is gated.",
-                "Accept its licence on its hub page and log in with `hf auth login`.",
-            ) from error
-        if "OutOfMemoryError" in kinds or "out of memory" in text:
-            raise ModelError(
-                f"model {name} does not fit into memory: {first}",
-                "Use --dtype bfloat16, a larger device, or a smaller model.",
-            ) from error
-        if "trust_remote_code" in text:
-            raise ModelError(
-                f"model {name} needs code that comes with its checkpoint.",
-                "Read that code, then pass --trust-remote-code.",
-            ) from error
-        if kinds & _LOAD_FAILURES:
-            raise ModelError(
-                f"model {name} cannot be loaded: {first}",
-                "Check the name and --revision, that the hub can be reached or the model is in "
-                "the local cache, or give a folder.",
-            ) from error
-        raise

@@ -137,19 +137,24 @@ def count_parameters(settings: Any, *, trust_remote_code: bool) -> int | None:
 
 
 def kv_numbers_per_token(settings: Any) -> int | None:
-    """Count the numbers of one token's keys and values, as plain attention keeps them."""
+    """Count the numbers of one token's keys and values, as plain attention keeps them.
+
+    None where the configuration does not tell, as for models without attention (Mamba, RWKV), or
+    tells it by layer.
+    """
     text = settings.get_text_config(decoder=True)
-    layers, heads = getattr(text, "num_hidden_layers", None), _heads(text)
-    size = getattr(text, "head_dim", None)
-    if size is None and getattr(text, "hidden_size", None) and text.num_attention_heads:
-        size = text.hidden_size // text.num_attention_heads
-    return 2 * int(layers) * heads * int(size) if layers and heads and size else None
+    layers, heads = _figure(text, "num_hidden_layers"), _figure(text, "num_attention_heads")
+    hidden, size = _figure(text, "hidden_size"), _figure(text, "head_dim")
+    kept = _figure(text, "num_key_value_heads") or heads
+    if size is None and hidden and heads:
+        size = hidden // heads
+    return 2 * layers * kept * size if layers and kept and size else None
 
 
-def _heads(text: Any) -> int | None:
-    heads = getattr(text, "num_key_value_heads", None)
-    heads = heads or getattr(text, "num_attention_heads", None)
-    return None if heads is None else int(heads)
+def _figure(text: Any, name: str) -> int | None:
+    """Return a whole number of a configuration, None if it has none of that name."""
+    value = getattr(text, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def device_memory(device: str) -> tuple[str, int, int, int]:
