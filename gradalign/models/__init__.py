@@ -2,20 +2,24 @@
 
 from gradalign.models.loading import (
     commit_hash,
+    config_number,
     context_length,
     load_config,
     loaded_model,
     resolve_device,
     resolve_dtype,
     resolve_model,
+    vocab_size,
 )
 
 __all__ = [
     "commit_hash",
+    "config_number",
     "context_length",
     "load_config",
     "loaded_model",
     "resolve_device",
     "resolve_dtype",
     "resolve_model",
+    "vocab_size",
 ]

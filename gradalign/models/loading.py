@@ -78,11 +78,36 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         )
 
 
+def config_number(config: Any, name: str) -> int | None:
+    """Return a whole number of a model's language part, None where its config has none.
+
+    Architectures differ in what they have: Mamba has no heads, others tell it by layer.
+    """
+    try:
+        value = getattr(config.get_text_config(decoder=True), name, None)
+    except Exception:  # a config whose layers differ refuses to name one number
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def context_length(config: Any) -> int | None:
     """Return the longest sequence that a model takes, None where its config does not say."""
-    text_config = getattr(config, "text_config", None) or config
-    length = getattr(text_config, "max_position_embeddings", None)
-    return int(length) if length else None
+    return config_number(config, "max_position_embeddings") or None
+
+
+def vocab_size(name: str, config: Any) -> int:
+    """Return the size of a model's output layer.
+
+    Raises:
+        ModelError: its config does not say.
+    """
+    size = config_number(config, "vocab_size")
+    if not size or size < 0:
+        raise ModelError(
+            f"model {name}: its configuration has no vocab_size.",
+            "Give a causal language model.",
+        )
+    return size
 
 
 def commit_hash(config: Any) -> str | None:

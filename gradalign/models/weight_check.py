@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _WHOLE = "Give a whole checkpoint whose config.json belongs to its weights."
 
+_LAYER = re.compile(r"(.*?)\.(\d+)\.")
+
 # Buffers that a model computes itself, which older versions wrote into the file.
 _COMPUTED = re.compile(
     r"(inv_freq|position_ids|masked_bias|causal_mask|cos_cached|sin_cached|_extra_state)$"
@@ -77,7 +79,10 @@ def check_weights(
     _remark_beside(name, files)
     tensors = read_shapes(name, files)
     dry = _without_quantisation(config)
-    with explained(name), quiet_loading():
+    import torch
+
+    # Some architectures draw numbers while they are built.
+    with explained(name), quiet_loading(), torch.random.fork_rng(devices=[]):
         model = _empty_model(dry, trust_remote_code)
         if is_quantised(config):
             _judge_quantised(name, model, tensors)
@@ -207,7 +212,7 @@ def _empty_model(config: Any, trust_remote_code: bool) -> Any:
 def _without_quantisation(config: Any) -> Any:
     plain = copy.deepcopy(config)
     for part in (plain, getattr(plain, "text_config", None)):
-        if getattr(part, "quantization_config", None):
+        if part is not None and getattr(part, "quantization_config", None):
             del part.quantization_config
     return plain
 
@@ -269,17 +274,18 @@ def _own_parts(
 ) -> list[str]:
     """Return the unexpected tensors that belong to layers or modules of this model."""
     names = [key for key, _ in model.named_parameters()]
-    stacks = {found[1] for key in names if (found := re.match(r"(.*?)\.\d+\.", key))}
+    stacks = {found[1] for key in names if (found := _LAYER.match(key))}
     modules = {key.rpartition(".")[0] for key in names}
     predicting = _predicting_layers(model.config)
-    found = []
+    own = []
     for key in unexpected:
-        if _computed(key) or _is_mask(tensors.get(key)):
-            continue
-        layer = next((m for s in stacks if (m := re.match(rf"{re.escape(s)}\.(\d+)\.", key))), None)
-        if (layer and int(layer[1]) not in predicting) or key.rpartition(".")[0] in modules:
-            found.append(key)
-    return found
+        layer = _LAYER.match(key)
+        in_stack = layer is not None and layer[1] in stacks and int(layer[2]) not in predicting
+        if (in_stack or key.rpartition(".")[0] in modules) and not (
+            _computed(key) or _is_mask(tensors.get(key))
+        ):
+            own.append(key)
+    return own
 
 
 def _predicting_layers(config: Any) -> range:

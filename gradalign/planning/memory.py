@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.models import load_config, resolve_device
+from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.models.loading import resolve_dtype
 from gradalign.stages.base import Resolved, Run
@@ -142,19 +142,13 @@ def kv_numbers_per_token(settings: Any) -> int | None:
     None where the configuration does not tell, as for models without attention (Mamba, RWKV), or
     tells it by layer.
     """
-    text = settings.get_text_config(decoder=True)
-    layers, heads = _figure(text, "num_hidden_layers"), _figure(text, "num_attention_heads")
-    hidden, size = _figure(text, "hidden_size"), _figure(text, "head_dim")
-    kept = _figure(text, "num_key_value_heads") or heads
+    layers = config_number(settings, "num_hidden_layers")
+    heads = config_number(settings, "num_attention_heads")
+    hidden, size = config_number(settings, "hidden_size"), config_number(settings, "head_dim")
+    kept = config_number(settings, "num_key_value_heads") or heads
     if size is None and hidden and heads:
         size = hidden // heads
     return 2 * layers * kept * size if layers and kept and size else None
-
-
-def _figure(text: Any, name: str) -> int | None:
-    """Return a whole number of a configuration, None if it has none of that name."""
-    value = getattr(text, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def device_memory(device: str) -> tuple[str, int, int, int]:

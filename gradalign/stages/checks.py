@@ -11,7 +11,14 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ContextOverflowError, TaskError, UsageError
-from gradalign.models import commit_hash, context_length, load_config, resolve_device, resolve_model
+from gradalign.models import (
+    commit_hash,
+    context_length,
+    load_config,
+    resolve_device,
+    resolve_model,
+    vocab_size,
+)
 from gradalign.models.generation import end_token_ids
 from gradalign.models.prompts import render, special_token_ids, stop_token_ids
 from gradalign.models.tokenizers import check_agreement, load_tokenizer
@@ -188,7 +195,6 @@ def _resolve(
 def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Reader:
     revision = config.revision if model == config.student else config.teacher_revision
     settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
-    text_config = getattr(settings, "text_config", None) or settings
     return Reader(
         label=label,
         model=model,
@@ -198,7 +204,7 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
             config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
         ),
         limit=context_length(settings),
-        vocab_size=int(text_config.vocab_size),
+        vocab_size=vocab_size(model, settings),
         commit=commit_hash(settings),
         generation_stops=end_token_ids(
             model, resolve_model(model), settings, commit=commit_hash(settings)
@@ -212,10 +218,7 @@ def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[st
     Teachers on servers are not: a folder with their tokenizer may stand for them.
     """
     served = teacher_servers(config)
-    samplers = {
-        config.student,
-        *(models if "prefix" in diagnostics.chosen(config.diagnose) else ()),
-    }
+    teachers_sample = "prefix" in diagnostics.chosen(config.diagnose)
     found = {}
     for model in dict.fromkeys(models):
         if model in served and model != config.student:
@@ -231,7 +234,7 @@ def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[st
             settings,
             commit=commit_hash(settings),
             trust_remote_code=config.trust_remote_code,
-            vllm=engine == "vllm" and model in samplers and "load_format" not in config.engine_args,
+            vllm=engine == "vllm" and (teachers_sample or model == config.student),
             # Workers of a cluster may have what this machine lacks.
             complete=config.executor == "local",
         )
