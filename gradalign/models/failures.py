@@ -41,8 +41,9 @@ def cause(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     kind = type(error).__name__
     if not lines:
-        return kind
-    return lines[0] if isinstance(error, _TELLING) else f"{kind}: {lines[0]}"
+        return f"{kind}."
+    text = lines[0] if isinstance(error, _TELLING) else f"{kind}: {lines[0]}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _as_model_error(name: str, part: str, error: BaseException) -> ModelError:
@@ -67,10 +68,9 @@ def _as_model_error(name: str, part: str, error: BaseException) -> ModelError:
             "Read that code, then pass --trust-remote-code.",
         )
     if Path(name).expanduser().is_dir():
-        where = f"the {part} files in {name}" if part else of
         return ModelError(
-            f"{where} cannot be {'used' if part else 'loaded'}: {cause(error)}",
-            "Check that its files are whole and of one checkpoint, and that this version of "
+            f"{of} cannot be loaded: {cause(error)}",
+            "Check that its files are whole and of one checkpoint, and that the installed "
             "transformers knows it.",
         )
     return ModelError(

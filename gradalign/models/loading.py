@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
 from gradalign.models.failures import explained
-from gradalign.models.weight_check import check_untied, check_weights, judge, quiet_loading
+from gradalign.models.weight_check import (
+    check_untied,
+    check_weights,
+    is_quantised,
+    judge,
+    quiet_loading,
+)
 from gradalign.models.weight_files import adapter_alone, adapter_files
 
 if TYPE_CHECKING:
@@ -125,20 +131,48 @@ def loaded_model(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> Iterator[torch.nn.Module]:
-    """Hold a causal language model in memory for as long as the block lasts.
+    """Hold a causal language model in memory for as long as the block lasts; see `load_model`."""
+    import torch
+
+    where = resolve_device(device)
+    model = load_model(
+        name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
+    )
+    try:
+        yield model
+    finally:
+        del model
+        gc.collect()
+        if where.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> torch.nn.Module:
+    """Load a causal language model, frozen and in evaluation mode.
 
     Raises:
         ModelError: missing, gated, offline, out of memory, not a causal language model, or with
             weights that do not fit its configuration.
     """
-    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     where = resolve_device(device)
     path = resolve_model(name)
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
-    commit = commit_hash(config)
-    check_weights(name, path, config, commit=commit, trust_remote_code=trust_remote_code)
+
+    def check() -> tuple[str, ...]:
+        return check_weights(
+            name, path, config, commit=commit_hash(config), trust_remote_code=trust_remote_code
+        )
+
+    checked = check()
     with explained(name), quiet_loading():
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -148,18 +182,16 @@ def loaded_model(
             # Sampling is ours: an invalid generation_config.json must not keep a model away.
             generation_config=GenerationConfig(),
             # Judged below, with the names of the tensors.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=not is_quantised(config),
             output_loading_info=True,
         )
-        judge(name, info, model)
-        check_untied(name, model)
+        if not is_quantised(config):
+            judge(name, info)
+            check_untied(name, model)
+        if not checked:  # it was downloaded just now
+            check()
         model.to(where)
     model.eval()
     model.requires_grad_(False)
-    try:
-        yield model
-    finally:
-        del model
-        gc.collect()
-        if where.startswith("cuda"):
-            torch.cuda.empty_cache()
+    loaded: torch.nn.Module = model
+    return loaded

@@ -11,7 +11,7 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from gradalign.models.weight_files import (
     WeightFiles,
     check_vllm_reads,
     checkpoint_folder,
+    few,
     find_weights,
     read_shapes,
     read_tensor,
@@ -95,27 +96,21 @@ def check_weights(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        judge(name, info, model, tensors)
+        judge(name, info)
+        _judge_unexpected(name, sorted(info["unexpected_keys"], key=_natural), model, tensors)
         _check_tied(name, files, model, tensors)
     return files.read
 
 
-def judge(
-    name: str,
-    info: Mapping[str, Any],
-    model: Any,
-    tensors: Mapping[str, torch.Tensor] | None = None,
-) -> None:
+def judge(name: str, info: Mapping[str, Any]) -> None:
     """Judge what transformers reported of loading a model.
 
     Args:
         name: the model as the user gave it.
         info: its `output_loading_info`.
-        model: the model, for the names that it has.
-        tensors: the file's tensors, where they are at hand.
 
     Raises:
-        ModelError: weights that are missing, of other shapes, or of further layers.
+        ModelError: weights that are missing or of other shapes.
     """
     wrong = sorted(info["mismatched_keys"], key=lambda item: _natural(item[0]))
     unexpected = sorted(info["unexpected_keys"], key=_natural)
@@ -141,17 +136,23 @@ def judge(
             f"{'is' if len(missing) == 1 else 'are'} not in its file: {_names(missing)}{others}.",
             _WHOLE,
         )
-    extra = _own_parts(unexpected, model, tensors or {})
+
+
+def _judge_unexpected(
+    name: str, unexpected: Sequence[str], model: Any, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse tensors of the model's own layers; say which others are left out."""
+    extra = _own_parts(unexpected, model, tensors)
     if extra:
         raise ModelError(
             f"model {name}: its file holds {_count(len(extra), 'tensor')} more of the layers that "
             f"config.json describes, which would be left out: {_names(extra)}.",
             "Correct config.json (such as num_hidden_layers): it is not that of these weights.",
         )
-    if unexpected:
+    other = [key for key in unexpected if not _computed(key) and not _is_mask(tensors.get(key))]
+    if other:
         warnings.warn(
-            f"model {name} has no use for {_listed(unexpected)} of its file: left out.",
-            stacklevel=2,
+            f"model {name} has no use for {_listed(other)} of its file: left out.", stacklevel=4
         )
 
 
@@ -187,18 +188,31 @@ def quiet_loading() -> Iterator[None]:
     was_on = library.is_progress_bar_enabled()
     library.disable_progress_bar()
     logger = library.get_logger("transformers.modeling_utils")
-    logger.addFilter(_not_a_report)
+    reports: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_report = "LOAD REPORT" in text or "tied weights mapping" in text
+        if is_report:
+            reports.append(text)
+        return not is_report
+
+    logger.addFilter(keep)
     try:
         yield
+    except RuntimeError as error:
+        # It says "look at the above report": which tensors could not be put together.
+        lines = [line for text in reports for line in text.splitlines()]
+        rows = [line.partition("|")[0].strip() for line in lines if "| CONVERSION" in line]
+        if not rows:
+            raise
+        raise RuntimeError(
+            f"{_count(len(rows), 'tensor')} cannot be made of those in its file: {_names(rows)}"
+        ) from error
     finally:
-        logger.removeFilter(_not_a_report)
+        logger.removeFilter(keep)
         if was_on:
             library.enable_progress_bar()
-
-
-def _not_a_report(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    return "LOAD REPORT" not in text and "tied weights mapping" not in text
 
 
 def _empty_model(config: Any, trust_remote_code: bool) -> Any:
@@ -229,6 +243,16 @@ def _judge_quantised(name: str, model: Any, tensors: Mapping[str, torch.Tensor])
     absent = sorted((path for path in modules if f".{path}." not in joined), key=_natural)
     tied = {key.rpartition(".")[0] for key in getattr(model, "all_tied_weights_keys", None) or {}}
     absent = [path for path in absent if path not in tied]
+    last: dict[str, int] = {}
+    for key, _ in model.named_parameters():
+        if layer := _LAYER.match(key):
+            last[layer[1]] = max(last.get(layer[1], 0), int(layer[2]))
+    further = [
+        key
+        for key in sorted(tensors, key=_natural)
+        if (layer := _LAYER.match(key)) and int(layer[2]) > last.get(layer[1], int(layer[2]))
+    ]
+    _judge_unexpected(name, further, model, tensors)
     # None found at all means that the file names its modules otherwise: loading will tell.
     if absent and len(absent) < len(modules):
         raise ModelError(
@@ -263,7 +287,7 @@ def _two_tensors(name: str, target: str) -> ModelError:
 def _remark_beside(name: str, files: WeightFiles) -> None:
     if files.beside:
         warnings.warn(
-            f"model {name} is read from {_few(files.read)}; not from {_few(files.beside)}, which "
+            f"model {name} is read from {few(files.read)}; not from {few(files.beside)}, which "
             f"{'lies' if len(files.beside) == 1 else 'lie'} beside.",
             stacklevel=3,
         )
@@ -276,23 +300,16 @@ def _own_parts(
     names = [key for key, _ in model.named_parameters()]
     stacks = {found[1] for key in names if (found := _LAYER.match(key))}
     modules = {key.rpartition(".")[0] for key in names}
-    predicting = _predicting_layers(model.config)
+    keys = [key for key in unexpected if not _computed(key) and not _is_mask(tensors.get(key))]
+    # DeepSeek and GLM keep layers that predict further tokens behind the last one.
+    predicting = {found[0] for key in keys if "eh_proj" in key and (found := _LAYER.match(key))}
     own = []
-    for key in unexpected:
+    for key in keys:
         layer = _LAYER.match(key)
-        in_stack = layer is not None and layer[1] in stacks and int(layer[2]) not in predicting
-        if (in_stack or key.rpartition(".")[0] in modules) and not (
-            _computed(key) or _is_mask(tensors.get(key))
-        ):
+        in_stack = layer is not None and layer[1] in stacks and layer[0] not in predicting
+        if in_stack or key.rpartition(".")[0] in modules:
             own.append(key)
     return own
-
-
-def _predicting_layers(config: Any) -> range:
-    """Return the numbers of layers behind the last that predict further tokens (DeepSeek, GLM)."""
-    text = config.get_text_config(decoder=True)
-    first = int(getattr(text, "num_hidden_layers", 0) or 0)
-    return range(first, first + int(getattr(text, "num_nextn_predict_layers", 0) or 0))
 
 
 def _computed(key: str) -> bool:
@@ -321,10 +338,6 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 def _names(keys: Sequence[str]) -> str:
     return ", ".join(_spread(keys)) + (", ..." if len(keys) > 3 else "")
-
-
-def _few(files: Collection[str]) -> str:
-    return ", ".join(sorted(files)[:2]) + (f" and {len(files) - 2} more" if len(files) > 2 else "")
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,7 @@ def find_weights(
         return None
     if absent:
         raise ModelError(
-            f"model folder {name}: its index names {len(absent)} files that are not there, such "
-            f"as {absent[0]}.",
+            f"model folder {name}: its index names files that are not there: {few(absent)}.",
             "Copy the whole checkpoint there.",
         )
     for single, index in (_ORDER[:2], _ORDER[2:]):
@@ -125,7 +124,7 @@ def check_vllm_reads(name: str, files: WeightFiles) -> None:
     own = read_by_vllm(name, files.folder)
     if own != set(files.read):
         raise ModelError(
-            f"model {name}: vLLM would read {_few(own)}, and transformers {_few(files.read)}.",
+            f"model {name}: vLLM would read {few(own)}, and transformers {few(files.read)}.",
             "Move the files that are not meant away, or use --engine transformers.",
         )
 
@@ -244,7 +243,8 @@ def _all_weights(folder: Path) -> set[str]:
     return {path.name for pattern in patterns for path in folder.glob(pattern)}
 
 
-def _few(names: set[str] | tuple[str, ...]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Name up to three files, and say how many more there are."""
     shown = sorted(names)
     rest = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(shown[:3]) + rest or "nothing"

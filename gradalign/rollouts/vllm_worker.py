@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -43,8 +44,11 @@ class Worker:
         self._final_only = RequestOutputKind.FINAL_ONLY
         self._params = vllm.SamplingParams
         self._sampling: dict[str, Any] = settings["sampling"]
-        arguments = engine_arguments(settings)
-        self.llm: Any = vllm.LLM(**arguments)
+        with tempfile.TemporaryDirectory(prefix="gradalign-vllm-") as empty:
+            # vLLM reads the checkpoint's own file even when told not to use it: an invalid one
+            # stops it, and some models mask the tokens that one lists.
+            Path(empty, "generation_config.json").write_text("{}", encoding="utf-8")
+            self.llm: Any = vllm.LLM(**engine_arguments(settings), generation_config=empty)
         self.engine: Any = self.llm.llm_engine
         config = self.engine.vllm_config
         self.max_model_len = int(config.model_config.max_model_len)
@@ -179,7 +183,6 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "max_model_len": longest,
         "seed": settings["seed"],
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "max_num_seqs": 128 if on_cpu else 256,
