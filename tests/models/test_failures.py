@@ -47,7 +47,7 @@ def test_any_failure_is_explained(error: BaseException, told: str) -> None:
 
 
 def test_our_own_errors_and_an_interrupt_go_through() -> None:
-    with pytest.raises(UsageError, match="^as it was$"), explained("m"):
+    with pytest.raises(UsageError, match="as it was"), explained("m"):
         raise UsageError("as it was")
     with pytest.raises(KeyboardInterrupt), explained("m"):
         raise KeyboardInterrupt
@@ -79,32 +79,25 @@ def test_a_tokenizer_of_an_unknown_kind(tmp_path: Path) -> None:
         load_tokenizer(str(folder))
 
 
-@pytest.mark.parametrize("entry", [{"max_new_tokens": -1}, {"temperature": "warm"}])
-def test_an_invalid_generation_config_changes_nothing(
-    entry: dict[str, object], tmp_path: Path
-) -> None:
+def test_an_invalid_generation_config_changes_nothing(tmp_path: Path) -> None:
     folder = copy_of(tmp_path / "m")
-    set_config(folder, "generation_config.json", **entry)
-    load_model(str(folder), device="cpu")
-    options = {
-        "teachers": ["demo:strong"],
-        "task": "demo:addition",
-        "limit": 2,
-        "num_rollouts": 1,
-        "nodes": 2,
-        "continuations": 2,
-        "max_tokens": 60,
-        "methods": ["gkd"],
-        "diagnose": ["none"],
-    }
-    if "max_new_tokens" not in entry:
-        return
-    pooled = [
-        gradalign.score(student=student, output_dir=str(tmp_path / name), **options)  # type: ignore[arg-type]
-        .summary["pooled"]
-        .tolist()
-        for name, student in (("own", str(folder)), ("demo", "demo:student"))
-    ]
+    set_config(folder, "generation_config.json", max_new_tokens=-1, temperature="warm")
+    pooled = []
+    for name, student in (("own", str(folder)), ("demo", "demo:student")):
+        report = gradalign.score(
+            student=student,
+            teachers=["demo:strong"],
+            task="demo:addition",
+            output_dir=str(tmp_path / name),
+            limit=2,
+            num_rollouts=1,
+            nodes=2,
+            continuations=2,
+            max_tokens=60,
+            methods=["gkd"],
+            diagnose=["none"],
+        )
+        pooled.append(report.summary["pooled"].tolist())
     assert pooled[0] == pooled[1]
 
 

@@ -13,13 +13,14 @@ import torch
 import transformers
 
 import gradalign
-from cli.main import main
-from gradalign.errors import ModelError
+from gradalign.errors import EngineError, ModelError
 from gradalign.models import load_config, load_model
 from gradalign.models import weight_check as weight_check_module
 from gradalign.models.weight_check import check_weights, judge
 from gradalign.models.weight_files import find_weights, read_by_vllm
+from gradalign_cli.main import main
 from tests.models.made_checkpoints import copy_of, set_config, weights_of, write_weights
+from tests.requires import require
 
 LAYER = "model.layers.1."
 
@@ -206,11 +207,9 @@ def test_vllm_has_to_read_the_same_files(tmp_path: Path) -> None:
     assert files is not None
     assert read_by_vllm("m", folder) == set(files.read)
     shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
-    with (
-        pytest.warns(UserWarning, match="not from model-00001-of-00002"),
-        pytest.raises(ModelError, match=r"vLLM would read model-00001.*transformers model\.saf"),
-    ):
+    with pytest.warns(UserWarning, match="not from model-00001-of-00002"):
         check(folder)
+    with pytest.raises(ModelError, match=r"vLLM would read model-00001.*transformers model\.saf"):
         check(folder, vllm=True)
 
 
@@ -373,32 +372,54 @@ SCORE = {
     "task": "demo:addition",
     "limit": 1,
     "num_rollouts": 1,
-    "nodes": 1,
-    "continuations": 1,
+    "nodes": 2,
+    "continuations": 2,
     "max_tokens": 40,
     "methods": ["gkd"],
     "diagnose": ["none"],
 }
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+PLAN = {"task": "demo:addition", "limit": 1, "methods": ["gkd"]}
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "server"])
 @pytest.mark.parametrize("role", ["student", "teacher"])
-def test_a_run_is_refused_before_its_folder_is_written(
-    role: str, engine: str, tmp_path: Path
-) -> None:
-    broken = copy_of(tmp_path / "broken")
+def test_it_is_found_before_anything_runs(role: str, engine: str, tmp_path: Path) -> None:
+    if engine == "vllm":
+        require("vllm.version")
+    broken = copy_of(tmp_path)
     message = without_layer(broken)
-    models = {"student": str(broken)} if role == "student" else {"student": "demo:student"}
-    teacher = str(broken) if role == "teacher" else "demo:strong"
+    student, teacher = (
+        (str(broken), "demo:strong") if role == "student" else ("demo:student", str(broken))
+    )
+    urls = [NOWHERE] if engine == "server" else []
+    with pytest.raises(ModelError, match=message):
+        gradalign.plan(student=student, teachers=[teacher], engine=engine, base_urls=urls, **PLAN)  # type: ignore[arg-type]
+
+
+def test_a_run_is_refused_before_its_folder_is_written(tmp_path: Path) -> None:
+    message = without_head(copy_of(tmp_path / "broken", "strong"))
     with pytest.raises(ModelError, match=message):
         gradalign.score(
-            **models,
-            teachers=[teacher],
+            student="demo:student",
+            teachers=[str(tmp_path / "broken")],
             output_dir=str(tmp_path / "run"),
-            engine=engine,
             **SCORE,  # type: ignore[arg-type]
         )
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_teacher_on_a_server_needs_no_weights_here(tmp_path: Path) -> None:
+    (copy_of(tmp_path, "strong") / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="no answer"):
+        gradalign.plan(
+            student="demo:student",
+            teachers=[str(tmp_path)],
+            teacher_base_urls=[f"{tmp_path}={NOWHERE}"],
+            **PLAN,  # type: ignore[arg-type]
+        )
 
 
 def test_the_command_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
