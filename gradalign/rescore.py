@@ -134,6 +134,7 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
                 "template": template_hash(
                     reader.tokenizer, reader.template, reader.template_kwargs
                 ),
+                "weights": list(checked.weights.get(reader.model, ())),
             },
         )
     log.data["fingerprints"] = fingerprints(config)

@@ -81,16 +81,13 @@ def _no_tick(done: int, total: int, new: int) -> None:
 def plain(name: str, folder: Path, work_folder: Path) -> Figures:
     """One model.generate per node and candidate; every k-th of them, evenly spread."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from gradalign.models import resolve_dtype, resolve_model
+    from gradalign.models import load_model
 
     run = recorded_run(folder)
     requests = [request for shard in run.shards()[:-1] for request in requests_of(run, shard)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        resolve_model(run.config.student), dtype=resolve_dtype("auto", device)
-    ).to(device)
+    model: Any = load_model(run.config.student, device=device)
     stops = list(run.resolved.stop_token_ids)
     model.generation_config.eos_token_id = stops or None
     model.generation_config.pad_token_id = 0

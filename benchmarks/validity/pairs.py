@@ -144,12 +144,9 @@ def tokenizer_of(model: str) -> Any:
 
 def load_model(name: str) -> torch.nn.Module:
     """Load a fresh copy of a model, frozen, in evaluation mode and float32."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from gradalign import models
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
-    return model.eval().requires_grad_(False)
+    return models.load_model(name, dtype="float32", device="cpu")
 
 
 def context_ids(pair: Pair, question: Question, context: str) -> tuple[int, ...]:

@@ -2,20 +2,26 @@
 
 from gradalign.models.loading import (
     commit_hash,
+    config_number,
     context_length,
     load_config,
+    load_model,
     loaded_model,
     resolve_device,
     resolve_dtype,
     resolve_model,
+    vocab_size,
 )
 
 __all__ = [
     "commit_hash",
+    "config_number",
     "context_length",
     "load_config",
+    "load_model",
     "loaded_model",
     "resolve_device",
     "resolve_dtype",
     "resolve_model",
+    "vocab_size",
 ]

@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
+from gradalign.models.failures import explained
+from gradalign.models.weight_check import (
+    check_untied,
+    check_weights,
+    is_quantised,
+    judge,
+    quiet_loading,
+)
+from gradalign.models.weight_files import adapter_alone, adapter_files
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +38,8 @@ def resolve_model(name: str) -> str:
     looks_local = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if adapter_files(path):
+                raise adapter_alone(name)
             raise ModelError(
                 f"model folder {name} holds no config.json.", "Give the folder of a checkpoint."
             )
@@ -67,17 +78,42 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """
     from transformers import AutoConfig
 
-    with _explained(name):
+    with explained(name):
         return AutoConfig.from_pretrained(
             resolve_model(name), revision=revision, trust_remote_code=trust_remote_code
         )
 
 
+def config_number(config: Any, name: str) -> int | None:
+    """Return a whole number of a model's language part, None where its config has none.
+
+    Architectures differ in what they have: Mamba has no heads, others tell it by layer.
+    """
+    try:
+        value = getattr(config.get_text_config(decoder=True), name, None)
+    except Exception:  # a config whose layers differ refuses to name one number
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def context_length(config: Any) -> int | None:
     """Return the longest sequence that a model takes, None where its config does not say."""
-    text_config = getattr(config, "text_config", None) or config
-    length = getattr(text_config, "max_position_embeddings", None)
-    return int(length) if length else None
+    return config_number(config, "max_position_embeddings") or None
+
+
+def vocab_size(name: str, config: Any) -> int:
+    """Return the size of a model's output layer.
+
+    Raises:
+        ModelError: its config does not say.
+    """
+    size = config_number(config, "vocab_size")
+    if not size or size < 0:
+        raise ModelError(
+            f"model {name}: its configuration has no vocab_size.",
+            "Give a causal language model.",
+        )
+    return size
 
 
 def commit_hash(config: Any) -> str | None:
@@ -95,25 +131,13 @@ def loaded_model(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> Iterator[torch.nn.Module]:
-    """Hold a causal language model in memory for as long as the block lasts.
-
-    Raises:
-        ModelError: missing, gated, offline, out of memory, or not a causal language model.
-    """
+    """Hold a causal language model in memory for as long as the block lasts; see `load_model`."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     where = resolve_device(device)
-    with _explained(name), _no_progress_bar():
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve_model(name),
-            revision=revision,
-            dtype=resolve_dtype(dtype, where),
-            trust_remote_code=trust_remote_code,
-        )
-        model.to(where)
-    model.eval()
-    model.requires_grad_(False)
+    model = load_model(
+        name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
+    )
     try:
         yield model
     finally:
@@ -123,61 +147,51 @@ def loaded_model(
             torch.cuda.empty_cache()
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own into ours."""
-    from transformers.utils import logging
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> torch.nn.Module:
+    """Load a causal language model, frozen and in evaluation mode.
 
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
+    Raises:
+        ModelError: missing, gated, offline, out of memory, not a causal language model, or with
+            weights that do not fit its configuration.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
+    where = resolve_device(device)
+    path = resolve_model(name)
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
 
-_LOAD_FAILURES = {
-    "OSError",
-    "ConnectionError",
-    "HfHubHTTPError",
-    "ValueError",
-    "KeyError",
-    "SafetensorError",
-    "ImportError",
-}
+    def check() -> tuple[str, ...]:
+        return check_weights(
+            name, path, config, commit=commit_hash(config), trust_remote_code=trust_remote_code
+        )
 
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn the many ways in which a hub load fails into one ModelError each."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        text = str(error)
-        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        if "GatedRepoError" in kinds or "gated repo" in text:
-            raise ModelError(
-                f"model {name} is gated.",
-                "Accept its licence on its hub page and log in with `hf auth login`.",
-            ) from error
-        if "OutOfMemoryError" in kinds or "out of memory" in text:
-            raise ModelError(
-                f"model {name} does not fit into memory: {first}",
-                "Use --dtype bfloat16, a larger device, or a smaller model.",
-            ) from error
-        if "trust_remote_code" in text:
-            raise ModelError(
-                f"model {name} needs code that comes with its checkpoint.",
-                "Read that code, then pass --trust-remote-code.",
-            ) from error
-        if kinds & _LOAD_FAILURES:
-            raise ModelError(
-                f"model {name} cannot be loaded: {first}",
-                "Check the name and --revision, that the hub can be reached or the model is in "
-                "the local cache, or give a folder.",
-            ) from error
-        raise
+    checked = check()
+    with explained(name), quiet_loading():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=resolve_dtype(dtype, where),
+            trust_remote_code=trust_remote_code,
+            # Sampling is ours: an invalid generation_config.json must not keep a model away.
+            generation_config=GenerationConfig(),
+            # Judged below, with the names of the tensors.
+            ignore_mismatched_sizes=not is_quantised(config),
+            output_loading_info=True,
+        )
+        if not is_quantised(config):
+            judge(name, info)
+            check_untied(name, model)
+        if not checked:  # it was downloaded just now
+            check()
+        model.to(where)
+    model.eval()
+    model.requires_grad_(False)
+    loaded: torch.nn.Module = model
+    return loaded

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradalign.errors import ModelError, TokenizerMismatchError
+from gradalign.models.failures import explained
 
 # tokenizer_config.json alone is not enough: transformers makes a tokenizer without a vocabulary.
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken", "tokenization*.py")
@@ -37,44 +38,17 @@ def load_tokenizer(
         raise ModelError(f"model folder {path_or_id} does not exist.", "Check the path.")
     from transformers import AutoTokenizer
 
-    try:
+    with explained(path_or_id, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             path_or_id, revision=revision, trust_remote_code=trust_remote_code
         )
-    except Exception as error:  # the hub client and the formats fail in many ways
-        raise _explain(path_or_id, error) from error
-    if not tokenizer("1+1=2", add_special_tokens=False)["input_ids"]:
+        ids = tokenizer("1+1=2", add_special_tokens=False)["input_ids"]
+    if not ids:
         raise ModelError(
             f"the tokenizer of {path_or_id} has no vocabulary.",
             "Copy tokenizer.json of the checkpoint there.",
         )
     return tokenizer
-
-
-def _explain(name: str, error: Exception) -> ModelError:
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else type(error).__name__
-    if "GatedRepoError" in kinds or "gated repo" in text:
-        return ModelError(
-            f"model {name} is gated.",
-            "Accept its licence on its hub page and log in with `hf auth login`.",
-        )
-    if "trust_remote_code" in text:
-        return ModelError(
-            f"the tokenizer of {name} needs code that comes with its checkpoint.",
-            "Read that code, then pass --trust-remote-code.",
-        )
-    if Path(name).is_dir():
-        return ModelError(
-            f"the tokenizer files in {name} cannot be used: {first}",
-            "Check that they are whole and of this checkpoint.",
-        )
-    return ModelError(
-        f"the tokenizer of {name} cannot be loaded: {first}",
-        "Check the name and --revision, that the hub can be reached or the model is in the "
-        "local cache, or give a folder.",
-    )
 
 
 def check_agreement(student: Any, teacher: Any, teacher_label: str) -> None:

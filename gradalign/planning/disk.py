@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradalign.models import load_config
+from gradalign.models import config_number, load_config
 from gradalign.planning.figures import Figures
 from gradalign.stages.base import Run
 
@@ -46,6 +46,6 @@ def _update_bytes(run: Run, figures: Figures) -> float:
     settings: Any = load_config(
         config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    width = getattr(settings.get_text_config(decoder=True), "hidden_size", None) or 0
+    width = config_number(settings, "hidden_size") or 0
     arms = 1 + (1 + len(run.teachers)) * len(config.methods)
     return float(figures.nodes * width * HIDDEN + figures.branches * arms * DIRECTION)

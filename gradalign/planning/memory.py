@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.models import load_config, resolve_device
+from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.models.loading import resolve_dtype
 from gradalign.stages.base import Resolved, Run
@@ -137,19 +137,18 @@ def count_parameters(settings: Any, *, trust_remote_code: bool) -> int | None:
 
 
 def kv_numbers_per_token(settings: Any) -> int | None:
-    """Count the numbers of one token's keys and values, as plain attention keeps them."""
-    text = settings.get_text_config(decoder=True)
-    layers, heads = getattr(text, "num_hidden_layers", None), _heads(text)
-    size = getattr(text, "head_dim", None)
-    if size is None and getattr(text, "hidden_size", None) and text.num_attention_heads:
-        size = text.hidden_size // text.num_attention_heads
-    return 2 * int(layers) * heads * int(size) if layers and heads and size else None
+    """Count the numbers of one token's keys and values, as plain attention keeps them.
 
-
-def _heads(text: Any) -> int | None:
-    heads = getattr(text, "num_key_value_heads", None)
-    heads = heads or getattr(text, "num_attention_heads", None)
-    return None if heads is None else int(heads)
+    None where the configuration does not tell, as for models without attention (Mamba, RWKV), or
+    tells it by layer.
+    """
+    layers = config_number(settings, "num_hidden_layers")
+    heads = config_number(settings, "num_attention_heads")
+    hidden, size = config_number(settings, "hidden_size"), config_number(settings, "head_dim")
+    kept = config_number(settings, "num_key_value_heads") or heads
+    if size is None and hidden and heads:
+        size = hidden // heads
+    return 2 * layers * kept * size if layers and kept and size else None
 
 
 def device_memory(device: str) -> tuple[str, int, int, int]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gradalign.errors import EngineError, ModelError, UsageError
 from gradalign.models.loading import context_length as configured_length
-from gradalign.models.loading import load_config, resolve_model
+from gradalign.models.loading import load_config, resolve_model, vocab_size
 from gradalign.models.tokenizers import load_tokenizer
 from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
@@ -68,12 +68,11 @@ class ServerEngine(Closing):
         config = load_config(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
-        text_config = getattr(config, "text_config", None) or config
-        vocab_size = int(text_config.vocab_size)
+        size = vocab_size(spec.model, config)
         longest = context_length(configured_length(config), spec.max_model_len, spec.model)
         wanted = WantedModel(
             names=names,
-            vocab_size=vocab_size,
+            vocab_size=size,
             max_model_len=spec.max_model_len,
             tokenizer=_tokenizer(spec),
             flag=flag,
@@ -82,7 +81,7 @@ class ServerEngine(Closing):
             parse_addresses(spec.base_urls), wanted, all_must_answer=all_must_answer
         )
         lengths = [model.max_model_len for model in found if model.max_model_len is not None]
-        self.limits = ModelLimits(vocab_size=vocab_size, max_model_len=min([longest, *lengths]))
+        self.limits = ModelLimits(vocab_size=size, max_model_len=min([longest, *lengths]))
         self.server_len = min(lengths, default=self.limits.max_model_len)
         self.sampling = spec.sampling
         self.usage = EngineUsage()

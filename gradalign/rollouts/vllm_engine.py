@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
+from gradalign.models.loading import commit_hash, load_config, resolve_model
 from gradalign.models.loading import context_length as configured_length
-from gradalign.models.loading import load_config, resolve_model
+from gradalign.models.weight_check import check_weights
 from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.vllm_worker import STOP
@@ -53,7 +54,7 @@ class VllmEngine(Closing):
     Raises:
         MissingDependencyError: the installed vllm is not for this machine.
         UsageError: an argument that vLLM does not have, or that is not the caller's to set.
-        ModelError: the model is not there.
+        ModelError: the model is not there, or its weights do not fit its configuration.
         EngineError: vLLM did not start.
     """
 
@@ -64,8 +65,21 @@ class VllmEngine(Closing):
             if key in _OURS:
                 hint = f"Use {_OURS[key]}." if _OURS[key] else ""
                 raise UsageError(f"engine argument {key} is set by gradalign itself.", hint)
+        if spec.engine_args.get("load_format") == "dummy":
+            raise UsageError(
+                "engine argument load_format=dummy: vLLM would draw the weights at random.",
+                "Leave it out: the student's own weights are sampled from.",
+            )
         config = load_config(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        check_weights(
+            spec.model,
+            resolve_model(spec.model),
+            config,
+            commit=commit_hash(config),
+            trust_remote_code=spec.trust_remote_code,
+            vllm=True,
         )
         configured = configured_length(config)
         longest = context_length(configured, spec.max_model_len, spec.model)

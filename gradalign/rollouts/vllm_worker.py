@@ -12,13 +12,17 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.models.loading import config_number, context_length, load_config
+from gradalign.models.weight_files import has_consolidated
 from gradalign.rollouts.wire import Kind, Receiver, pack_rows, send, send_json, unpack_rows
 
 STOP, LENGTH = 0, 1
@@ -40,8 +44,11 @@ class Worker:
         self._final_only = RequestOutputKind.FINAL_ONLY
         self._params = vllm.SamplingParams
         self._sampling: dict[str, Any] = settings["sampling"]
-        arguments = engine_arguments(settings)
-        self.llm: Any = vllm.LLM(**arguments)
+        with tempfile.TemporaryDirectory(prefix="gradalign-vllm-") as empty:
+            # vLLM reads the checkpoint's own file even when told not to use it: an invalid one
+            # stops it, and some models mask the tokens that one lists.
+            Path(empty, "generation_config.json").write_text("{}", encoding="utf-8")
+            self.llm: Any = vllm.LLM(**engine_arguments(settings), generation_config=empty)
         self.engine: Any = self.llm.llm_engine
         config = self.engine.vllm_config
         self.max_model_len = int(config.model_config.max_model_len)
@@ -176,7 +183,6 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "max_model_len": longest,
         "seed": settings["seed"],
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "max_num_seqs": 128 if on_cpu else 256,
@@ -192,34 +198,37 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         rows = int(settings["engine_args"].get("max_num_seqs", arguments["max_num_seqs"]))
         # Without this vLLM takes nearly all of the machine's memory.
         arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(settings, arguments["dtype"], rows)
+    if has_consolidated(Path(settings["model"])):
+        # vLLM prefers Mistral's own files; all other passes read those of transformers.
+        arguments |= {"load_format": "safetensors", "config_format": "hf"}
     arguments |= settings["engine_args"]
     return arguments
 
 
-def _text_config(settings: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(
+def _config(settings: dict[str, Any]) -> Any:
+    return load_config(
         settings["model"],
         revision=settings["revision"],
         trust_remote_code=settings["trust_remote_code"],
-    ).get_text_config(decoder=True)
+    )
 
 
 def _configured_length(settings: dict[str, Any]) -> int:
-    return int(getattr(_text_config(settings), "max_position_embeddings", None) or 4096)
+    return context_length(_config(settings)) or 4096
 
 
 def _cpu_cache_bytes(settings: dict[str, Any], dtype: str, rows: int) -> int:
     """Return room for the running rows at full length and as much again for cached prefixes."""
     import torch
 
-    config = _text_config(settings)
-    heads = getattr(config, "num_attention_heads", None) or 1
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    config = _config(settings)
+    layers = config_number(config, "num_hidden_layers") or 1
+    heads = config_number(config, "num_attention_heads") or 1
+    kv_heads = config_number(config, "num_key_value_heads") or heads
+    size = config_number(config, "head_dim")
+    size = size or (config_number(config, "hidden_size") or 0) // heads
     item = torch.empty(0, dtype=getattr(torch, dtype, torch.float32)).element_size()
-    per_token = 2 * config.num_hidden_layers * kv_heads * size * item
+    per_token = 2 * layers * kv_heads * size * item
     longest = settings["max_model_len"] or _configured_length(settings)
     wanted = 2 * rows * longest * per_token
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

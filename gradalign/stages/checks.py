@@ -6,18 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradalign import methods
+from gradalign import diagnostics, methods
 from gradalign.config import ScoreConfig
 from gradalign.contexts import Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ContextOverflowError, TaskError, UsageError
-from gradalign.models import commit_hash, context_length, load_config, resolve_device, resolve_model
+from gradalign.models import (
+    commit_hash,
+    context_length,
+    load_config,
+    resolve_device,
+    resolve_model,
+    vocab_size,
+)
+from gradalign.models.generation import end_token_ids
 from gradalign.models.prompts import render, special_token_ids, stop_token_ids
 from gradalign.models.tokenizers import check_agreement, load_tokenizer
+from gradalign.models.weight_check import check_weights
 from gradalign.rollouts import resolve_engine
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.rendered import RenderedPrompts
-from gradalign.stages.servers import check_servers
+from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.tasks import load_task
 from gradalign.tasks.base import Question, Task
 from gradalign.verifiers import get as get_verifier
@@ -75,6 +84,7 @@ class Checked:
         student: the student as a reader.
         teachers: each teacher with its reader and context, and with the prompt of every question
             (of the bare question where the context depends on the student's attempts).
+        weights: by model, the files that its weights are read from, as far as they are known.
     """
 
     config: ScoreConfig
@@ -84,6 +94,7 @@ class Checked:
     prompts: RenderedPrompts
     student: Reader
     teachers: list[CheckedTeacher]
+    weights: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ def check(config: ScoreConfig) -> Checked:
         model = config.student if spec.model == "self" else spec.model
         readers.append(_reader(config, model, f"teacher {spec.label}", teacher=True))
         check_agreement(student.tokenizer, readers[-1].tokenizer, spec.label)
+    weights = _weights(config, engine, [config.student, *(reader.model for reader in readers)])
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
         raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
@@ -140,6 +152,7 @@ def check(config: ScoreConfig) -> Checked:
         prompts=prompts,
         student=student,
         teachers=teachers,
+        weights=weights,
     )
 
 
@@ -182,7 +195,6 @@ def _resolve(
 def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Reader:
     revision = config.revision if model == config.student else config.teacher_revision
     settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
-    text_config = getattr(settings, "text_config", None) or settings
     return Reader(
         label=label,
         model=model,
@@ -192,21 +204,41 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
             config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
         ),
         limit=context_length(settings),
-        vocab_size=int(text_config.vocab_size),
+        vocab_size=vocab_size(model, settings),
         commit=commit_hash(settings),
-        generation_stops=_generation_stops(model, revision, settings),
+        generation_stops=end_token_ids(
+            model, resolve_model(model), settings, commit=commit_hash(settings)
+        ),
     )
 
 
-def _generation_stops(model: str, revision: str | None, settings: Any) -> tuple[int, ...]:
-    """Return the eos ids of generation_config.json, which may be more than the tokenizer's."""
-    from transformers import GenerationConfig
+def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Check the weights of every model that is read here, from their headers.
 
-    try:
-        eos = GenerationConfig.from_pretrained(resolve_model(model), revision=revision).eos_token_id
-    except OSError:  # a checkpoint need not have that file
-        eos = getattr(settings, "eos_token_id", None)
-    return () if eos is None else tuple(eos) if isinstance(eos, list) else (int(eos),)
+    Teachers on servers are not: a folder with their tokenizer may stand for them.
+    """
+    served = teacher_servers(config)
+    teachers_sample = "prefix" in diagnostics.chosen(config.diagnose)
+    found = {}
+    for model in dict.fromkeys(models):
+        if model in served and model != config.student:
+            continue
+        settings = load_config(
+            model,
+            revision=config.revision if model == config.student else config.teacher_revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+        found[model] = check_weights(
+            model,
+            resolve_model(model),
+            settings,
+            commit=commit_hash(settings),
+            trust_remote_code=config.trust_remote_code,
+            vllm=engine == "vllm" and (teachers_sample or model == config.student),
+            # Workers of a cluster may have what this machine lacks.
+            complete=config.executor == "local",
+        )
+    return found
 
 
 def _teacher_prompts(

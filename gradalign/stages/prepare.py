@@ -92,6 +92,7 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
                 "template": template_hash(
                     reader.tokenizer, reader.template, reader.template_kwargs
                 ),
+                "weights": list(checked.weights.get(reader.model, ())),
             }
             for reader in readers
         },
