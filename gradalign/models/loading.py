@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
+from gradalign.models.frequencies import steady_length
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,16 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
 
 
 def context_length(config: Any) -> int | None:
-    """Return the longest sequence that a model takes, None where its config does not say."""
+    """Return the longest sequence that a model takes, None where its config does not say.
+
+    Where rotary frequencies change with the longest sequence of a batch it is the length up to
+    which they do not: see `gradalign.models.frequencies`.
+    """
     text_config = getattr(config, "text_config", None) or config
     length = getattr(text_config, "max_position_embeddings", None)
-    return int(length) if length else None
+    steady = steady_length(config)
+    lengths = [int(length)] if length and int(length) > 0 else []  # XLNet says -1
+    return min([*lengths, *(steady or ())[:1]], default=None)
 
 
 def commit_hash(config: Any) -> str | None:

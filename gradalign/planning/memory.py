@@ -141,8 +141,9 @@ def kv_numbers_per_token(settings: Any) -> int | None:
     text = settings.get_text_config(decoder=True)
     layers, heads = getattr(text, "num_hidden_layers", None), _heads(text)
     size = getattr(text, "head_dim", None)
-    if size is None and getattr(text, "hidden_size", None) and text.num_attention_heads:
-        size = text.hidden_size // text.num_attention_heads
+    queries = getattr(text, "num_attention_heads", None)  # a state-space model has none
+    if size is None and getattr(text, "hidden_size", None) and queries:
+        size = text.hidden_size // queries
     return 2 * int(layers) * heads * int(size) if layers and heads and size else None
 
 
