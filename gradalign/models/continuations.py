@@ -201,7 +201,9 @@ def _read_offshoots(
     mask_BC = np.concatenate(
         [column_BW >= 0, np.arange(length)[None, :] < length_B[:, None]], axis=1
     )
-    position_BT = start_B[:, None] + np.arange(length)[None, :]
+    # Padding repeats a row's last position: none lies beyond what some sequence really has.
+    column_BT = np.minimum(np.arange(length)[None, :], length_B[:, None] - 1)
+    position_BT = start_B[:, None] + column_BT
     columns = torch.from_numpy(np.maximum(column_BW, 0)).to(device)
     cache = DynamicCache()
     for number, (keys, values) in enumerate(layers):

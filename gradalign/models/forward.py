@@ -1,4 +1,4 @@
-"""Calling a causal language model on whole rows, and finding out by trial which rows may share a pass.
+"""Whole rows through a causal language model, and trials of which rows may share a pass.
 
 Axes: _B rows, _W columns, _K last columns, _T tokens, _V vocabulary.
 """
@@ -173,9 +173,7 @@ def _together(
     )
 
 
-def _check_repeatable(
-    model: torch.nn.Module, row: Sequence[int], alone_TV: torch.Tensor
-) -> None:
+def _check_repeatable(model: torch.nn.Module, row: Sequence[int], alone_TV: torch.Tensor) -> None:
     if logit_gap(alone_TV, _alone(model, row)) > tolerance(model):
         raise ModelError(
             f"{describe(model)} gives other logits for the same tokens each time.",
@@ -183,9 +181,7 @@ def _check_repeatable(
         )
 
 
-def _check_causal(
-    model: torch.nn.Module, long_TV: torch.Tensor, begun_TV: torch.Tensor
-) -> None:
+def _check_causal(model: torch.nn.Module, long_TV: torch.Tensor, begun_TV: torch.Tensor) -> None:
     """Compare the same positions with and without the tokens after them."""
     before_TV = long_TV[:-_LATER]
     if logit_gap(begun_TV[-len(before_TV) :], before_TV) > tolerance(model):

@@ -1,11 +1,13 @@
 """Tiny random causal language models of many architectures: two layers, 48 tokens.
 
-Sliding windows have 8 tokens where an architecture has them, so that short sequences reach past them.
+Sliding windows have 8 tokens where an architecture has them: short sequences reach past them.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,9 +166,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "phi": _config("Phi", **_GROUPED),
     "phi3": _config("Phi3", **_GROUPED, sliding_window=8),
     "qwen2": _config("Qwen2", **_GROUPED),
-    "qwen2_moe": _config(
-        "Qwen2Moe", **_GROUPED, **_EXPERTS, shared_expert_intermediate_size=16
-    ),
+    "qwen2_moe": _config("Qwen2Moe", **_GROUPED, **_EXPERTS, shared_expert_intermediate_size=16),
     "qwen3_moe": _config("Qwen3Moe", **_HEAD, **_EXPERTS),
     "qwen3_next": _config(
         "Qwen3Next",
@@ -195,9 +195,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
         attention_window_size=8,
         block_types=["recurrent", "attention"],
     ),
-    "rwkv": _config(
-        "Rwkv", **_IDS, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32
-    ),
+    "rwkv": _config("Rwkv", **_IDS, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32),
     "xglm": _config(
         "XGLM",
         **_IDS,
@@ -213,9 +211,29 @@ OTHERS: dict[str, Callable[[], Any]] = {
 """Those that have ways of their own."""
 
 
-def make(name: str, seed: int = 0) -> Any:
+def long_rope_config(original: int, *, vocab: int = VOCAB, context: int = 512) -> Any:
+    """Return a Phi-3 whose frequencies change beyond `original` tokens."""
+    return transformers.Phi3Config(
+        **(_GROUPED | {"vocab_size": vocab, "max_position_embeddings": context}),
+        original_max_position_embeddings=original,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "factor": context / original,
+            "original_max_position_embeddings": original,
+            "short_factor": [1.0, 1.0, 1.1, 1.1],
+            "long_factor": [2.0, 3.0, 5.0, 8.0],
+        },
+    )
+
+
+def make(name: str) -> Any:
+    """Return a random model of an architecture."""
+    return make_from({**ARCHITECTURES, **OTHERS}[name]())
+
+
+def make_from(config: Any, seed: int = 0) -> Any:
     """Return a random model whose distributions are far from uniform."""
-    config = {**ARCHITECTURES, **OTHERS}[name]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -223,3 +241,13 @@ def make(name: str, seed: int = 0) -> Any:
             if weight.dim() > 1:
                 weight.data.normal_(0, 0.3)
     return model.eval()
+
+
+def save(config: Any, folder: Path) -> str:
+    """Save a random model with the bundled tokenizer, whose 259 tokens it must have."""
+    from gradalign.demo import model_path
+
+    make_from(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model_path("student") / name, folder)
+    return str(folder)
