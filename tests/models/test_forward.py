@@ -49,6 +49,10 @@ def test_half_precision_is_not_taken_for_a_fault() -> None:
         assert copies_agree(model)
 
 
+def test_padding_that_is_read_is_found_out_in_half_precision() -> None:
+    assert sharing_of(make("recurrent_gemma").to(torch.bfloat16)) is Sharing.EQUAL
+
+
 def test_the_trial_is_made_once() -> None:
     model, calls = make("qwen2"), []
     handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
