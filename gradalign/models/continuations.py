@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ from gradalign.models.distributions import (
     ForcedSequence,
     forced_log_probs,
     response_distribution,
+)
+from gradalign.models.forward import (
+    TRIAL_FAILURES,
+    last_logits,
+    logit_gap,
+    sharing_of,
+    taken_arguments,
+    tolerance,
+    trial_length,
+    trial_rows,
 )
 from gradalign.models.sampling import SamplingSettings
 
@@ -70,7 +81,7 @@ def offshoot_logprobs(
     order = [i for i in range(len(offshoots)) if len(offshoots[i].token_ids) > 1]
     if not order:
         return scores
-    if not _copies_columns(model):
+    if not (_copies_columns(model) and copies_agree(model)):
         return _without_cache(model, trunk_ids, offshoots, sampling, batch_tokens, scores)
     trunk = list(trunk_ids[: max(offshoots[i].start for i in order)])
     layers = _read_trunk(model, trunk)
@@ -88,6 +99,45 @@ def _copies_columns(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
     return kinds <= _COLUMN_LAYERS and not getattr(model, "_is_stateful", False)
+
+
+_known_copies: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+def copies_agree(model: torch.nn.Module) -> bool:
+    """Find out by trial whether several tokens behind copied keys and values read as without.
+
+    One try per loaded model: two continuations that leave a trunk early and at its end.
+
+    Raises:
+        ModelError: the model cannot be read at all; see `sharing_of`.
+    """
+    found = _known_copies.get(model)
+    if found is None:
+        sharing_of(model)
+        found = _known_copies[model] = _try_copies(model)
+    return found
+
+
+def _try_copies(model: torch.nn.Module) -> bool:
+    import torch
+
+    length = trial_length(model)
+    tail = min(5, length - 1)
+    trunk, early, late = trial_rows(model, (length - tail, tail, tail - 1))
+    offshoots = [Offshoot(min(3, len(trunk)), early), Offshoot(len(trunk), late)]
+    try:
+        logits_BTV = _read_offshoots(model, _read_trunk(model, trunk), offshoots)
+    except torch.OutOfMemoryError:
+        raise
+    except TRIAL_FAILURES:
+        return False
+    for found_TV, item in zip(logits_BTV, offshoots, strict=True):
+        row, count = [*trunk[: item.start], *item.token_ids], len(item.token_ids)
+        truth_TV = last_logits(model, [row], count)[0]
+        if not logit_gap(truth_TV.double(), found_TV[:count].double()) <= tolerance(model):
+            return False
+    return True
 
 
 def _without_cache(
@@ -123,9 +173,9 @@ def _read_trunk(
     with torch.no_grad(), forward_pass(device):
         model(
             input_ids=torch.tensor([trunk], device=device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+            **taken_arguments(
+                model, {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            ),
         )
     return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
@@ -151,7 +201,9 @@ def _read_offshoots(
     mask_BC = np.concatenate(
         [column_BW >= 0, np.arange(length)[None, :] < length_B[:, None]], axis=1
     )
-    position_BT = start_B[:, None] + np.arange(length)[None, :]
+    # Padding repeats a row's last position: none lies beyond what some sequence really has.
+    column_BT = np.minimum(np.arange(length)[None, :], length_B[:, None] - 1)
+    position_BT = start_B[:, None] + column_BT
     columns = torch.from_numpy(np.maximum(column_BW, 0)).to(device)
     cache = DynamicCache()
     for number, (keys, values) in enumerate(layers):
@@ -163,10 +215,15 @@ def _read_offshoots(
     with torch.no_grad(), forward_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.from_numpy(ids_BT).to(device),
-            attention_mask=torch.from_numpy(mask_BC.astype(np.int64)).to(device),
-            position_ids=torch.from_numpy(position_BT).to(device),
-            past_key_values=cache,
-            use_cache=True,
+            **taken_arguments(
+                model,
+                {
+                    "attention_mask": torch.from_numpy(mask_BC.astype(np.int64)).to(device),
+                    "position_ids": torch.from_numpy(position_BT).to(device),
+                    "past_key_values": cache,
+                    "use_cache": True,
+                },
+            ),
         ).logits
     return logits
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ContextOverflowError, EngineError
-from gradalign.metering import forward_pass
+from gradalign.models.forward import Sharing, last_logits, sharing_of
+from gradalign.models.frequencies import length_note
 from gradalign.models.loading import context_length
 from gradalign.models.sampling import SamplingSettings
 
@@ -85,15 +86,17 @@ def forced_log_probs(
     Raises:
         ContextOverflowError: a sequence is longer than the model's context.
         EngineError: a token id that the model does not have.
+        ModelError: the model is not causal, or cannot be read at all.
     """
     config: Any = model.config
     vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
-    _check(sequences, context_length(config), vocab)
+    _check(sequences, context_length(config), vocab, length_note(config))
     order = sorted(
         (i for i, sequence in enumerate(sequences) if len(sequence.response_ids)),
         key=lambda i: -_length(sequences[i]),
     )
-    for batch in _batches(order, sequences, batch_tokens, vocab):
+    sharing = sharing_of(model) if order else Sharing.NONE
+    for batch in _batches(order, sequences, batch_tokens, vocab, sharing):
         logits_BKV = _forward(model, [sequences[i] for i in batch])
         for row, i in enumerate(batch):
             length = len(sequences[i].response_ids)
@@ -115,28 +118,9 @@ def response_distribution(
 
 
 def _forward(model: torch.nn.Module, batch: Sequence[ForcedSequence]) -> torch.Tensor:
-    """Run one left-padded batch; return the logits of the last positions only, [B, K, V]."""
-    import torch
-
-    device = next(model.parameters()).device
-    width = max(_length(sequence) for sequence in batch)
+    """Run one batch; return the logits of the last positions only, [B, K, V]."""
     keep = max(len(sequence.response_ids) for sequence in batch) + 1
-    ids_BW = np.zeros((len(batch), width), dtype=np.int64)
-    mask_BW = np.zeros((len(batch), width), dtype=np.int64)
-    for row, sequence in enumerate(batch):
-        tokens = [*sequence.prompt_ids, *sequence.response_ids]
-        ids_BW[row, width - len(tokens) :] = tokens  # left padding: responses end together
-        mask_BW[row, width - len(tokens) :] = 1
-    mask = torch.from_numpy(mask_BW).to(device)
-    with torch.no_grad(), forward_pass(device):
-        logits: torch.Tensor = model(
-            input_ids=torch.from_numpy(ids_BW).to(device),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            logits_to_keep=keep,
-            use_cache=False,
-        ).logits
-    return logits[:, -keep:]
+    return last_logits(model, [[*item.prompt_ids, *item.response_ids] for item in batch], keep)
 
 
 def position_view(log_probs_LV: torch.Tensor, response_ids: TokenIds, num_top: int) -> PositionView:
@@ -208,12 +192,14 @@ def _length(sequence: ForcedSequence) -> int:
     return len(sequence.prompt_ids) + len(sequence.response_ids)
 
 
-def _check(sequences: Sequence[ForcedSequence], limit: int | None, vocab: int) -> None:
+def _check(
+    sequences: Sequence[ForcedSequence], limit: int | None, vocab: int, note: str = ""
+) -> None:
     for index, sequence in enumerate(sequences):
         if limit is not None and _length(sequence) > limit:
             raise ContextOverflowError(
                 f"sequence {index}: a prompt of {len(sequence.prompt_ids)} tokens and a response "
-                f"of {len(sequence.response_ids)} exceed the model's context of {limit}.",
+                f"of {len(sequence.response_ids)} exceed the model's context of {limit}{note}.",
                 "Use a shorter context for this teacher or a smaller --max-tokens.",
             )
         for part in (sequence.prompt_ids, sequence.response_ids):
@@ -226,7 +212,11 @@ def _check(sequences: Sequence[ForcedSequence], limit: int | None, vocab: int) -
 
 
 def _batches(
-    order: Sequence[int], sequences: Sequence[ForcedSequence], batch_tokens: int, vocab: int
+    order: Sequence[int],
+    sequences: Sequence[ForcedSequence],
+    batch_tokens: int,
+    vocab: int,
+    sharing: Sharing,
 ) -> Iterator[list[int]]:
     batch: list[int] = []
     width = keep = 0
@@ -235,7 +225,10 @@ def _batches(
         new_keep = max(keep, len(sequences[i].response_ids) + 1)
         rows = len(batch) + 1
         too_many = rows * new_width > batch_tokens or rows * new_keep * vocab * 4 > LOGITS_BYTES
-        if batch and too_many:
+        alone = sharing is Sharing.NONE or (
+            sharing is Sharing.EQUAL and _length(sequences[i]) != width
+        )
+        if batch and (too_many or alone):
             yield batch
             batch, new_width, new_keep = [], _length(sequences[i]), len(sequences[i].response_ids)
         batch.append(i)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
+from gradalign.models.frequencies import steady_length
 from gradalign.models.failures import explained
 from gradalign.models.weight_check import (
     check_untied,
@@ -97,8 +98,15 @@ def config_number(config: Any, name: str) -> int | None:
 
 
 def context_length(config: Any) -> int | None:
-    """Return the longest sequence that a model takes, None where its config does not say."""
-    return config_number(config, "max_position_embeddings") or None
+    """Return the longest sequence that a model takes, None where its config does not say.
+
+    Where rotary frequencies change with the longest sequence of a batch it is the length up to
+    which they do not: see `gradalign.models.frequencies`.
+    """
+    length = config_number(config, "max_position_embeddings")
+    steady = steady_length(config)
+    lengths = [length] if length and length > 0 else []  # XLNet says -1
+    return min([*lengths, *(steady or ())[:1]], default=None)
 
 
 def vocab_size(name: str, config: Any) -> int:

@@ -78,12 +78,18 @@ class UniformStore:
 
 
 class RecomputingStore:
-    """No cache at all: every step reads the whole sequence. Slow, and right for any model."""
+    """No cache at all: every step reads the whole sequence. Slow, and right for any model.
+
+    Args:
+        call: the model.
+        apart: read one row at a time, for a model whose rows depend on one another.
+    """
 
     joins_running = False
 
-    def __init__(self, call: ModelCall) -> None:
+    def __init__(self, call: ModelCall, *, apart: bool = False) -> None:
         self._call = call
+        self._apart = apart
         self._token_BT: Ints = np.zeros((0, 0), dtype=np.int64)
         self.prefilled_tokens = 0
 
@@ -106,8 +112,13 @@ class RecomputingStore:
         """Append a token to every row; return the next token's logits, [B, V]."""
         self._token_BT = np.concatenate([self._token_BT, token_B[:, None]], axis=1)
         self.prefilled_tokens += self._token_BT.size
-        position_BT = np.broadcast_to(np.arange(self._token_BT.shape[1]), self._token_BT.shape)
-        return self._call(self._token_BT, np.ones_like(self._token_BT), position_BT, None)
+        if self._apart:
+            return torch.cat([self._read(token_T[None]) for token_T in self._token_BT])
+        return self._read(self._token_BT)
+
+    def _read(self, token_BT: Ints) -> torch.Tensor:
+        position_BT = np.broadcast_to(np.arange(token_BT.shape[1]), token_BT.shape)
+        return self._call(token_BT, np.ones_like(token_BT), position_BT, None)
 
 
 def forked(rows: int, source_F: Ints, target_F: Ints) -> Ints:

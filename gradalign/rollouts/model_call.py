@@ -73,4 +73,5 @@ class ModelCall:
         return logits[:, 0] if keep == 1 else logits
 
     def _tensor(self, array: Ints) -> torch.Tensor:
-        return torch.from_numpy(np.array(array, dtype=np.int64)).to(self.device)
+        # In C order also where rows were broadcast: some models view positions as one row.
+        return torch.from_numpy(np.array(array, dtype=np.int64, order="C")).to(self.device)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import DynamicCache
 
+from gradalign.models.continuations import copies_agree
+from gradalign.models.forward import Sharing, sharing_of
 from gradalign.rollouts.model_call import ModelCall
 
 # Logits of one pass are kept below this many numbers.
@@ -29,10 +31,15 @@ def sequence_logprobs(
     found: list[npt.NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), starts[i]))
     begin = 0
+    sharing = sharing_of(call.model) if len(order) > 1 else Sharing.NONE
     while begin < len(order):
         end = begin + 1
         earliest = starts[order[begin]]
-        while end < len(order):
+        while end < len(order) and sharing is not Sharing.NONE:
+            if sharing is Sharing.EQUAL and len(sequences[order[end]]) != len(
+                sequences[order[begin]]
+            ):
+                break
             earliest = min(earliest, starts[order[end]])
             columns = len(sequences[order[end]]) - earliest + 1
             if (end + 1 - begin) * columns * call.vocab_size > _LOGITS:
@@ -84,15 +91,17 @@ def _one_sequence(call: ModelCall, ids: Sequence[int], start: int) -> npt.NDArra
     if len(ids) - start + 1 <= columns:
         return _one_pass(call, [ids], [start])[0]
     token_1T = np.array(ids, dtype=np.int64)[None, :]
-    cache = DynamicCache(config=call.config)
+    # Recurrent layers take one token at a time from a cache: such a model reads all again.
+    cache = DynamicCache() if copies_agree(call.model) else None
     pieces = []
     # The last token predicts nothing that is asked for.
     for begin in range(0, len(ids) - 1, columns):
         end = min(begin + columns, len(ids) - 1)
+        new = begin if cache is not None else 0
         logits_1TV = call(
-            token_1T[:, begin:end],
+            token_1T[:, new:end],
             np.ones((1, end), dtype=np.int64),
-            np.arange(begin, end)[None, :],
+            np.arange(new, end)[None, :],
             cache,
             keep=end - begin,
         ).reshape(1, end - begin, -1)

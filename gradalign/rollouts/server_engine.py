@@ -83,6 +83,7 @@ class ServerEngine(Closing):
         lengths = [model.max_model_len for model in found if model.max_model_len is not None]
         self.limits = ModelLimits(vocab_size=size, max_model_len=min([longest, *lengths]))
         self.server_len = min(lengths, default=self.limits.max_model_len)
+        self.longest_server_len = max(lengths, default=None)
         self.sampling = spec.sampling
         self.usage = EngineUsage()
         self.usage.extra["servers"] = [model.address.url for model in found]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from gradalign.models.forward import Sharing, sharing_of
 from gradalign.rollouts.kv_cache import KeyValueStore, SlicedStore
 from gradalign.rollouts.kv_uniform import RecomputingStore, UniformStore
 from gradalign.rollouts.model_call import Ints, ModelCall
@@ -30,7 +31,11 @@ def choose_store(call: ModelCall) -> KeyValueStore:
     Each kind is tried on a few short sequences of unlike lengths and compared with passes that
     use neither padding nor a cache, so that a model that pads or caches in its own way is found
     out instead of being listed by name.
+
+    Raises:
+        ModelError: the model is not causal, or cannot be read at all.
     """
+    sharing = sharing_of(call.model)
     bytes_per_cell = _bytes_per_cell(call)
     kinds: list[tuple[str, Callable[[], KeyValueStore]]] = []
     if set(getattr(call.config, "layer_types", None) or ()) <= _COLUMN_LAYERS:
@@ -46,7 +51,7 @@ def choose_store(call: ModelCall) -> KeyValueStore:
         logger.debug("%s for %s: logits are off by %.1e", kind, name, error)
         if error <= _TOLERANCE.get(_dtype(call), 0.2):
             return make()
-    return RecomputingStore(call)
+    return RecomputingStore(call, apart=sharing is Sharing.NONE)
 
 
 def _dtype(call: ModelCall) -> torch.dtype:

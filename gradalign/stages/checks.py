@@ -19,6 +19,7 @@ from gradalign.models import (
     resolve_model,
     vocab_size,
 )
+from gradalign.models.frequencies import length_note
 from gradalign.models.generation import end_token_ids
 from gradalign.models.prompts import render, special_token_ids, stop_token_ids
 from gradalign.models.tokenizers import check_agreement, load_tokenizer
@@ -28,7 +29,7 @@ from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.tasks import load_task
-from gradalign.tasks.base import Question, Task
+from gradalign.tasks.base import Attempt, Question, Task
 from gradalign.verifiers import get as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
@@ -45,6 +46,7 @@ class Reader:
         template: the text of a chat template of the user's own, if any.
         template_kwargs: what its chat template is given.
         limit: its context length, None if unknown.
+        limit_note: why that is less than its configuration says, for messages; mostly empty.
         vocab_size: size of its output layer.
         commit: the hub commit of its configuration, None for a folder.
         generation_stops: end tokens of its generation_config.json.
@@ -56,6 +58,7 @@ class Reader:
     template: str | None
     template_kwargs: dict[str, Any]
     limit: int | None
+    limit_note: str
     vocab_size: int
     commit: str | None
     generation_stops: tuple[int, ...]
@@ -165,14 +168,15 @@ def _resolve(
     student: Reader,
     teachers: Sequence[CheckedTeacher],
 ) -> Resolved:
-    rooms = [*_rooms(student, questions, prompts)]
+    rooms = [(room, student) for room in _rooms(student, questions, prompts)]
     for teacher in teachers:
-        rooms += _rooms(teacher.reader, questions, teacher.prompts)
-    room = min(rooms, default=DEFAULT_MAX_TOKENS)
+        rooms += [(room, teacher.reader) for room in _teacher_rooms(config, teacher, questions)]
+    room, narrowest = min(rooms, key=lambda item: item[0], default=(DEFAULT_MAX_TOKENS, student))
     max_tokens = config.max_tokens or min(room, DEFAULT_MAX_TOKENS)
     if rooms and max_tokens > room:
         raise ContextOverflowError(
-            f"--max-tokens {max_tokens} does not fit: the longest prompt leaves room for {room}.",
+            f"--max-tokens {max_tokens} does not fit: the longest prompt leaves room for {room} "
+            f"in the context of the {narrowest.label}, {narrowest.limit}{narrowest.limit_note}.",
             f"Use --max-tokens {room}, or leave long questions out with --sample-id.",
         )
     return Resolved(
@@ -204,6 +208,7 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
             config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
         ),
         limit=context_length(settings),
+        limit_note=length_note(settings),
         vocab_size=vocab_size(model, settings),
         commit=commit_hash(settings),
         generation_stops=end_token_ids(
@@ -264,7 +269,28 @@ def _rooms(
         if length >= reader.limit:
             raise ContextOverflowError(
                 f"question {question.id}: its prompt has {length} tokens for the "
-                f"{reader.label}, whose context is {reader.limit}.",
-                "Shorten or drop the question, or use a model with a longer context.",
+                f"{reader.label}, whose context is {reader.limit}{reader.limit_note}.",
+                "Shorten the question, leave it out with --sample-id, or use a model with a longer "
+                "context.",
             )
         yield reader.limit - length
+
+
+def _teacher_rooms(
+    config: ScoreConfig, teacher: CheckedTeacher, questions: Sequence[Question]
+) -> Iterable[int]:
+    """Yield the rooms of a teacher; one that is shown an attempt may read as much again.
+
+    That is foreseen only where a length counts that is shorter than the model's own context.
+    """
+    reader, context = teacher.reader, teacher.context
+    if not (context.needs_attempts and reader.limit_note):
+        yield from _rooms(reader, questions, teacher.prompts)
+        return
+
+    def shown(question: Question) -> list[int]:
+        prompt = context.prompt(question, None, [Attempt("", "", 1.0)])
+        return reader.render(question.prompt if prompt is None else prompt, config.response_prefix)
+
+    for room in _rooms(reader, questions, RenderedPrompts(questions, shown)):
+        yield room // 2

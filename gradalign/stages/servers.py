@@ -108,13 +108,34 @@ def check_servers(config: ScoreConfig, engine: str, max_model_len: int) -> None:
             engine_args=parse_engine_args(config.engine_args),
             base_urls=tuple(config.base_urls),
         )
-        ServerEngine(spec, all_must_answer=True).close()
+        with ServerEngine(spec, all_must_answer=True) as student:
+            _check_frequencies(config, student.longest_server_len, "--base-url")
     for model, urls in served.items():
         revision = config.revision if model == config.student else config.teacher_revision
         options = {"revision": revision, "trust_remote_code": config.trust_remote_code}
         for url in urls:
             with open_served_teacher(model, [url], options, all_must_answer=True) as teacher:
                 _check_top(teacher, config.support_size, url)
+                if model == config.student:
+                    _check_frequencies(config, teacher.longest_server_len, TEACHER_FLAG)
+
+
+def _check_frequencies(config: ScoreConfig, served_length: int | None, flag: str) -> None:
+    """Refuse a server whose student has other frequencies than the student's own passes here."""
+    from gradalign.models import load_config
+    from gradalign.models.frequencies import served_otherwise, steady_length
+
+    settings = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    steady = steady_length(settings)
+    if steady is not None and served_otherwise(settings, served_length):
+        raise UsageError(
+            f"{flag}: the server has a context of {served_length} tokens and so uses the long "
+            f"{steady[1]} frequencies of {config.student} throughout, where the student's passes "
+            "here use the short ones.",
+            f"Start it with --max-model-len {steady[0]}.",
+        )
 
 
 def _check_top(teacher: ServerEngine, support_size: int, url: str) -> None:

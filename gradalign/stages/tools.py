@@ -14,6 +14,7 @@ from gradalign.contexts import TeacherSpec
 from gradalign.contexts import get as get_context
 from gradalign.errors import ContextOverflowError
 from gradalign.models import context_length, load_config, resolve_model
+from gradalign.models.frequencies import length_note
 from gradalign.models.prompts import render
 from gradalign.models.tokenizers import check_ids_known, load_tokenizer
 from gradalign.rollouts import open_engine
@@ -97,13 +98,10 @@ class Prompter:
         self._tokenizer = load_tokenizer(
             resolve_model(model), options["revision"], options["trust_remote_code"]
         )
-        self._limit = context_length(
-            load_config(
-                model,
-                revision=options["revision"],
-                trust_remote_code=options["trust_remote_code"],
-            )
+        settings = load_config(
+            model, revision=options["revision"], trust_remote_code=options["trust_remote_code"]
         )
+        self._limit, self._limit_note = context_length(settings), length_note(settings)
         self._context = get_context(teacher.context, StoredQuestions(run.folder))
         self._texts: dict[int, str] = {}
         student = load_tokenizer(
@@ -140,7 +138,7 @@ class Prompter:
                     raise ContextOverflowError(
                         f"question {item.question.id}: teacher {self.teacher.label} would read "
                         f"{len(ids)} prompt and {len(spine.token_ids)} response tokens, its "
-                        f"context is {self._limit}.",
+                        f"context is {self._limit}{self._limit_note}.",
                         "Use a shorter context or a smaller --max-tokens.",
                     )
                 prompts[spine.spine_id] = ids

@@ -22,6 +22,7 @@ from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_ali
 from gradalign.ideal import ideal_gradient
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
+from gradalign.models.forward import sharing_of
 from gradalign.report.rows import Rows
 from gradalign.stages.align import NO_TEACHER, on_candidates
 from gradalign.stages.base import Run, Tick, Work
@@ -89,6 +90,8 @@ def output_layer_inputs(
         ContextOverflowError: a sequence is longer than the model's context.
         EngineError: a token id that the model does not have.
     """
+    if any(len(sequence.response_ids) for sequence in sequences):
+        sharing_of(model)  # its trial passes come before the hook
     caught: list[torch.Tensor] = []
     layer: Any = model.get_output_embeddings()  # type: ignore[operator]
     hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
