@@ -126,14 +126,13 @@ def template_notes(
     notes = []
     if ignores_generation_prompt(messages, apply):
         notes.append(
-            f"the chat template of {_name(tokenizer)} ignores add_generation_prompt: the response "
-            "begins inside the turn before it, not in one of the assistant's."
+            "the chat template ignores add_generation_prompt, so the response begins inside the "
+            f"{messages[-1].role}'s turn."
         )
     later = _applied(tokenizer, chat_template, template_kwargs, _ANOTHER_MOMENT)
     if clock and chat_text(messages, apply, "") != chat_text(messages, later, ""):
         notes.append(
-            f"the chat template of {_name(tokenizer)} tells the time: it is {clock} in every "
-            "prompt of this run."
+            f"the chat template tells the time, which is {clock} in every prompt of this run."
         )
     return notes
 
