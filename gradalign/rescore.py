@@ -93,8 +93,8 @@ def rescore(
             "alignment": wanted,
         }
     )
-    checked = check(after.model_copy(update={"max_tokens": _longest(folder)}))
     resolved = Resolved(**log.resolved)
+    checked = check(after.model_copy(update={"max_tokens": _longest(folder)}), resolved.clock)
     stale = []
     if new_methods or new_teachers:
         kept = (*SAMPLED, *PER_TEACHER, "summary")
@@ -138,6 +138,7 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
             },
         )
     log.data["fingerprints"] = fingerprints(config)
+    log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     log.data["config"] = config.model_dump(mode="json")
     log.data["status"] = "running"

@@ -108,7 +108,7 @@ def with_note(prompt: Prompt, note: str) -> Prompt:
         return f"{note}\n\n{prompt}"
     place = last_user(prompt)
     if place is None:
-        return (*prompt, Message("user", note))
+        return with_last_user(prompt, note)
     message = prompt[place]
     return (
         *prompt[:place],
@@ -124,6 +124,12 @@ def with_rule(prompt: Prompt, rule: str) -> Prompt:
     if prompt and prompt[0].role == "system":
         return (Message("system", f"{prompt[0].content}\n\n{rule}"), *prompt[1:])
     return (Message("system", rule), *prompt)
+
+
+def with_last_user(prompt: tuple[Message, ...], text: str) -> Prompt:
+    """Add a user message as the last turn, or before an assistant's turn that is gone on with."""
+    end = len(prompt) - 1 if prompt and prompt[-1].role == "assistant" else len(prompt)
+    return (*prompt[:end], Message("user", text), *prompt[end:])
 
 
 def last_user(prompt: tuple[Message, ...]) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from gradalign.contexts.base import CONTEXTS, Context, SimpleContext, last_user
+from gradalign.contexts.base import CONTEXTS, Context, SimpleContext, last_user, with_last_user
 from gradalign.contexts.builtin import digest, pick_sibling, read_text, require_field
 from gradalign.contexts.wrong_answer import wrong_answer
 from gradalign.errors import TaskError, UsageError
@@ -68,7 +68,7 @@ def template(argument: str, questions: Sequence[Question] | None) -> Context:
         if isinstance(whole, str):
             return filled
         if place is None:
-            return (*whole, Message("user", filled))
+            return with_last_user(whole, filled)
         return (*whole[:place], Message("user", filled), *whole[place + 1 :])
 
     return SimpleContext(

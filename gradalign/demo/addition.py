@@ -122,7 +122,7 @@ def verify(text: str, answer: str) -> float:
     """Return 1.0 if the response ends in the answer, written exactly, and 0.0 if not.
 
     Args:
-        text: a decoded response without special tokens.
+        text: a decoded response without its end token.
         answer: the gold answer.
     """
     return float("," in text and extract_answer(text) == answer)

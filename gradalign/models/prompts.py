@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradalign.errors import UsageError
-from gradalign.tasks.base import Prompt
+from gradalign.models.begin_token import check_begin, tokenise_raw
+from gradalign.models.chat import (
+    Apply,
+    End,
+    chat_text,
+    check_repeatable,
+    fixed_clock,
+    ignores_generation_prompt,
+)
+from gradalign.tasks.base import Message, Prompt
 
 # What this module decides itself; a template may use any other name.
 _RESERVED = frozenset(
@@ -26,6 +35,7 @@ _RESERVED = frozenset(
         "padding",
         "truncation",
         "max_length",
+        "strftime_now",
     }
 )
 
@@ -39,12 +49,13 @@ def render(
     chat_template: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     response_prefix: str = "",
+    clock: str = "",
 ) -> list[int]:
     """Turn a prompt into token ids.
 
     A raw string is tokenised as it stands, with the special tokens that the tokenizer itself
     puts in front. Messages go through the chat template, up to where the response begins, and
-    get no special tokens but the template's.
+    get no special tokens but the template's. A last turn of the assistant's is gone on with.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -52,30 +63,101 @@ def render(
         chat_template: a template's text, None for the tokenizer's own.
         template_kwargs: variables for the template, such as enable_thinking.
         response_prefix: text that the response starts with; the ids include it.
+        clock: the moment, in ISO format, that templates are told when they ask for the time;
+            empty for now.
 
     Raises:
-        UsageError: there is no chat template, or it refuses these messages.
+        UsageError: there is no chat template, it refuses these messages or leaves out what one
+            of them says, or the begin token would stand inside the prompt.
     """
     if isinstance(prompt, str):
         text = prompt + response_prefix
-        ids: list[int] = list(tokenizer(text)["input_ids"])
+        ids = tokenise_raw(tokenizer, text)
         # An end token that the tokenizer appends would end the response before it starts.
         eos, eos_token = tokenizer.eos_token_id, tokenizer.eos_token
         if ids and eos_token and ids[-1] == eos and not text.endswith(eos_token):
             ids.pop()
     else:
-        text = _apply(
+        text = prompt_text(
             tokenizer,
-            [{"role": message.role, "content": message.content} for message in prompt],
-            chat_template,
-            template_kwargs or {},
+            prompt,
+            chat_template=chat_template,
+            template_kwargs=template_kwargs,
+            clock=clock,
         )
         ids = list(tokenizer(text + response_prefix, add_special_tokens=False)["input_ids"])
     if not ids:
         raise UsageError(
             "a prompt became no tokens at all.", "Give it text that the tokenizer knows."
         )
-    return ids
+    return check_begin(tokenizer, ids, prompt, response_prefix)
+
+
+def prompt_text(
+    tokenizer: Any,
+    messages: tuple[Message, ...],
+    *,
+    chat_template: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    clock: str = "",
+) -> str:
+    """Put messages through the chat template, up to where the response begins.
+
+    Arguments and errors are those of `render`.
+    """
+    apply, name = _applied(tokenizer, chat_template, template_kwargs, clock), _name(tokenizer)
+    check_repeatable(messages, apply, effective_template(tokenizer, chat_template) or "", name)
+    return chat_text(messages, apply, name)
+
+
+def template_notes(
+    tokenizer: Any,
+    messages: tuple[Message, ...],
+    *,
+    chat_template: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    clock: str = "",
+) -> list[str]:
+    """Return what to mind about a chat template that can be used all the same.
+
+    Arguments are those of `render`. Each note is a sentence that begins with "the chat template".
+    """
+    apply = _applied(tokenizer, chat_template, template_kwargs, clock)
+    notes = []
+    if ignores_generation_prompt(messages, apply):
+        notes.append(
+            "the chat template ignores add_generation_prompt, so the response begins inside the "
+            f"{messages[-1].role}'s turn."
+        )
+    later = _applied(tokenizer, chat_template, template_kwargs, _ANOTHER_MOMENT)
+    if clock and chat_text(messages, apply, "") != chat_text(messages, later, ""):
+        notes.append(
+            f"the chat template tells the time, which is {clock} in every prompt of this run."
+        )
+    return notes
+
+
+_ANOTHER_MOMENT = "1987-12-09T08:17:06.543210"
+
+
+def _applied(
+    tokenizer: Any,
+    chat_template: str | None,
+    template_kwargs: Mapping[str, Any] | None,
+    clock: str,
+) -> Apply:
+    """Return the chat template as a function of messages and of how their end is written."""
+
+    def apply(messages: list[dict[str, Any]], end: End) -> str:
+        return _apply(
+            tokenizer, messages, chat_template, template_kwargs or {}, end=end, clock=clock
+        )
+
+    return apply
+
+
+def _name(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "name_or_path", "") or "this tokenizer")
 
 
 def effective_template(tokenizer: Any, chat_template: str | None = None) -> str | None:
@@ -150,7 +232,7 @@ def end_of_turn_id(
         return None
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = _apply(tokenizer, turns, chat_template, template_kwargs or {}, end=True)
+        text = _apply(tokenizer, turns, chat_template, template_kwargs or {}, end="closed")
     except UsageError:  # a template for other roles only
         return None
     _, found, rest = text.rpartition(_PROBE)
@@ -194,11 +276,12 @@ def _ids_of(generation: Any) -> list[int]:
 
 def _apply(
     tokenizer: Any,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, Any]],
     chat_template: str | None,
     template_kwargs: Mapping[str, Any],
     *,
-    end: bool = False,
+    end: End,
+    clock: str = "",
 ) -> str:
     template = effective_template(tokenizer, chat_template)
     if template is None:
@@ -214,13 +297,17 @@ def _apply(
         )
     import jinja2
 
+    # A template that asks for the time is told the run's, for every prompt the same.
+    told = {"strftime_now": fixed_clock(clock)} if clock and "strftime_now" in template else {}
     try:
         return str(
             tokenizer.apply_chat_template(
                 messages,
                 chat_template=template,
-                add_generation_prompt=not end,
+                add_generation_prompt=end == "asked",
+                continue_final_message=end == "open",
                 tokenize=False,
+                **told,
                 **template_kwargs,
             )
         )
@@ -228,6 +315,6 @@ def _apply(
         roles = ", ".join(message["role"] for message in messages)
         raise UsageError(
             f"the chat template of {tokenizer.name_or_path} refuses messages of the roles "
-            f"{roles}: {error}.",
+            f"{roles}: {(str(error).splitlines() or [type(error).__name__])[0]}.",
             "Use another --chat-template, other roles, or other --chat-template-kwargs.",
         ) from error

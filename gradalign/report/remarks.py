@@ -53,6 +53,7 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
     if summary is not None:
         lines += _flat(summary)
         lines += _special(summary, bool(metadata.get("config", {}).get("mask_special")))
+    lines += [f"{note[:1].upper()}{note[1:]}" for note in metadata.get("prompt_notes", [])]
     return lines + sampling_warning(metadata.get("config", {}))
 
 

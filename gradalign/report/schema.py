@@ -30,7 +30,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("question_id", _NAME, ""),
         ("spine_id", _NAME, "question id / number of the spine"),
         ("token_ids", _IDS, "the response, stop token included"),
-        ("text", _STRING, "the response decoded, special tokens left out"),
+        ("text", _STRING, "the response as it was written, without the token that ended it"),
         ("reward", _F8, "the verifier's score in [0, 1]"),
         ("correct", pa.bool_(), "whether the reward is 1"),
         ("finish_reason", _NAME, "stop, or length if it was cut off (then the reward is 0)"),

@@ -55,6 +55,8 @@ class Resolved:
         stop_token_ids: tokens that end a response.
         vocab_size: size of the student's output layer.
         special_token_ids: tokens that are not text of a response's own.
+        clock: the moment, in ISO format, that every chat template is told when it asks for the
+            time: when the run was started.
     """
 
     max_tokens: int
@@ -64,6 +66,7 @@ class Resolved:
     stop_token_ids: tuple[int, ...]
     vocab_size: int
     special_token_ids: tuple[int, ...] = ()
+    clock: str = ""
 
 
 @dataclass(frozen=True)

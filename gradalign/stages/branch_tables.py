@@ -110,7 +110,8 @@ def _add_branches(rows: Rows, tools: StudentTools, item: QuestionWork, table: No
     node_B = np.nonzero(there_NC)[0]
     at = pa.array(node_B)
     token_B = table.token_ids_NC[there_NC]
-    text_of = {token: tools.token_text(token) for token in set(token_B.tolist())}
+    tokens = sorted(set(token_B.tolist()))
+    text_of = dict(zip(tokens, tools.token_texts(tokens), strict=True))
     rows.add(
         len(node_B),
         question_id=item.stored.question.id,

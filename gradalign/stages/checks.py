@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from gradalign import diagnostics, methods
@@ -26,10 +28,11 @@ from gradalign.models.tokenizers import check_agreement, load_tokenizer
 from gradalign.models.weight_check import check_weights
 from gradalign.rollouts import resolve_engine
 from gradalign.stages.base import Resolved, read_template
+from gradalign.stages.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.tasks import load_task
-from gradalign.tasks.base import Attempt, Question, Task
+from gradalign.tasks.base import Attempt, Prompt, Question, Task
 from gradalign.verifiers import get as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
@@ -50,6 +53,8 @@ class Reader:
         vocab_size: size of its output layer.
         commit: the hub commit of its configuration, None for a folder.
         generation_stops: end tokens of its generation_config.json.
+        clock: the moment that its chat template is told when it asks for the time.
+        notes: where to put what is to be minded about its chat template.
     """
 
     label: str
@@ -62,16 +67,29 @@ class Reader:
     vocab_size: int
     commit: str | None
     generation_stops: tuple[int, ...]
+    clock: str
+    notes: PromptNotes
 
-    def render(self, prompt: Any, response_prefix: str) -> list[int]:
-        """Turn a prompt into token ids."""
-        return render(
-            self.tokenizer,
-            prompt,
-            chat_template=self.template,
-            template_kwargs=self.template_kwargs,
-            response_prefix=response_prefix,
-        )
+    def render(self, question: Question, prompt: Prompt, response_prefix: str) -> list[int]:
+        """Turn a prompt into token ids that the model has rows for.
+
+        Raises:
+            UsageError: it cannot be rendered, or not without loss; the question is named.
+        """
+        with naming(question.id, self.label):
+            ids = render(
+                self.tokenizer,
+                prompt,
+                chat_template=self.template,
+                template_kwargs=self.template_kwargs,
+                response_prefix=response_prefix,
+                clock=self.clock,
+            )
+            check_rows(ids, self.vocab_size, self.tokenizer, self.model)
+            self.notes.look(
+                self.label, prompt, self.tokenizer, self.template, self.template_kwargs, self.clock
+            )
+        return ids
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class Checked:
         teachers: each teacher with its reader and context, and with the prompt of every question
             (of the bare question where the context depends on the student's attempts).
         weights: by model, the files that its weights are read from, as far as they are known.
+        notes: what to mind about chat templates, a sentence each.
     """
 
     config: ScoreConfig
@@ -98,6 +117,7 @@ class Checked:
     student: Reader
     teachers: list[CheckedTeacher]
     weights: dict[str, tuple[str, ...]]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,8 +130,12 @@ class CheckedTeacher:
     prompts: RenderedPrompts
 
 
-def check(config: ScoreConfig) -> Checked:
+def check(config: ScoreConfig, clock: str = "") -> Checked:
     """Resolve every name, read the questions, render every prompt, and measure it.
+
+    Args:
+        config: all settings.
+        clock: the moment that chat templates are told, in ISO format; empty for now.
 
     Raises:
         GradalignError: any of the things that can be known to go wrong before models run.
@@ -127,18 +151,20 @@ def check(config: ScoreConfig) -> Checked:
     specs = [parse_teacher(spec) for spec in config.teachers]
     if len({spec.label for spec in specs}) != len(specs):
         raise UsageError(f"--teacher: two of {', '.join(config.teachers)} are the same teacher.")
-    student = _reader(config, config.student, "student", teacher=False)
+    clock, notes = clock or datetime.now().isoformat(timespec="seconds"), PromptNotes()
+    student = _reader(config, config.student, "student", clock, notes, teacher=False)
     readers = []
     for spec in specs:
         model = config.student if spec.model == "self" else spec.model
-        readers.append(_reader(config, model, f"teacher {spec.label}", teacher=True))
+        label = f"teacher {spec.label}"
+        readers.append(_reader(config, model, label, clock, notes, teacher=True))
         check_agreement(student.tokenizer, readers[-1].tokenizer, spec.label)
     weights = _weights(config, engine, [config.student, *(reader.model for reader in readers)])
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
         raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
     prompts = RenderedPrompts(
-        questions, lambda item: student.render(item.prompt, config.response_prefix)
+        questions, lambda item: student.render(item, item.prompt, config.response_prefix)
     )
     teachers = []
     for spec, reader in zip(specs, readers, strict=True):
@@ -146,6 +172,8 @@ def check(config: ScoreConfig) -> Checked:
         shown = _teacher_prompts(config, reader, context, questions)
         teachers.append(CheckedTeacher(spec, reader, context, shown))
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
+    for line in notes.lines:
+        warnings.warn(line, stacklevel=2)
     check_servers(config, engine, resolved.max_model_len)
     return Checked(
         config=config,
@@ -156,6 +184,7 @@ def check(config: ScoreConfig) -> Checked:
         student=student,
         teachers=teachers,
         weights=weights,
+        notes=notes.lines,
     )
 
 
@@ -193,10 +222,13 @@ def _resolve(
         ),
         vocab_size=student.vocab_size,
         special_token_ids=tuple(sorted(special_token_ids(student.tokenizer, student.template))),
+        clock=student.clock,
     )
 
 
-def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Reader:
+def _reader(
+    config: ScoreConfig, model: str, label: str, clock: str, notes: PromptNotes, *, teacher: bool
+) -> Reader:
     revision = config.revision if model == config.student else config.teacher_revision
     settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
     return Reader(
@@ -214,6 +246,8 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
         generation_stops=end_token_ids(
             model, resolve_model(model), settings, commit=commit_hash(settings)
         ),
+        clock=clock,
+        notes=notes,
     )
 
 
@@ -253,8 +287,15 @@ def _teacher_prompts(
 
     def rendered(question: Question) -> list[int]:
         context.check(question)
-        prompt = question.prompt if context.needs_attempts else context.prompt(question, None, ())
-        return reader.render(question.prompt if prompt is None else prompt, config.response_prefix)
+        if context.needs_attempts:
+            likeness = sketch(context, question)
+            if likeness is not None:
+                reader.render(question, likeness, config.response_prefix)
+            prompt = None
+        else:
+            prompt = context.prompt(question, None, ())
+        shown = question.prompt if prompt is None else prompt
+        return reader.render(question, shown, config.response_prefix)
 
     return RenderedPrompts(questions, rendered)
 

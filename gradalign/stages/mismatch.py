@@ -137,7 +137,9 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
                 **run.model_options(model),
             )
         )
-        yield StudentTools(engine, tokenizer, pool, config.response_prefix)
+        yield StudentTools(
+            engine, tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids
+        )
 
 
 def _engine_of(run: Run, model: str, *, teacher: bool) -> tuple[str, Sequence[str]]:

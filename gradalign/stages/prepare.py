@@ -11,6 +11,7 @@ from gradalign.contexts import CONTEXTS, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import RunError
 from gradalign.models.prompts import template_hash
+from gradalign.models.texts import whole_text
 from gradalign.report.folder import RunFolder
 from gradalign.report.rows import Rows
 from gradalign.rollouts import start_engine_ahead
@@ -98,6 +99,7 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
         },
         fingerprints=fingerprints(config),
     )
+    log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     _write_questions(run, checked)
     log.finish_preparation(len(checked.questions))
@@ -115,7 +117,7 @@ def _write_questions(run: Run, checked: Checked) -> None:
         ):
             rows.add(
                 question_id=question.id,
-                prompt=str(checked.student.tokenizer.decode(ids)),
+                prompt=whole_text(checked.student.tokenizer, ids),
                 prompt_ids=[ids],
                 answer=question.answer,
                 record=question_to_json(question),

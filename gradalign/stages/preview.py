@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradalign.config import ScoreConfig
+from gradalign.models.texts import whole_text
 from gradalign.stages.checks import check
 
 
@@ -37,16 +39,26 @@ def preview_prompts(config: ScoreConfig, count: int) -> list[PromptView]:
     views = []
     for i, question in enumerate(checked.questions[:count]):
         ids = checked.prompts[i]
-        text = str(checked.student.tokenizer.decode(ids))
-        views.append(PromptView(question.id, "student", text, ids, ""))
+        text = whole_text(checked.student.tokenizer, ids)
+        note = _about(checked.student.label, checked.notes)
+        views.append(PromptView(question.id, "student", text, ids, note))
         for teacher in checked.teachers:
             ids = teacher.prompts[i]
-            note = (
+            unseen = (
                 f"shown without its context: {teacher.spec.context} depends on the student's "
                 "responses"
                 if teacher.context.needs_attempts
                 else ""
             )
-            text = str(teacher.reader.tokenizer.decode(ids))
+            note = "; ".join(
+                part for part in (unseen, _about(teacher.reader.label, checked.notes)) if part
+            )
+            text = whole_text(teacher.reader.tokenizer, ids)
             views.append(PromptView(question.id, teacher.spec.label, text, ids, note))
     return views
+
+
+def _about(label: str, notes: Sequence[str]) -> str:
+    """Return the notes on one reader's chat template."""
+    of = f"{label}: "
+    return "; ".join(note.removeprefix(of).rstrip(".") for note in notes if note.startswith(of))

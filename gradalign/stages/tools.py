@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,17 @@ import numpy.typing as npt
 from gradalign.contexts import TeacherSpec
 from gradalign.contexts import get as get_context
 from gradalign.errors import ContextOverflowError
-from gradalign.models import context_length, load_config, resolve_model
+from gradalign.models import context_length, load_config, resolve_model, vocab_size
 from gradalign.models.frequencies import length_note
 from gradalign.models.prompts import render
+from gradalign.models.texts import texts_after
 from gradalign.models.tokenizers import check_ids_known, load_tokenizer
 from gradalign.rollouts import open_engine
 from gradalign.rollouts.base import Engine, FinishReason
 from gradalign.stages.base import Run
+from gradalign.stages.prompt_checks import check_rows, naming, without_begin
 from gradalign.stages.records import StoredQuestions, read_questions, read_spines
-from gradalign.tasks.base import Question
+from gradalign.tasks.base import Prompt, Question
 from gradalign.verifiers import Verdict, VerifierPool
 
 
@@ -33,19 +35,26 @@ class StudentTools:
     tokenizer: Any
     pool: VerifierPool
     response_prefix: str
+    stop_token_ids: Collection[int]
 
     def texts(self, responses: Sequence[npt.NDArray[np.int32]]) -> list[str]:
-        """Decode responses, without special tokens, behind the response prefix; equal ones once."""
+        """Decode responses as they were written, behind the response prefix; equal ones once.
+
+        Only the token that ended a response is left out. An answer may hold any other special
+        token: tags of thinking, or whatever a tokenizer marks so.
+        """
         distinct = {ids_T.tobytes(): ids_T for ids_T in responses}
+        texts = texts_after(
+            self.tokenizer, [ids_T.tolist() for ids_T in distinct.values()], self.stop_token_ids
+        )
         text_of = {
-            key: self.response_prefix + str(self.tokenizer.decode(ids_T, skip_special_tokens=True))
-            for key, ids_T in distinct.items()
+            key: self.response_prefix + text for key, text in zip(distinct, texts, strict=True)
         }
         return [text_of[ids_T.tobytes()] for ids_T in responses]
 
-    def token_text(self, token_id: int) -> str:
-        """Return the text of one token, special tokens included."""
-        return str(self.tokenizer.decode([token_id]))
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Return the text of each token, special tokens included."""
+        return texts_after(self.tokenizer, [[token] for token in token_ids])
 
     def verify(self, items: Sequence[tuple[str, Question, FinishReason | str]]) -> list[Verdict]:
         """Score (text, question, finish reason); a response that was cut off gets 0."""
@@ -84,7 +93,9 @@ def open_student(run: Run) -> Iterator[StudentTools]:
                 base_urls=config.base_urls,
             )
         )
-        yield StudentTools(engine, tokenizer, pool, config.response_prefix)
+        yield StudentTools(
+            engine, tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids
+        )
 
 
 class Prompter:
@@ -102,6 +113,7 @@ class Prompter:
             model, revision=options["revision"], trust_remote_code=options["trust_remote_code"]
         )
         self._limit, self._limit_note = context_length(settings), length_note(settings)
+        self._model, self._num_rows = model, vocab_size(model, settings)
         self._context = get_context(teacher.context, StoredQuestions(run.folder))
         self._texts: dict[int, str] = {}
         student = load_tokenizer(
@@ -121,15 +133,15 @@ class Prompter:
         prompts: dict[str, list[int] | None] = {}
         for item in read_questions(self._run.folder, shard):
             group = spines.get(item.question.id, [])
-            attempts = [spine.attempt for spine in group]
-            for spine in group:
+            shown = without_begin([spine.attempt for spine in group], self._tokenizer)
+            for spine, attempt in zip(group, shown, strict=True):
                 foreign = self._foreign & set(spine.token_ids.tolist())
                 check_ids_known(
                     foreign, self._tokenizer, f"teacher {self.teacher.label}", spine.spine_id
                 )
-                others = [attempt for attempt in attempts if attempt.spine_id != spine.spine_id]
-                prompt = self._context.prompt(item.question, spine.attempt, others)
-                ids = None if prompt is None else self.render(prompt)
+                others = [other for other in shown if other.spine_id != spine.spine_id]
+                prompt = self._context.prompt(item.question, attempt, others)
+                ids = None if prompt is None else self.render(item.question, prompt)
                 if (
                     ids is not None
                     and self._limit
@@ -144,19 +156,29 @@ class Prompter:
                 prompts[spine.spine_id] = ids
         return prompts
 
-    def render(self, prompt: Any) -> list[int]:
-        """Turn a teacher's prompt into token ids."""
+    def render(self, question: Question, prompt: Prompt) -> list[int]:
+        """Turn a teacher's prompt into token ids.
+
+        Raises:
+            UsageError: as for the prompts that were looked at before the run.
+        """
         config = self._run.config
-        return render(
-            self._tokenizer,
-            prompt,
-            chat_template=self._run.teacher_template,
-            template_kwargs=config.teacher_chat_template_kwargs,
-            response_prefix=config.response_prefix,
-        )
+        with naming(question.id, f"teacher {self.teacher.label}"):
+            ids = render(
+                self._tokenizer,
+                prompt,
+                chat_template=self._run.teacher_template,
+                template_kwargs=config.teacher_chat_template_kwargs,
+                response_prefix=config.response_prefix,
+                clock=self._run.resolved.clock,
+            )
+            check_rows(ids, self._num_rows, self._tokenizer, self._model)
+        return ids
 
     def token_texts(self, token_ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token."""
-        for token in set(token_ids.tolist()) - self._texts.keys():
-            self._texts[token] = str(self._tokenizer.decode([token]))
+        new = sorted(set(token_ids.tolist()) - self._texts.keys())
+        self._texts.update(
+            zip(new, texts_after(self._tokenizer, [[token] for token in new]), strict=True)
+        )
         return [self._texts[token] for token in token_ids.tolist()]

@@ -92,6 +92,12 @@ def check_prompt(prompt: Prompt, what: str) -> None:
             raise TaskError(f"{what} is empty.", "Give it a text or drop the row.")
         _check_unicode(prompt, what)
         return
+    for message in prompt:
+        if isinstance(message, Message) and not isinstance(message.content, str):
+            raise TaskError(
+                f"{what} has a message ({message.role}) whose content is not a text.",
+                "Message contents are texts: images, calls of tools and parts cannot be shown.",
+            )
     if not prompt or not any(message.content.strip() for message in prompt):
         raise TaskError(f"{what} is empty.", "Give it a message with text or drop the row.")
     for message in prompt:

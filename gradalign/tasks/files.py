@@ -2,7 +2,8 @@
 
 Columns: `id`, `prompt` (a raw string) or `messages` (a list of {role, content}), `answer`, and
 optionally `solution`, `choices`, `feedback`, `contexts` ({name: prompt or messages}). Whatever
-else a row has goes into `Question.metadata`.
+else a row has goes into `Question.metadata`, but for what other programs would show a model, such
+as `tools` and `images`: that is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gradalign.errors import TaskError
-from gradalign.tasks.base import Message, Prompt, Question
+from gradalign.tasks.base import Prompt, Question
 from gradalign.tasks.checks import (
     check_answer,
     check_question,
@@ -23,6 +24,7 @@ from gradalign.tasks.checks import (
     select,
     text_of,
 )
+from gradalign.tasks.fields import message_of, refuse_lost_fields
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -126,6 +128,7 @@ def question_from_row(row: Mapping[str, Any], where: str) -> Question:
         raise TaskError(f"{named}: `prompt` is not a text.", "Use `messages` for a conversation.")
     if isinstance(messages, str):
         raise TaskError(f"{named}: `messages` is a text.", "Call it `prompt`.")
+    refuse_lost_fields(row, named)
     contexts = row.get("contexts")
     contexts = {} if contexts is None else contexts
     if not isinstance(contexts, Mapping):
@@ -157,19 +160,7 @@ def prompt_of(value: object, what: str) -> Prompt:
         return value
     if not isinstance(value, Sequence):
         raise TaskError(f"{what}: a prompt is a text or a list of messages.", "See the README.")
-    messages = []
-    for item in value:
-        if (
-            not isinstance(item, Mapping)
-            or not isinstance(item.get("role"), str)
-            or not isinstance(item.get("content"), str)
-        ):
-            raise TaskError(
-                f"{what}: a message needs the texts `role` and `content`.",
-                'Write {"role": "user", "content": "..."}.',
-            )
-        messages.append(Message(item["role"], item["content"]))
-    return tuple(messages)
+    return tuple(message_of(item, what) for item in value)
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -13,6 +13,7 @@ from gradalign.errors import MissingDependencyError, TaskError, UsageError
 from gradalign.registry import parse_spec
 from gradalign.tasks.base import Message, Question
 from gradalign.tasks.checks import check_answer, check_question, select_ids
+from gradalign.tasks.fields import refuse_lost_fields
 from gradalign.tasks.hub_data import load_hub, load_local
 from gradalign.tasks.rows import Benchmark, Row
 
@@ -88,6 +89,7 @@ class HubTask:
 
     def _question(self, values: Mapping[str, Any], identifier: str, index: int) -> Question:
         where = f"{self.name}, row {index + 1}"
+        refuse_lost_fields(values, where)
         bare = self._benchmark.convert(Row(values, where, self._benchmark.name))
         assert isinstance(bare.prompt, str)
         if not bare.prompt.strip():

@@ -71,7 +71,7 @@ def test_prefix_is_tokenised_together_with_the_prompt() -> None:
 
 def test_own_template_goes_first() -> None:
     tokenizer = build()
-    ids = render(tokenizer, CHAT, chat_template="{{ messages[-1]['content'] }}!")
+    ids = render(tokenizer, CHAT[1:], chat_template="{{ messages[-1]['content'] }}!")
     assert tokenizer.decode(ids) == "1+1=?!"
     assert render(build(template=None), CHAT, chat_template=TURNS) == render(tokenizer, CHAT)
 
@@ -89,7 +89,8 @@ def test_no_template_says_what_to_do() -> None:
         ("{{ nothing.at.all }}", {}, "refuses"),
         (TURNS, {"tokenize": True}, "'tokenize' cannot be set"),
         (TURNS, {"add_generation_prompt": False}, "'add_generation_prompt' cannot be set"),
-        ("{% if false %}{% endif %}", {}, "no tokens at all"),
+        ("{% if false %}{% endif %}", {}, "leaves out what message 1"),
+        (TURNS, {"strftime_now": "noon"}, "'strftime_now' cannot be set"),
     ],
 )
 def test_templates_that_refuse(template: str, kwargs: dict[str, object], message: str) -> None:

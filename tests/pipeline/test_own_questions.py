@@ -174,10 +174,10 @@ def test_special_tokens_can_be_left_out(tmp_path):
 
 
 def test_templates_per_role(tmp_path):
-    """The teachers' template hides the question; the student's does not."""
+    """The teachers' template shows a hint before the question; the student's does not."""
     shown = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}="
     (tmp_path / "student.jinja").write_text(shown)
-    (tmp_path / "teacher.jinja").write_text("{{ bos_token }}[{{ hint }}]11+11=")
+    (tmp_path / "teacher.jinja").write_text(f"{{{{ bos_token }}}}[{{{{ hint }}}}]{shown[15:]}")
     rows = [{"id": "a", "messages": [{"role": "user", "content": "34+57"}], "answer": "91"}]
     settings = {
         **SETTINGS,
@@ -192,10 +192,12 @@ def test_templates_per_role(tmp_path):
     config = gradalign.ScoreConfig.build(settings)
     texts = {view.reader: view.text for view in preview_prompts(config, 1)}
     assert texts["student"].endswith("34+57=")
-    assert texts["self"].endswith("[22]11+11=")
+    assert texts["self"].endswith("[22]34+57=")
     first = gradalign.score(**settings)
     assert first.questions["prompt"].iloc[0] == texts["student"]
-    assert (tmp_path / "teacher.jinja").write_text("{{ bos_token }}[{{ hint }}]12+11=")
+    assert (tmp_path / "teacher.jinja").write_text(
+        f"{{{{ bos_token }}}}({{{{ hint }}}}){shown[15:]}"
+    )
     with pytest.raises(RunError, match="chat template was changed"):
         gradalign.score(**settings)
 
