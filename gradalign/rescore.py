@@ -144,6 +144,8 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
         reader = teacher.reader
         if reader.model not in log.data["models"]:
             log.data["models"][reader.model] = model_record(config, reader)
+            if reader.commit is not None:
+                log.data["resolved"].setdefault("commits", {})[reader.model] = reader.commit
     record_identity(log, config, log.resolved["verifier"])
     log.data["workload"] = asdict(workload_of(checked))
     log.data["config"] = config.model_dump(mode="json")

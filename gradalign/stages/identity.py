@@ -28,6 +28,7 @@ from gradalign.runlog import RunLog
 from gradalign.sources import plugin_fingerprint, source_fingerprint
 from gradalign.stages.base import Run, read_template
 from gradalign.stages.records import StoredQuestions
+from gradalign.stages.servers import teacher_servers
 from gradalign.tasks import TASKS, load_task
 from gradalign.tasks.base import Question
 from gradalign.tasks.files import user_path
@@ -73,6 +74,7 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
     found[f"plugin of engine {config.engine}"] = plugin_fingerprint(
         "gradalign.engines", config.engine
     )
+    found.update(_served(config))
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -171,9 +173,9 @@ def check_models(run: Run, recorded: Mapping[str, Any]) -> None:
             continue
         with suppress(ModelError):
             signature = model_signature(model)
-            if signature and _seen.get((where, model)) == (files, signature):
+            if not signature:  # a hub id: every stage loads the commit that the run began with
                 continue
-            if not signature:  # of a hub id: the commit was resolved when the run began
+            if _seen.get((where, model)) == (files, signature):
                 continue
             changed = changed_models(run.config, {model: recorded[model]})
             if changed:
@@ -187,6 +189,26 @@ def _reads_files(task: str) -> bool:
         return True
     path = path_of(task)
     return path is not None and user_path(path).exists()
+
+
+def _served(config: ScoreConfig) -> dict[str, str]:
+    """Identify what is behind each server's address; another address is another server."""
+    servers = dict(teacher_servers(config))
+    if config.base_urls:
+        servers[config.student] = [*servers.get(config.student, ()), *config.base_urls]
+    if not servers:
+        return {}
+    from gradalign.rollouts.server_identity import served_models
+
+    found = {}
+    for model, urls in servers.items():
+        names = [model, *map(str, (config.engine_args.get("served_model_name"),))]
+        with suppress(ModelError):
+            names.append(resolve_model(model))
+        # The student may be on the same server as a sampler and as a teacher.
+        for url, what in served_models(list(dict.fromkeys(urls)), names).items():
+            found[f"model {model} served at {url}"] = what
+    return found
 
 
 def _code(spec: str, registry: Any) -> str | None:
