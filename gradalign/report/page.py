@@ -35,9 +35,9 @@ def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
         MissingDependencyError: plotly is not installed.
         RunError: the file cannot be written, or is there and is no page of ours.
     """
-    html, shown = render(report, max_spines=max_spines)
     try:
         with replacing(path, is_page) as target:
+            html, shown = render(report, max_spines=max_spines)
             Path(target).write_text(html, encoding="utf-8")
     except RunError:
         raise

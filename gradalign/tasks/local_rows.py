@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,15 +81,25 @@ def read_folder(path: Path, subset: str | None, split: str) -> Any:
     import datasets
 
     with tempfile.TemporaryDirectory(prefix="gradalign-") as scratch:
-        link = Path(scratch) / "data"
-        link.symlink_to(path.resolve(), target_is_directory=True)
+        data = Path(scratch).resolve() / "data"
+        _mirror(path.resolve(), data)
         return datasets.load_dataset(
-            str(link),
+            str(data),
             subset,
             split=split,
             cache_dir=str(Path(scratch) / "cache"),
             keep_in_memory=True,
         )
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Make the folders of a folder elsewhere, with a link to each file; `.git` is left out."""
+    for place, folders, files in os.walk(source, followlinks=True):
+        folders[:] = [name for name in folders if name != ".git"]
+        here = target / Path(place).relative_to(source)
+        here.mkdir()
+        for name in files:
+            (here / name).symlink_to(Path(place) / name)
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
@@ -123,7 +134,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            rows, names = list(reader), list(reader.fieldnames or ())
     except UnicodeDecodeError as error:
         raise TaskError(f"{path} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
     except (OSError, csv.Error) as error:
@@ -135,7 +146,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
                 "first line has names.",
                 "Put fields with commas or line ends in quotes.",
             )
-    for name in reader.fieldnames or ():
+    for name in names:
         values = {row[name] for row in rows}
         if values <= _TRUTH.keys():
             for row in rows:
