@@ -21,7 +21,8 @@ LOCK_NAME = ".gradalign.lock"
 """Held by whoever writes the run (see `gradalign.report.lock`)."""
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_SHARD = re.compile(r"shard-\d+(-.*)?\.parquet", re.DOTALL)
+# A shard's, a teacher's part of one, or what is of the whole run.
+_SHARD = re.compile(r"(shard-\d+(-.*)?|all)\.parquet", re.DOTALL)
 _SUMMARIES = ("summary.parquet", "summary.json")
 
 
