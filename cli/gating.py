@@ -42,17 +42,27 @@ def try_conditions(
         RunError: the JUnit file cannot be written.
     """
     from gradalign.report.gate import check, github_annotations, junit
+    from gradalign.report.output_file import replacing
 
     outcomes = check(report, conditions)
     if junit_file is not None:
         try:
-            Path(junit_file).write_bytes(junit(outcomes, report.path))
+            with replacing(junit_file, _is_junit) as target:
+                Path(target).write_bytes(junit(outcomes, report.path))
+        except RunError as error:
+            raise RunError(f"--junit: {error.message}", "Give another file.") from error
         except OSError as error:
             raise RunError(f"cannot write --junit {junit_file}: {error.strerror}.") from error
     if os.environ.get("GITHUB_ACTIONS"):
         for line in github_annotations(outcomes):
             print(line, file=sys.stderr)
     return outcomes
+
+
+def _is_junit(path: str) -> bool:
+    from gradalign.report.output_file import head_of
+
+    return b'<testsuite name="gradalign ' in head_of(path)
 
 
 def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> None:

@@ -33,7 +33,8 @@ def _report(
 
     report = read_report(run)
     if output is None:
-        output = "report.html" if "://" in run else str(Path(run) / "report.html")
+        local = report.folder.local
+        output = report.folder.path("report.html") if local else "report.html"
     shown = write_page(report, output, max_spines=max_spines)
     size = Path(output).stat().st_size / 1e6
     print(f"{shown} responses, {size:.1f} MB", file=sys.stderr)

@@ -12,6 +12,7 @@ from gradalign.planning import Plan, make_plan, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.report.folder import RunFolder
+from gradalign.report.lock import sole_writer
 from gradalign.report.remarks import sampling_warning
 from gradalign.report.report import Report
 from gradalign.runlog import RunLog
@@ -19,6 +20,7 @@ from gradalign.stages.base import Resolved, Run
 from gradalign.stages.checks import check
 from gradalign.stages.diagnose_plan import diagnose_stages
 from gradalign.stages.diagnose_summary import summarise_diagnostics
+from gradalign.stages.identity import check_identity
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
 from gradalign.stages.order import scoring_stages, stages
 from gradalign.stages.prepare import check_only, prepare
@@ -44,8 +46,20 @@ def score_config(
     Raises:
         GradalignError: with what to do; finished shards are kept.
     """
+    with sole_writer(RunFolder(config.output_dir)):
+        return run_held(config, resume=resume, reporter=reporter, with_probe=with_probe)
+
+
+def run_held(
+    config: ScoreConfig,
+    *,
+    resume: bool = True,
+    reporter: Reporter | None = None,
+    with_probe: bool = False,
+) -> Report:
+    """Do what `score_config` does in a folder whose lock the caller holds."""
     reporter = reporter or SilentReporter()
-    run, log = prepare(config, resume=resume)
+    run, log = prepare(config, resume=resume, remark=reporter.remark)
     record_plan(run, log, reporter, with_probe=with_probe)
     for warning in sampling_warning(config.model_dump()):
         reporter.remark(warning)
@@ -106,13 +120,24 @@ def diagnose_run(
     except ValueError as error:
         raise UsageError(f"{error}.") from None
     reporter = reporter or SilentReporter()
-    log = RunLog.load(RunFolder(path))
+    folder = RunFolder(path)
+    RunLog.load(folder)  # a folder without a run is left without a lock, too
+    with sole_writer(folder):
+        return _diagnose_held(folder, asked, wanted, reporter)
+
+
+def _diagnose_held(
+    folder: RunFolder, asked: Sequence[str], wanted: Sequence[str], reporter: Reporter
+) -> Report:
+    path = folder.url
+    log = RunLog.load(folder)
     if log.data.get("status") != "done":
         raise RunError(
             f"{path} is not finished (status: {log.data.get('status')}).",
             "Run its `gradalign score` command again, then diagnose.",
         )
-    config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": asked})
+    config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": list(asked)})
+    check_identity(config, log)
     run = Run(config, Resolved(**log.resolved))
     with open_executor(config) as executor:
         for stage in [*scoring_stages(run), *diagnose_stages(run, wanted)]:

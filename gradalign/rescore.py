@@ -12,17 +12,18 @@ import pyarrow.compute as pc
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
-from gradalign.models.prompts import template_hash
-from gradalign.pipeline import score_config
+from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
 from gradalign.report.folder import RunFolder
+from gradalign.report.lock import sole_writer
 from gradalign.report.report import Report
 from gradalign.report.schema import table_names
 from gradalign.runlog import RunLog
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.checks import Checked, check
 from gradalign.stages.distribute import tempering
-from gradalign.stages.prepare import fingerprints
+from gradalign.stages.identity import check_identity, record_identity
+from gradalign.stages.prepare import model_record
 from gradalign.stages.workload import workload_of
 
 SAMPLED = (
@@ -69,6 +70,19 @@ def rescore(
         RunError: the run is not finished.
     """
     folder = RunFolder(path)
+    RunLog.load(folder)  # a folder without a run is left without a lock, too
+    with sole_writer(folder):
+        return _rescore_held(folder, methods, teachers, alignment, reporter)
+
+
+def _rescore_held(
+    folder: RunFolder,
+    methods: Sequence[str],
+    teachers: Sequence[str],
+    alignment: Literal["pooled", "update"] | None,
+    reporter: Reporter | None,
+) -> Report:
+    path = folder.url
     log = RunLog.load(folder)
     if log.data.get("status") != "done":
         raise RunError(
@@ -76,6 +90,7 @@ def rescore(
             "Run its `gradalign score` command again, then rescore.",
         )
     before = ScoreConfig.build({**log.config, "output_dir": path})
+    check_identity(before, log)
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     new_teachers = [spec for spec in teachers if spec not in before.teachers]
@@ -104,9 +119,9 @@ def rescore(
         stale += ["supports", "distributions", "tokens"]
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
-    folder.remove(["summary.parquet", "summary.json", *stale])
+    folder.remove_tables(stale)
     _record(log, after, checked)
-    return score_config(after, reporter=reporter)
+    return run_held(after, reporter=reporter)
 
 
 def _longest(folder: RunFolder) -> int:
@@ -127,17 +142,11 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
     """Make run.json that of a run of these settings, which has work left."""
     for teacher in checked.teachers:
         reader = teacher.reader
-        log.data["models"].setdefault(
-            reader.model,
-            {
-                "commit": reader.commit,
-                "template": template_hash(
-                    reader.tokenizer, reader.template, reader.template_kwargs
-                ),
-                "weights": list(checked.weights.get(reader.model, ())),
-            },
-        )
-    log.data["fingerprints"] = fingerprints(config)
+        if reader.model not in log.data["models"]:
+            log.data["models"][reader.model] = model_record(checked, reader)
+            if reader.commit is not None:
+                log.data["resolved"].setdefault("commits", {})[reader.model] = reader.commit
+    record_identity(log, config, log.resolved["verifier"])
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     log.data["config"] = config.model_dump(mode="json")

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradalign.config import ScoreConfig
+from gradalign.errors import RunError
 from gradalign.report.folder import RunFolder
 from gradalign.report.schema import SCHEMA_VERSION
 
@@ -28,6 +29,11 @@ _PACKAGES = (
     "datasets",
     "math-verify",
 )
+
+_RECORD = {"schema_version", "status", "config", "resolved", "stages", "models", "fingerprints"}
+
+TOOL = "gradalign"
+"""Stands in every run.json: other tools write files of that name too."""
 
 
 class RunLog:
@@ -52,6 +58,7 @@ class RunLog:
         log = cls(
             folder,
             {
+                "tool": TOOL,
                 "schema_version": SCHEMA_VERSION,
                 "status": "preparing",
                 "created": _now(),
@@ -71,8 +78,24 @@ class RunLog:
 
     @classmethod
     def load(cls, folder: RunFolder) -> RunLog:
-        """Read the record of an existing run."""
-        return cls(folder, folder.read_json("run.json"))
+        """Read the record of an existing run.
+
+        Raises:
+            RunError: it is missing, torn, of another schema version, or not gradalign's.
+        """
+        data = folder.read_json("run.json")
+        if not isinstance(data, dict) or data.get("tool") != TOOL or not data.keys() >= _RECORD:
+            raise RunError(
+                f"{folder.url} holds a run.json that gradalign did not write.",
+                "Choose another --output-dir; nothing was changed in this one.",
+            )
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise RunError(
+                f"{folder.url} holds a run of schema version {data['schema_version']}, this "
+                f"gradalign writes version {SCHEMA_VERSION}.",
+                "Choose another --output-dir.",
+            )
+        return cls(folder, data)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from gradalign.metering import model_seconds
 from gradalign.progress import Reporter
 from gradalign.runlog import RunLog, Timer
 from gradalign.stages.base import Run, Stage, announce
+from gradalign.stages.identity import check_models
 
 
 class LocalExecutor:
@@ -32,6 +33,7 @@ class LocalExecutor:
         pending = [shard for shard in shards if not stage.done(run, shard)]
         if not pending:
             return
+        check_models(run, log.data["models"])
         timer = Timer()
         num_done = len(shards) - len(pending)
         with (
@@ -40,6 +42,7 @@ class LocalExecutor:
             frozen_heap(),
         ):
             opening = timer.seconds
+            check_models(run, log.data["models"])  # they may have been changed while they were read
             for shard, following in zip_longest(pending, pending[1:]):
                 announce(work, following)
                 before = model_seconds()

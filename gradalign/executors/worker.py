@@ -157,6 +157,7 @@ class Worker:
 
     def _open(self, number: int) -> Work:
         if self._work is None or self._number != number:
+            from gradalign.stages.identity import check_models
             from gradalign.stages.order import stages
 
             self._close()
@@ -167,7 +168,10 @@ class Worker:
                     f"{run.config.output_dir}.",
                     "Choose an --output-dir that every node shares, or an fsspec URL.",
                 )
+            recorded = run.folder.read_json("run.json")["models"]
+            check_models(run, recorded)
             self._work = self._session.enter_context(stages(run)[number].session(run))
+            check_models(run, recorded)  # they may have been changed while they were read
             self._number = number
         return self._work
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
-from gradalign.models.frequencies import steady_length
 from gradalign.models.failures import explained
+from gradalign.models.frequencies import steady_length
 from gradalign.models.weight_check import (
     check_untied,
     check_weights,

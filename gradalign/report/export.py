@@ -22,6 +22,7 @@ from scipy.stats import norm
 from gradalign.alignment import pooled_of_sums
 from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
+from gradalign.report.output_file import head_of, replacing
 from gradalign.report.plots import best_arm
 from gradalign.report.sums import Arm
 from gradalign.report.text import arm_name
@@ -131,19 +132,34 @@ def export(
     elsewhere = _elsewhere(scores, settings)
     counts = {"responses": 0.0, "tokens": 0.0, "scored_tokens": 0.0, "weight": 0.0}
     try:
-        if file_format == "parquet":
-            with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-                for rows in _rows(report, arm, scores, elsewhere, settings, counts):
-                    writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-        else:
-            with open(path, "w", encoding="utf-8") as file:
-                for rows in _rows(report, arm, scores, elsewhere, settings, counts):
-                    for row in rows:
-                        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        with replacing(path, is_export) as target:
+            if file_format == "parquet":
+                with pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
+                    for rows in _rows(report, arm, scores, elsewhere, settings, counts):
+                        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            else:
+                with open(target, "w", encoding="utf-8") as file:
+                    for rows in _rows(report, arm, scores, elsewhere, settings, counts):
+                        for row in rows:
+                            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    except RunError:
+        raise
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}.") from error
     counts["mean_weight"] = counts.pop("weight") / max(counts["tokens"], 1.0)
     return counts
+
+
+def is_export(path: str) -> bool:
+    """Whether a file is an export of ours, of either format."""
+    head = head_of(path)
+    if not head.startswith(b"PAR1"):
+        return head.startswith(b'{"question_id": ') and b', "spine_id": ' in head
+    try:
+        with pq.ParquetFile(path) as file:
+            return bool(file.schema_arrow.names == SCHEMA.names)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import MissingDependencyError, RunError
+from gradalign.report.output_file import is_page, replacing
 from gradalign.report.page_data import page_data
 from gradalign.report.plots import COLOURS, plotly_objects
 from gradalign.report.text import interval, visible
@@ -32,11 +33,14 @@ def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
 
     Raises:
         MissingDependencyError: plotly is not installed.
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or is there and is no page of ours.
     """
-    html, shown = render(report, max_spines=max_spines)
     try:
-        Path(path).write_text(html, encoding="utf-8")
+        with replacing(path, is_page) as target:
+            html, shown = render(report, max_spines=max_spines)
+            Path(target).write_text(html, encoding="utf-8")
+    except RunError:
+        raise
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror}.", "Give another --output."

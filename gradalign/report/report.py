@@ -69,7 +69,7 @@ class Report:
     def _read_metadata(self) -> dict[str, Any]:
         """Read run.json; where it is torn, the tables beside it still open."""
         try:
-            return dict(self._folder.read_json("run.json"))
+            data = self._folder.read_json("run.json")
         except RunError as error:
             if not self._folder.exists("run.json") or not self._folder.contents():
                 raise
@@ -77,6 +77,12 @@ class Report:
                 raise
             warnings.warn(f"{error.message} The tables are read without it.", stacklevel=4)
             return {"schema_version": SCHEMA_VERSION, "status": "unknown: run.json is torn"}
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise RunError(
+                f"{self.path} holds a run.json that gradalign did not write.",
+                "Give the folder that `gradalign score` wrote.",
+            )
+        return data
 
     @cached_property
     def config(self) -> ScoreConfig:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -57,6 +57,7 @@ class Resolved:
         special_token_ids: tokens that are not text of a response's own.
         clock: the moment, in ISO format, that every chat template is told when it asks for the
             time: when the run was started.
+        commits: of each model from the hub the commit that the run began with.
     """
 
     max_tokens: int
@@ -67,6 +68,7 @@ class Resolved:
     vocab_size: int
     special_token_ids: tuple[int, ...] = ()
     clock: str = ""
+    commits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,18 @@ class Run:
     def model_options(self, model: str) -> dict[str, Any]:
         """Return the keyword arguments of `loaded_model` for the student or a teacher."""
         config = self.config
-        is_student = model == config.student
         return {
-            "revision": config.revision if is_student else config.teacher_revision,
+            "revision": self.revision_of(model),
             "dtype": config.dtype,
             "device": config.device,
             "trust_remote_code": config.trust_remote_code,
         }
+
+    def revision_of(self, model: str) -> str | None:
+        """Return the revision of a model: for one from the hub the commit, which stays."""
+        config = self.config
+        given = config.revision if model == config.student else config.teacher_revision
+        return self.resolved.commits.get(model, given)
 
     def rng(self, *key: object) -> np.random.Generator:
         """Return a generator that depends on the run's seed and `key` only."""

@@ -223,6 +223,11 @@ def _resolve(
         vocab_size=student.vocab_size,
         special_token_ids=tuple(sorted(special_token_ids(student.tokenizer, student.template))),
         clock=student.clock,
+        commits={
+            reader.model: reader.commit
+            for reader in (student, *(teacher.reader for teacher in teachers))
+            if reader.commit is not None
+        },
     )
 
 

@@ -119,7 +119,9 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
     engine_name, urls = _engine_of(run, model, teacher=teacher)
     with ExitStack() as stack:
         tokenizer = load_tokenizer(
-            resolve_model(config.student), config.revision, config.trust_remote_code
+            resolve_model(config.student),
+            run.revision_of(config.student),
+            config.trust_remote_code,
         )
         pool = stack.enter_context(
             VerifierPool(

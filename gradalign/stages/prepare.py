@@ -2,70 +2,84 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from gradalign.config import ScoreConfig, flag_of
-from gradalign.contexts import CONTEXTS, parse_teacher
-from gradalign.contexts import get as get_context
 from gradalign.errors import RunError
 from gradalign.models.prompts import template_hash
 from gradalign.models.texts import whole_text
 from gradalign.report.folder import RunFolder
+from gradalign.report.output_file import remove_page
 from gradalign.report.rows import Rows
 from gradalign.rollouts import start_engine_ahead
-from gradalign.runlog import RunLog
-from gradalign.stages.base import Resolved, Run, read_template
-from gradalign.stages.checks import Checked, check
+from gradalign.runlog import RunLog, versions
+from gradalign.stages.base import Resolved, Run
+from gradalign.stages.checks import Checked, Reader, check
+from gradalign.stages.identity import check_identity, model_files, record_identity
 from gradalign.stages.records import question_to_json
 from gradalign.stages.workload import workload_of
-from gradalign.tasks import load_task
 
 
-def prepare(config: ScoreConfig, *, resume: bool = True) -> tuple[Run, RunLog]:
+def prepare(
+    config: ScoreConfig, *, resume: bool = True, remark: Callable[[str], None] | None = None
+) -> tuple[Run, RunLog]:
     """Check a configuration against the world, and write questions and run.json.
 
-    A folder that holds a run of the same configuration is taken up as it is.
+    A folder that holds a run of the same configuration is taken up as it is. Starting over
+    deletes the tables of the run that is there, and nothing else. The caller holds the folder's
+    lock (`gradalign.report.lock`).
+
+    Args:
+        config: all settings.
+        resume: False starts over.
+        remark: takes sentences that the user should see.
 
     Raises:
         GradalignError: any of the things that can be known to go wrong before models run.
     """
     folder = RunFolder(config.output_dir)
-    if folder.exists("run.json"):
-        if resume:
-            log = RunLog.load(folder)
-            _check_same(config, log)
-            _check_unchanged(config, log)
-            if log.prepared:
-                folder.check_writable()
-                return Run(config, Resolved(**log.resolved)), log
-        folder.remove([name for name in folder.contents() if not name.startswith(".")])
-    elif folder.contents():
-        raise _not_a_run(config)
-    return _start(config, folder)
+    log = _find(config, folder, resume=resume)
+    if log is not None and resume and log.prepared:
+        folder.check_writable()
+        if remark is not None and log.data["status"] != "done":
+            _compare_versions(log, remark)
+        return Run(config, Resolved(**log.resolved)), log
+    run, log = _start(config, folder)
+    if remark is not None and folder.foreign():
+        remark(f"left as they are in {config.output_dir}: {', '.join(folder.foreign())}")
+    return run, log
 
 
 def check_only(config: ScoreConfig, *, resume: bool = True) -> Checked:
-    """Make all the checks of `prepare`, and leave no trace.
+    """Make all the checks of `prepare`, and touch nothing.
 
     Raises:
         GradalignError: as `prepare` does.
     """
     folder = RunFolder(config.output_dir)
-    contents = folder.contents()
-    if folder.exists("run.json"):
-        if resume:
-            log = RunLog.load(folder)
-            _check_same(config, log)
-            _check_unchanged(config, log)
-    elif contents:
-        raise _not_a_run(config)
+    _find(config, folder, resume=resume)
     checked = check(config)
-    folder.check_writable()
-    if not contents:
-        folder.remove([""])
+    folder.check_creatable()
     return checked
+
+
+def _find(config: ScoreConfig, folder: RunFolder, *, resume: bool) -> RunLog | None:
+    """Return the record of the run that is there; it is one that may be written over.
+
+    Raises:
+        RunError: the folder holds something else, or a run that must not be gone on with.
+    """
+    if not folder.exists("run.json"):
+        if folder.contents():
+            raise _not_a_run(config)
+        return None
+    log = RunLog.load(folder)
+    if resume:
+        _check_same(config, log)
+        if log.prepared:
+            check_identity(config, log)
+    return log
 
 
 def _not_a_run(config: ScoreConfig) -> RunError:
@@ -73,6 +87,27 @@ def _not_a_run(config: ScoreConfig) -> RunError:
         f"{config.output_dir} is not empty and holds no run.",
         "Choose another --output-dir.",
     )
+
+
+def _compare_versions(log: RunLog, remark: Callable[[str], None]) -> None:
+    before, now = log.data.get("versions", {}), versions()
+    changed = [
+        f"{name} {before[name]} (now {now.get(name, 'not installed')})"
+        for name in ("gradalign", "torch", "transformers", "vllm")
+        if name in before and before[name] != now.get(name)
+    ]
+    if changed:
+        remark(f"this run was begun with {', '.join(changed)}: its tables will be of both")
+
+
+def model_record(checked: Checked, reader: Reader) -> dict[str, object]:
+    """Return what run.json keeps of a model: its commit, its template, what its files hold."""
+    return {
+        "commit": reader.commit,
+        "template": template_hash(reader.tokenizer, reader.template, reader.template_kwargs),
+        "weights": list(checked.weights.get(reader.model, ())),
+        "files": model_files(checked.config, reader.model),
+    }
 
 
 def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
@@ -87,21 +122,16 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
         config,
         asdict(checked.resolved),
         task={"name": config.task, "fingerprint": checked.task.fingerprint},
-        models={
-            reader.model: {
-                "commit": reader.commit,
-                "template": template_hash(
-                    reader.tokenizer, reader.template, reader.template_kwargs
-                ),
-                "weights": list(checked.weights.get(reader.model, ())),
-            }
-            for reader in readers
-        },
-        fingerprints=fingerprints(config),
+        models={reader.model: model_record(checked, reader) for reader in readers},
+        fingerprints={},
     )
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
+    # By now run.json says that nothing is there yet.
+    folder.remove_tables()
+    remove_page(folder)
     _write_questions(run, checked)
+    record_identity(log, config, checked.resolved.verifier)
     log.finish_preparation(len(checked.questions))
     return run, log
 
@@ -140,35 +170,3 @@ def _check_same(config: ScoreConfig, log: RunLog) -> None:
             + ".",
             "Choose another --output-dir, or start over with --no-resume.",
         )
-
-
-def fingerprints(config: ScoreConfig) -> dict[str, str]:
-    """Identify what the settings only name: files of questions, of contexts, of templates."""
-    found = {}
-    for spec in config.teachers:
-        name = parse_teacher(spec).context
-        if name.partition(":")[0] in CONTEXTS:
-            found[f"context {name}"] = get_context(name, ()).fingerprint
-    for teacher in (False, True):
-        template = read_template(config, teacher=teacher)
-        if template is not None:
-            role = "teachers'" if teacher else "student's"
-            found[f"{role} chat template"] = hashlib.sha256(template.encode()).hexdigest()
-    if Path(config.task).is_file():
-        found[f"task {config.task}"] = load_task(config.task, verifier=config.verifier).fingerprint
-    return found
-
-
-def _check_unchanged(config: ScoreConfig, log: RunLog) -> None:
-    """Refuse to go on with a run whose files have changed since.
-
-    Raises:
-        RunError: a question file, a context's text or a chat template is not what it was.
-    """
-    for name, now in fingerprints(config).items():
-        before = log.data.get("fingerprints", {}).get(name)
-        if before is not None and before != now:
-            raise RunError(
-                f"{config.output_dir} holds a run from before the {name} was changed.",
-                "Choose another --output-dir, or start over with --no-resume.",
-            )

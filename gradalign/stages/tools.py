@@ -72,7 +72,9 @@ def open_student(run: Run) -> Iterator[StudentTools]:
     config = run.config
     with ExitStack() as stack:
         tokenizer = load_tokenizer(
-            resolve_model(config.student), config.revision, config.trust_remote_code
+            resolve_model(config.student),
+            run.revision_of(config.student),
+            config.trust_remote_code,
         )
         pool = stack.enter_context(
             VerifierPool(
@@ -87,7 +89,7 @@ def open_student(run: Run) -> Iterator[StudentTools]:
                 max_model_len=run.resolved.max_model_len,
                 dtype=config.dtype,
                 device=config.device,
-                revision=config.revision,
+                revision=run.revision_of(config.student),
                 trust_remote_code=config.trust_remote_code,
                 engine_args=config.engine_args,
                 base_urls=config.base_urls,
@@ -117,7 +119,9 @@ class Prompter:
         self._context = get_context(teacher.context, StoredQuestions(run.folder))
         self._texts: dict[int, str] = {}
         student = load_tokenizer(
-            resolve_model(run.config.student), run.config.revision, run.config.trust_remote_code
+            resolve_model(run.config.student),
+            run.revision_of(run.config.student),
+            run.config.trust_remote_code,
         )
         own = set(self._tokenizer.get_vocab().values())
         self._foreign = set(student.get_vocab().values()) - own

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gradalign.errors import TaskError, UnknownNameError, UsageError
 from gradalign.registry import Registry, load_object, parse_spec
 from gradalign.tasks.base import Question, Task
 from gradalign.tasks.checks import check_answer, check_question, check_unique
-from gradalign.tasks.files import SUFFIXES, FileTask
+from gradalign.tasks.files import SUFFIXES, FileTask, user_path
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def load_task(spec: str, verifier: str | None = None) -> Task:
     name, separator, argument = spec.partition(":")
     if name in TASKS:
         return _CheckedTask(_build(TASKS.get(name), name, argument), spec, verifier)
-    if Path(spec).is_file():
+    if user_path(spec).is_file():
         raise UsageError(
             f"questions file {spec} has an unknown suffix.", f"Known: {', '.join(SUFFIXES)}."
         )

@@ -48,7 +48,7 @@ class FileTask:
 
     def __init__(self, path: str, verifier: str | None = None) -> None:
         self.name = path
-        self._path = Path(path).expanduser()
+        self._path = user_path(path)
         self._given_verifier = verifier
         if not self._path.is_file():
             raise TaskError(f"questions file {path} does not exist.", "Check the path.")
@@ -100,6 +100,15 @@ class FileTask:
             raise TaskError(f"{self.name} holds no question.", "It needs one row per question.")
         check_unique(found)
         return found
+
+
+def user_path(text: str) -> Path:
+    """Return the path that a user wrote; a leading ~ is a home unless a file is called so."""
+    path = Path(text)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL byte, an unknown user
+        return path
 
 
 def question_from_row(row: Mapping[str, Any], where: str) -> Question:
@@ -163,16 +172,21 @@ def prompt_of(value: object, what: str) -> Prompt:
     return tuple(message_of(item, what) for item in value)
 
 
-def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def read_rows(path: Path, suffix: str | None = None) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield (row, file and line or row number) of a .jsonl, .json or .parquet file.
+
+    Args:
+        path: the file.
+        suffix: what it is to be read as, if that is not its own suffix.
 
     Raises:
         TaskError: the file cannot be read or a row is malformed.
     """
+    suffix = path.suffix if suffix is None else suffix
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             yield from _read_parquet(path)
-        elif path.suffix == ".json":
+        elif suffix == ".json":
             yield from _read_json(path)
         else:
             yield from _read_jsonl(path)

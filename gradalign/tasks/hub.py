@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from gradalign.errors import MissingDependencyError, TaskError, UsageError
@@ -14,6 +14,7 @@ from gradalign.registry import parse_spec
 from gradalign.tasks.base import Message, Question
 from gradalign.tasks.checks import check_answer, check_question, select_ids
 from gradalign.tasks.fields import refuse_lost_fields
+from gradalign.tasks.files import user_path
 from gradalign.tasks.hub_data import load_hub, load_local
 from gradalign.tasks.rows import Benchmark, Row
 
@@ -25,6 +26,11 @@ class _Options:
     subset: str | None = None
     revision: str | None = None
     format: str = "chat"
+
+
+_PATH = re.compile(
+    rf"(?:^|(?<=,))path=(.+?)(?=,(?:{'|'.join(_Options.__dataclass_fields__)})=|$)", re.DOTALL
+)
 
 
 class HubTask:
@@ -108,14 +114,29 @@ class HubTask:
     def _loaded(self) -> tuple[Any, str]:
         options = self._options
         if options.path is not None:
-            path = Path(options.path).expanduser()
+            path = user_path(options.path)
             return load_local(self._benchmark, path, options.subset, options.split)
         return load_hub(self._benchmark, options.subset, options.split, options.revision)
 
 
+def path_of(spec: str) -> str | None:
+    """Return the path in a benchmark's name, such as `gsm8k:path=FILE`; None if there is none."""
+    from gradalign.tasks.benchmarks import BENCHMARKS
+
+    name, _, argument = spec.partition(":")
+    return _parse(name, argument).path if name in BENCHMARKS else None
+
+
 def _parse(name: str, argument: str) -> _Options:
-    values = parse_spec(f"{name}:{argument}")[1]
     fields = _Options.__dataclass_fields__
+    # A path ends where another option begins: it may have commas and blanks in it.
+    found = _PATH.search(argument)
+    rest = argument[: found.start()] + argument[found.end() :] if found else argument
+    values = parse_spec(f"{name}:{rest}")[1]
+    if found:
+        if "path" in values:
+            raise UsageError(f"option 'path' of '{name}:{argument}' is given twice.")
+        values["path"] = found[1]
     for key in values:
         if key not in fields:
             raise UsageError(

@@ -12,9 +12,9 @@ from typing import Any
 
 from gradalign.errors import TaskError
 from gradalign.tasks.files import file_hash
+from gradalign.tasks.local_rows import SUFFIXES, read_file, read_folder
 from gradalign.tasks.rows import Benchmark
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -35,25 +35,27 @@ def load_local(
     Raises:
         TaskError: it does not exist or cannot be read.
     """
-    import datasets
-
     name = benchmark.name
     if path.is_dir():
-        with _explained(name, str(path)):
-            data = datasets.load_dataset(
-                str(path), subset or benchmark.subset, split=split or benchmark.split
-            )
+        import datasets
+
+        with _explained(name, str(path)), _quiet(datasets):
+            data = read_folder(path, subset or benchmark.subset, split or benchmark.split)
         return data, f"folder:{_content_hash(data)}"
     if not path.is_file():
         raise TaskError(f"task {name}: {path} does not exist.", "Check the path.")
-    builder = _BUILDERS.get(path.suffix)
-    if builder is None:
+    if path.suffix not in SUFFIXES:
         raise TaskError(
-            f"task {name}: {path} has an unknown suffix.", f"Known: {', '.join(_BUILDERS)}."
+            f"task {name}: {path} has an unknown suffix.", f"Known: {', '.join(SUFFIXES)}."
         )
-    with _explained(name, str(path)), _quiet(datasets):
-        data = datasets.load_dataset(builder, data_files=str(path), split="train")
-    return data, file_hash(path)
+    before = file_hash(path)
+    try:
+        rows = read_file(path)
+    except TaskError as error:
+        raise TaskError(f"task {name}: {error.message}", error.hint) from error
+    if file_hash(path) != before:
+        raise TaskError(f"task {name}: {path} was changed while it was read.", "Try again.")
+    return rows, before
 
 
 def load_hub(

@@ -30,7 +30,7 @@ def test_halves_that_cancel_are_not_above_zero(small_run, tmp_path):
         for arm, part in known.groupby(["teacher", "method"]):
             wanted.setdefault(arm, []).extend(part["cosine"] > 1e-9)
     assert exact > 0
-    run.remove(["summary.parquet", "summary.json"])
+    run.remove_tables(())
     report = gradalign.score(**SMALL, output_dir=str(folder))
     for row in report.summary[report.summary["split"] == "all"].itertuples():
         share = wanted[row.teacher, row.method]
