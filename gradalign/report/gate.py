@@ -34,7 +34,7 @@ _FORM = re.compile(r"^\s*(\w+)\s*\[(.*)\]\s*(>=|<=|==|>|<|=)\s*(\S+)\s*$", re.DO
 _HINT = "Write COLUMN[METHOD@TEACHER,SPLIT]>=NUMBER, such as pooled_low[gkd@demo:strong]>=0.1."
 _SPLITS = ("all", "correct", "incorrect", "with-special", "without-special")
 _SPLIT_KINDS = ("position:", "entropy:", "question:")
-_NOT_NUMBERS = ("teacher", "method", "split")
+_NOT_NUMBERS = ("teacher", "method", "split", "reason")
 
 
 @dataclass(frozen=True)

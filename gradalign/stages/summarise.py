@@ -24,7 +24,7 @@ from gradalign.alignment import (
     mean_of_sums,
     pooled_of_sums,
 )
-from gradalign.alignment.scores import ZERO_NORM
+from gradalign.alignment.scores import ZERO_NORM, pooling_columns, why_unpooled
 from gradalign.report.rows import Rows
 from gradalign.report.splits import (
     QUESTION,
@@ -41,9 +41,9 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-POOLED = ("dot", "ideal_norm2", "method_norm2")
+POOLED = ("dot", "ideal_norm2", "method_norm2", "ideal_size", "method_size")
 MEAN = ("cosine_sum", "num_cosines")
-BALANCED = ("unit_dot", "unit_ideal_norm2", "unit_weight")
+BALANCED = ("unit_dot", "unit_ideal_norm2", "unit_weight", "unit_ideal_size", "unit_size")
 COLUMNS = (
     *POOLED,
     *MEAN,
@@ -165,16 +165,15 @@ def _columns(group: pd.DataFrame) -> Floats:
     there = np.isfinite(cosine)
     advantage = group["teacher_advantage"].to_numpy(dtype=np.float64)
     known = np.isfinite(advantage)
-    dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED)
+    dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED[:3])
     points = length2 > ZERO_NORM**2
+    unit_dot = np.where(points, dot / np.sqrt(np.where(points, length2, 1.0)), 0.0)
     return np.column_stack(
         [
-            *(weight * group[name].to_numpy(dtype=np.float64) for name in POOLED),
+            pooling_columns(dot, ideal, length2, weight),
             np.where(there, cosine, 0.0),
             there,
-            np.where(points, weight * dot / np.sqrt(np.where(points, length2, 1.0)), 0.0),
-            np.where(points, weight * ideal, 0.0),
-            np.where(points, weight, 0.0),
+            pooling_columns(unit_dot, np.where(points, ideal, 0.0), points, weight),
             there & (np.where(there, cosine, 0.0) > DUST),
             np.ones(len(group)),
             group["reason"].astype(str).to_numpy() == "flat",
@@ -233,16 +232,23 @@ def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> di
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
+        "reason": why_unpooled([total[name] for name in POOLED]),
     }
 
 
 def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Interval:
-    statistic = pooled_of_sums if what == "pooled" else mean_of_sums
+    statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
     if split.startswith(QUESTION):  # a single cluster has no interval
         return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
     return cluster_bootstrap(
         sums_QK, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
     )
+
+
+def _mean_of_cosines(sums: Floats) -> Floats:
+    """Mean of cosines; those that cancel leave a residue of rounding, which is 0."""
+    mean = mean_of_sums(sums)
+    return np.where(np.abs(mean) <= ZERO_NORM, 0.0, mean)
 
 
 def _ratio(numerator: float, denominator: float) -> float:
