@@ -144,7 +144,7 @@ def teacher_advantage(
 
 def _value_error(v_NC: Floats) -> Floats:
     """What rounding may do to v_j less the mean of all v, [..., 1]."""
-    return 16 * EPS * np.abs(v_NC).max(axis=-1, keepdims=True, initial=0.0)
+    return np.asarray(16 * EPS * np.abs(v_NC).max(axis=-1, keepdims=True, initial=0.0))
 
 
 def _masked(

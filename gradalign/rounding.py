@@ -48,7 +48,7 @@ def is_residue(value: npt.ArrayLike, size: npt.ArrayLike) -> Bools:
 
 
 def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> Floats:
-    """first - second, exactly 0 where the two are equal up to rounding; NaN and inf as usual."""
+    """Subtract, with exactly 0 where the two are equal up to rounding; NaN and inf as usual."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     with np.errstate(invalid="ignore"):
         found = a - b
@@ -77,17 +77,19 @@ def agreeing_rows(log_p_NS: Floats, log_q_NS: Floats, dtype: str = "float32") ->
     types averages out over many nodes, and what is small in all of them need not be nothing.
 
     Args:
-        log_p_NS, log_q_NS: natural logs, -inf where there is no mass or no token.
+        log_p_NS: natural logs, -inf where there is no mass or no token.
+        log_q_NS: of the teacher.
         dtype: of the passes.
     """
     with np.errstate(invalid="ignore"):
         gap_NS = np.abs(log_q_NS - log_p_NS)
-        gap_NS = np.where(np.isneginf(log_p_NS) & np.isneginf(log_q_NS), 0.0, gap_NS)
-        close_N = (gap_NS <= pass_error(log_p_NS)).all(axis=1)
-        if dtype != "float32" and len(gap_NS) and (gap_NS <= pass_error(log_p_NS, dtype)).all():
-            return np.ones(len(gap_NS), dtype=np.bool_)
-    # -inf on one side only leaves an infinite gap, below no error but an infinite one.
-    return np.asarray(close_N & np.isfinite(gap_NS).all(axis=1))
+    gap_NS = np.where(np.isneginf(log_p_NS) & np.isneginf(log_q_NS), 0.0, gap_NS)
+    gap_NS[~np.isfinite(gap_NS)] = np.inf  # mass on one side only
+    error_NS = np.where(np.isfinite(log_p_NS), pass_error(log_p_NS, dtype), 0.0)
+    if len(gap_NS) and (gap_NS <= error_NS).all():
+        return np.ones(len(gap_NS), dtype=np.bool_)
+    fine_NS = np.where(np.isfinite(log_p_NS), pass_error(log_p_NS), 0.0)
+    return np.asarray((gap_NS <= fine_NS).all(axis=1))
 
 
 def settled_ratios(log_q_T: npt.ArrayLike, log_p_T: npt.ArrayLike, dtype: str) -> Floats:

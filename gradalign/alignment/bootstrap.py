@@ -256,7 +256,8 @@ def quantile_ends(values_B: Floats, low: float, high: float) -> Floats:
     Args:
         values_B: values of resamples; infinite where only their side is known, NaN where nothing
             is: that counts at minus infinity for the low one, at infinity for the high one.
-        low, high: shares.
+        low: share below the low one.
+        high: share below the high one.
     """
     if np.isfinite(values_B).all():
         return np.asarray(np.quantile(values_B, [low, high]))

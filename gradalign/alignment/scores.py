@@ -153,7 +153,9 @@ def pooling_columns(
     these.
 
     Args:
-        dot, ideal_norm2, method_norm2: as `pooled` takes them, [N].
+        dot: unbiased inner products, [N].
+        ideal_norm2: unbiased squared norms of the ideal gradient, [N].
+        method_norm2: squared norms of the method, [N].
         weight: 1 / inclusion probability, [N]; 1 by default.
     """
     columns = [np.asarray(values, dtype=np.float64) for values in (dot, ideal_norm2, method_norm2)]
@@ -235,10 +237,10 @@ def why_unpooled(sums: npt.ArrayLike) -> str:
     if np.isfinite(pooled_of_sums(sums_K)):
         return ""
     sized = len(sums_K) == POOLING
+    if sized and not sums_K[3] > 0 and not sums_K[0] and sums_K[4] > 0:
+        return ALL_FLAT
     if not sums_K[2] > 0 and (not sized or not sums_K[4] > 0):
         return NO_DIRECTION
-    if sized and not sums_K[3] > 0 and not sums_K[0]:
-        return ALL_FLAT
     if not sums_K[2] > 0 or (sized and is_residue(sums_K[2], sums_K[4])):
         return METHOD_IS_NOISE
     return IDEAL_IS_NOISE

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.errors import RunError
-from gradalign.report.significance import holm, resamples_for
+from gradalign.report.significance import check_level, holm, resamples_for
 from gradalign.report.sums import Arm, NodeScores, read_scores
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
 
     Raises:
         RunError: the runs share no teacher and method.
+        UsageError: `level` is not in [0.5, 1).
     """
+    check_level(level)
     scores = (read_scores(first), read_scores(second))
     shared = [arm for arm in scores[0].arms if arm in scores[1].arms]
     if not shared:
@@ -175,7 +177,8 @@ def _unpaired(
     )
     difference = other.estimate - one.estimate
     se = math.hypot(one.se, other.se)
-    if not (math.isfinite(se) and se > 0):
+    ends = (one.low, one.high, other.low, other.high)
+    if not (math.isfinite(se) and se > 0 and all(map(math.isfinite, ends))):
         return difference, math.nan, math.nan, math.nan
     reach = float(norm.ppf((1.0 + level) / 2)) * se
     p_value = 2.0 * float(norm.sf(abs(difference) / se))

@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
+from gradalign.errors import UsageError
 from gradalign.report.sums import Arm, NodeScores
 from gradalign.rounding import difference
 
@@ -50,6 +51,16 @@ class Pair:
     def significant(self, level: float) -> bool:
         """Whether the difference is there at a confidence level, correction included."""
         return bool(self.adjusted_p < 1.0 - level)
+
+
+def check_level(level: float) -> None:
+    """Refuse a confidence that no interval has.
+
+    Raises:
+        UsageError: it is not in [0.5, 1).
+    """
+    if not 0.5 <= level < 1.0:
+        raise UsageError(f"level {level} is not a confidence in [0.5, 1).", "Use 0.95.")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -76,7 +76,7 @@ class NodeScores:
         return np.asarray(np.isfinite(self.dot_AN[rows]).all(axis=0))
 
     def sums(self, arm: Arm, inside_N: Bools | None = None) -> Floats:
-        """Sum what pooling needs per question over some nodes, [Q, POOLING]; 0 where there are none.
+        """Sum what pooling needs per question over some nodes, [Q, POOLING]; 0 where none are.
 
         Args:
             arm: whose nodes.

@@ -55,6 +55,8 @@ class Resolved:
         stop_token_ids: tokens that end a response.
         vocab_size: size of the student's output layer.
         special_token_ids: tokens that are not text of a response's own.
+        pass_dtype: the coarsest dtype that student and teachers are read in, as far as it is known
+            before they are opened: what their log-probabilities are worth.
     """
 
     max_tokens: int
@@ -64,6 +66,7 @@ class Resolved:
     stop_token_ids: tuple[int, ...]
     vocab_size: int
     special_token_ids: tuple[int, ...] = ()
+    pass_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
