@@ -28,6 +28,11 @@ MOST_MISSING = 0.025
 """Share of resamples without a value above which what is left of them has no spread to report."""
 
 
+CARRIED = 0.2
+"""Resamples lack a question with probability (1 - 1/Q)^Q, 0.25 to 0.37: at least this share has no
+value if there is none without it."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval.
@@ -210,14 +215,17 @@ class _Shape:
         missing = 1.0 - len(finite_B) / len(values_B)
         spread = float(finite_B.std()) * np.sqrt(count / (count - 1))
         without_Q = statistic(sums_QK.sum(axis=0) - sums_QK)
-        jackknife = float(without_Q.std()) * np.sqrt(count - 1)
+        known_Q = np.isfinite(without_Q)
+        jackknife = (
+            float(without_Q[known_Q].std()) * np.sqrt(count - 1) if known_Q.any() else np.nan
+        )
         widening = 1.0
         if np.isfinite(jackknife) and spread > 0:
             widening = max(1.0, jackknife / spread)
         return cls(
             values_B=values_B,
             missing=missing,
-            carried=missing > 0 and not bool(np.isfinite(without_Q).all()),
+            carried=missing > CARRIED and not bool(known_Q.all()),
             estimate=estimate,
             se=spread * widening if missing <= MOST_MISSING else np.nan,
             widening=widening,
