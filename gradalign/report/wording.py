@@ -26,8 +26,8 @@ def headline(
     if verdict == "none":
         if math.isnan(best.low):
             return (
-                f"No clear winner: {best.name} has the highest pooled alignment, {value}, but one "
-                "question gives no interval."
+                f"No clear winner: {best.name} has the highest pooled alignment, {value}, but so "
+                "few questions do not say how far it can be trusted."
             )
         if best.high < 0:
             return (

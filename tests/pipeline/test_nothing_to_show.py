@@ -22,10 +22,10 @@ TINY = {
 }  # fmt: skip
 
 
-def questions(path, *pairs):
+def questions(path, *pairs, names=("a", "b")):
     rows = [
-        {"id": f"q{i}", "prompt": prompt, "answer": answer}
-        for i, (prompt, answer) in enumerate(pairs)
+        {"id": name, "prompt": prompt, "answer": answer}
+        for name, (prompt, answer) in zip(names, pairs, strict=False)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -83,7 +83,7 @@ def test_everything_that_reads_such_a_run_takes_it(unshown, tmp_path):
 def test_one_outcome_in_two_is_no_signal(tmp_path, capsys):
     """Two continuations that end differently: |g|^2 is its noise, to the last digit or not."""
     folder = tmp_path / "run"
-    task = questions(tmp_path / "q.jsonl", ("12+34=", "46"))
+    task = questions(tmp_path / "q.jsonl", ("21+34=", "55"), names=["x"])
     command = {
         **TINY, "num_rollouts": 1, "max_tokens": 60, "task": task, "methods": ["gkd"],
         "teachers": ["demo:strong"], "verifier": r"regex:(?:^|,)(\d+)$", "diagnose": "none",
