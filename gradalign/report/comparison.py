@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
 from gradalign.report.significance import check_level, holm, resamples_for
 from gradalign.report.sums import Arm, NodeScores, read_scores
@@ -139,13 +140,13 @@ def _one(
     ]
     if pairing == "none":
         sums = [
-            np.stack([by[q] for q in sorted(has)])
+            _stacked([by[q] for q in sorted(has)])
             for by, has in zip(by_question, counted, strict=True)
         ]
         numbers = _unpaired(sums[0], sums[1], seed, level)
     else:
         order = sorted(counted[0] & counted[1])
-        sums = [np.stack([by[q] for q in order]) for by in by_question]
+        sums = [_stacked([by[q] for q in order]) for by in by_question]
         result = compare(
             sums[1], sums[0], pooled_of_sums,
             seed=seed, num_resamples=resamples_for(len(order)), level=level,
@@ -166,6 +167,11 @@ def _one(
         num_first=int(inside[0].sum()),
         num_second=int(inside[1].sum()),
     )
+
+
+def _stacked(rows: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Stack sums of questions, of which there may be none, [Q, POOLING]."""
+    return np.stack(rows) if rows else np.zeros((0, POOLING))
 
 
 def _unpaired(

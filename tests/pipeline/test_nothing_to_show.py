@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from report.made_run import write_run
 from runs import flags
 
 import gradalign
@@ -144,3 +147,15 @@ def test_a_confidence_that_no_interval_has(unshown):
             unshown.recommend(level=level)
         with pytest.raises(UsageError, match="confidence"):
             compare_runs(unshown, unshown, level=level)
+
+
+def test_a_comparison_of_runs_whose_positions_are_all_left_out(tmp_path):
+    for name in ("one", "other"):
+        write_run(tmp_path / name, {("t", "gkd"): 0.5}, questions=4, nodes=3)
+    for path in (tmp_path / "other" / "alignment").glob("*.parquet"):
+        table = pq.read_table(path)
+        dot = pa.array(np.full(len(table), np.nan))
+        pq.write_table(table.set_column(table.schema.get_field_index("dot"), "dot", dot), path)
+    runs = [gradalign.read_report(str(tmp_path / name)) for name in ("one", "other")]
+    (row,) = compare_runs(*runs)
+    assert np.isnan([row.difference, row.low, row.p_value]).all()
