@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradalign.errors import RunError, ThresholdError
+from gradalign.errors import RunError, ThresholdError, UsageError
 
 if TYPE_CHECKING:
+    from gradalign.config import ScoreConfig
     from gradalign.report.gate import Outcome
     from gradalign.report.report import Report
 
@@ -65,6 +66,24 @@ def _is_junit(path: str) -> bool:
     return b'<testsuite name="gradalign ' in head_of(path)
 
 
+def check_ahead(conditions: Sequence[str], junit_file: str | None, config: ScoreConfig) -> None:
+    """Refuse, before a run, conditions it cannot have and a JUnit file that cannot be written.
+
+    Raises:
+        UsageError: one of them, or a file for conditions that are not given.
+    """
+    from gradalign.report.gate import check_ahead as conditions_ahead
+
+    conditions_ahead(conditions, config)
+    if junit_file is None:
+        return
+    if not conditions:
+        raise UsageError("--junit has no conditions to write.", "Give at least one --fail-under.")
+    path = Path(junit_file)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--junit {junit_file} cannot be written.", "Give a file in a folder.")
+
+
 def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> None:
     """Print a table of all conditions, failures first."""
     from rich.console import Console
@@ -80,7 +99,7 @@ def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> N
             "ok" if outcome.passed else "FAILED",
             outcome.condition,
             outcome.name,
-            "-" if outcome.value != outcome.value else f"{outcome.value:+.4f}",
+            (outcome.reason or "-") if outcome.value != outcome.value else f"{outcome.value:+.4f}",
             style="" if outcome.passed else "red",
         )
     console.print(table, highlight=False)

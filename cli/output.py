@@ -132,9 +132,9 @@ def _at(part: pd.DataFrame, key: tuple[str, str], column: str) -> float:
 
 
 def _interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
-    if row[value] is None or math.isnan(row[value]):
-        return "-"
-    return f"{row[value]:+.3f} [{row[low]:+.3f}, {row[high]:+.3f}]"
+    from gradalign.report.text import interval
+
+    return interval(row[value], row[low], row[high])
 
 
 def _number(value: float) -> str:

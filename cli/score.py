@@ -6,7 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+from .gating import (
+    FailUnderOption,
+    JunitOption,
+    check_ahead,
+    print_outcomes,
+    stop_if_failed,
+    try_conditions,
+)
 from .options import build_config, config_parameters, with_parameters
 from .output import DisplayOption, JsonOption, print_previews, print_report
 from .plan import ProbeOption, show_plan
@@ -54,12 +61,8 @@ def _score(
     from gradalign.progress import make_reporter
 
     conditions = fail_under or []
-    if conditions:
-        from gradalign.report.gate import parse_condition
-
-        for text in conditions:  # a typing error should not cost a run
-            parse_condition(text)
     merged = build_config(settings, config)
+    check_ahead(conditions, junit, merged)  # a typing error should not cost a run
     if print_prompts is not None:
         print_previews(merged, print_prompts, json_output=json_output)
         return

@@ -21,8 +21,9 @@ from pydantic import (
     field_validator,
 )
 
-from gradalign import diagnostics
+from gradalign import diagnostics, limits
 from gradalign.errors import UsageError
+from gradalign.limits import Fraction, PositiveInt, Resamples, Seconds, Seed, Temperature, TokenId
 
 DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 
@@ -46,14 +47,12 @@ def _setting(default: Any, group: str, help_text: str, *, affects_result: bool =
     return Field(default=default, description=help_text, json_schema_extra=extra)
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
 class ScoreConfig(BaseModel):
     """Everything that decides what `gradalign score` does; see each field's description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     student: str = _setting(..., "what", "Model id, folder, or demo:NAME of the student.")
     teachers: list[str] = _setting(
@@ -70,10 +69,10 @@ class ScoreConfig(BaseModel):
     )
     limit: PositiveInt | None = _setting(None, "what", "Use at most this many questions.")
     sample_ids: list[str] = _setting([], "what", "Use only this question, repeatable.")
-    seed: int = _setting(0, "what", "Seed of every random choice of the run.")
+    seed: Seed = _setting(0, "what", "Seed of every random choice of the run.")
 
     num_rollouts: PositiveInt = _setting(4, "rollouts", "Spines sampled per question.")
-    continuations: Annotated[int, Field(ge=2)] = _setting(
+    continuations: Annotated[int, Field(ge=2, le=limits.MOST)] = _setting(
         8, "rollouts", "Targeted rollouts per candidate (on average, if not uniform)."
     )
     budget: PositiveInt | None = _setting(
@@ -91,17 +90,19 @@ class ScoreConfig(BaseModel):
     max_tokens: PositiveInt | None = _setting(
         None, "rollouts", "Longest response; default: what the context leaves, at most 2048."
     )
-    temperature: Annotated[float, Field(gt=0)] = _setting(
+    temperature: Temperature = _setting(
         1.0, "rollouts", "Sampling temperature of spines and continuations."
     )
     top_p: Fraction = _setting(1.0, "rollouts", "Nucleus mass; 1 for none.")
-    top_k: Annotated[int, Field(ge=0)] = _setting(0, "rollouts", "Most probable kept; 0 for all.")
+    top_k: Annotated[int, Field(ge=0, le=limits.MOST)] = _setting(
+        0, "rollouts", "Most probable kept; 0 for all."
+    )
 
     nodes: PositiveInt = _setting(16, "nodes", "Nodes chosen per spine.")
     node_sampler: Literal["all", "uniform", "entropy", "stratified"] = _setting(
         "entropy", "nodes", "How nodes are chosen; inclusion probabilities are exact."
     )
-    max_candidates: Annotated[int, Field(ge=2)] = _setting(
+    max_candidates: Annotated[int, Field(ge=2, le=limits.MOST)] = _setting(
         8, "nodes", "Candidate tokens per node at most."
     )
     coverage: Fraction = _setting(
@@ -110,7 +111,7 @@ class ScoreConfig(BaseModel):
     min_prob: Annotated[float, Field(ge=0, lt=1)] = _setting(
         0.01, "nodes", "A teacher's token is a candidate if the student gives it this much."
     )
-    support_size: Annotated[int, Field(ge=16)] = _setting(
+    support_size: Annotated[int, Field(ge=16, le=limits.MOST)] = _setting(
         128, "nodes", "Top tokens of student and of teacher kept at a node."
     )
 
@@ -143,7 +144,7 @@ class ScoreConfig(BaseModel):
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )
-    stop_token_ids: list[int] = _setting([], "models", "Further token id that ends a response.")
+    stop_token_ids: list[TokenId] = _setting([], "models", "Further token id that ends a response.")
 
     engine: str = _setting(
         "auto",
@@ -173,7 +174,7 @@ class ScoreConfig(BaseModel):
     verify_workers: PositiveInt = _setting(
         2, "engine", "Processes that run the verifier.", affects_result=False
     )
-    verify_timeout_seconds: Annotated[float, Field(gt=0)] = _setting(
+    verify_timeout_seconds: Seconds = _setting(
         10.0, "engine", "A verification that takes longer counts as a failure."
     )
 
@@ -181,7 +182,7 @@ class ScoreConfig(BaseModel):
         ..., "run", "Folder or fsspec URL of the report.", affects_result=False
     )
     shard_size: PositiveInt = _setting(16, "run", "Questions per shard, the unit of resuming.")
-    bootstrap_resamples: Annotated[int, Field(ge=100)] = _setting(
+    bootstrap_resamples: Resamples = _setting(
         2000, "run", "Cluster-bootstrap resamples behind every interval."
     )
     diagnose: list[str] = _setting(
@@ -210,12 +211,43 @@ class ScoreConfig(BaseModel):
 
     @field_validator("teachers", "methods")
     @classmethod
-    def _not_empty_and_distinct(cls, values: list[str]) -> list[str]:
+    def _not_empty(cls, values: list[str]) -> list[str]:
         if not values:
             raise ValueError("give at least one")
-        if len(set(values)) != len(values):
-            raise ValueError(f"each only once, got {values}")
         return values
+
+    @field_validator("teachers", "methods", "sample_ids", "base_urls", "teacher_base_urls")
+    @classmethod
+    def _distinct(cls, values: list[str]) -> list[str]:
+        return limits.distinct(values)
+
+    @field_validator("*")
+    @classmethod
+    def _plain_text(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                limits.plain_text(text)
+        return value
+
+    @field_validator(
+        "student", "task", "output_dir", "verifier", "engine", "revision", "teacher_revision",
+        "chat_template", "teacher_chat_template",
+    )  # fmt: skip
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        return value if value is None else limits.named(value)
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return limits.device(value)
+
+    @field_validator(
+        "chat_template_kwargs", "teacher_chat_template_kwargs", "engine_args", "labels"
+    )
+    @classmethod
+    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return limits.as_json(value)
 
     @field_validator("diagnose")
     @classmethod

@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.rounding import EPS, RESIDUE
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,6 +42,8 @@ def renormalise(p: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Floats:
 def ideal_gradient(p: npt.ArrayLike, v: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Floats:
     """g_j = p_j (v_j - sum_k p_k v_k) with p renormalised on the candidates, [..., C].
 
+    Values that are equal up to rounding give exactly 0.
+
     Args:
         p: student probabilities of the candidates; need not sum to 1.
         v: success probability after each candidate, in [0, 1] (an unbiased estimate may leave it).
@@ -51,7 +55,9 @@ def ideal_gradient(p: npt.ArrayLike, v: npt.ArrayLike, mask: npt.ArrayLike | Non
     tilde_NC = renormalise(p, mask)
     v_NC = _masked(v, mask, tilde_NC.shape, "v")
     mean_N = (tilde_NC * v_NC).sum(axis=-1, keepdims=True)
-    return np.asarray(tilde_NC * (v_NC - mean_N))
+    gap_NC = v_NC - mean_N
+    gap_NC[np.abs(gap_NC) <= _value_error(v_NC)] = 0.0
+    return np.asarray(tilde_NC * gap_NC)
 
 
 def gradient_map(p: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Floats:
@@ -102,9 +108,26 @@ def unbiased_norm2(
     var_of_mean: npt.ArrayLike,
     mask: npt.ArrayLike | None = None,
 ) -> Floats:
-    """|ghat|^2 - tr Cov(ghat), [...]; unbiased for |g*|^2, and therefore sometimes negative."""
+    """|ghat|^2 - tr Cov(ghat), [...]; unbiased for |g*|^2, and therefore sometimes negative.
+
+    With few rollouts the two are often equal (V of two continuations that ended differently, say):
+    a difference within their rounding is exactly 0.
+    """
+    tilde_NC = renormalise(p, mask)
     gradient_NC = ideal_gradient(p, v, mask)
-    return np.asarray((gradient_NC**2).sum(axis=-1) - noise_trace(p, var_of_mean, mask))
+    own_N, noise_N = (gradient_NC**2).sum(axis=-1), noise_trace(p, var_of_mean, mask)
+    # What rounding does to either: relative to itself, and where a probability is near 1 to the
+    # larger numbers that it is a difference of.
+    v_NC = _masked(v, mask, tilde_NC.shape, "v")
+    var_NC = _masked(var_of_mean, mask, tilde_NC.shape, "var_of_mean")
+    square_NC = tilde_NC**2
+    length_N = np.sqrt(square_NC.sum(axis=-1))
+    moved_N = _value_error(v_NC)[..., 0] * length_N
+    spread_N = (square_NC * np.abs(var_NC)).sum(axis=-1) * length_N**2
+    error_N = RESIDUE * (own_N + np.abs(noise_N)) + 16 * EPS * spread_N
+    error_N += 2 * np.sqrt(own_N) * moved_N + moved_N**2
+    found_N = own_N - noise_N
+    return np.asarray(np.where(np.abs(found_N) <= error_N, 0.0, found_N))
 
 
 def teacher_advantage(
@@ -117,6 +140,11 @@ def teacher_advantage(
     p_NC, q_NC = renormalise(p, mask), renormalise(q, mask)
     v_NC = _masked(v, mask, p_NC.shape, "v")
     return np.asarray(((q_NC - p_NC) * v_NC).sum(axis=-1))
+
+
+def _value_error(v_NC: Floats) -> Floats:
+    """What rounding may do to v_j less the mean of all v, [..., 1]."""
+    return np.asarray(16 * EPS * np.abs(v_NC).max(axis=-1, keepdims=True, initial=0.0))
 
 
 def _masked(

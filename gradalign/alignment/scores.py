@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.ideal import ideal_gradient, noise_trace
+from gradalign.ideal import ideal_gradient, unbiased_norm2
+from gradalign.rounding import RESIDUE, is_residue
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,6 +23,9 @@ ZERO_METHOD = "zero_method"
 # Norms below this share of the largest possible one (|g| <= 1/2, reached at P = 1/2) are
 # round-off of an exact zero.
 ZERO_NORM = 1e-12
+
+POOLING = 5
+"""Columns that pooling sums: dot, |g*|^2, |m|^2, and the absolute values of the two norms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +97,7 @@ def node_sums(
     g_NC, m_NC = _pair(ideal_gradient(p, v, mask), m)
     return NodeSums(
         dot_N=(g_NC * m_NC).sum(axis=-1),
-        ideal_norm2_N=(g_NC**2).sum(axis=-1) - noise_trace(p, var_of_mean, mask),
+        ideal_norm2_N=unbiased_norm2(p, v, var_of_mean, mask),
         method_norm2_N=(m_NC**2).sum(axis=-1),
     )
 
@@ -125,9 +129,39 @@ def cross_fit(
     first, second = (ideal_gradient(p, v_NC, mask) for v_NC in v_HNC)
     return NodeSums(
         dot_N=0.5 * ((first * m_HNC[1]).sum(axis=-1) + (second * m_HNC[0]).sum(axis=-1)),
-        ideal_norm2_N=(first * second).sum(axis=-1),
-        method_norm2_N=(m_HNC[0] * m_HNC[1]).sum(axis=-1),
+        ideal_norm2_N=_product(first, second),
+        method_norm2_N=_product(m_HNC[0], m_HNC[1]),
     )
+
+
+def _product(first_NC: Floats, second_NC: Floats) -> Floats:
+    """Inner product of two halves; exactly 0 where only rounding is left of it."""
+    terms_NC = first_NC * second_NC
+    found_N = terms_NC.sum(axis=-1)
+    return np.where(is_residue(found_N, np.abs(terms_NC).sum(axis=-1)), 0.0, found_N)
+
+
+def pooling_columns(
+    dot: npt.ArrayLike,
+    ideal_norm2: npt.ArrayLike,
+    method_norm2: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+) -> Floats:
+    """Weighted columns whose sums `pooled_of_sums` takes, [N, POOLING].
+
+    The last two are absolute values: a sum of norms is rounding, not signal, if it is a residue of
+    these.
+
+    Args:
+        dot: unbiased inner products, [N].
+        ideal_norm2: unbiased squared norms of the ideal gradient, [N].
+        method_norm2: squared norms of the method, [N].
+        weight: 1 / inclusion probability, [N]; 1 by default.
+    """
+    columns = [np.asarray(values, dtype=np.float64) for values in (dot, ideal_norm2, method_norm2)]
+    weight_N = np.ones_like(columns[0]) if weight is None else np.asarray(weight, dtype=np.float64)
+    weighted = [weight_N * values for values in columns]
+    return np.stack([*weighted, np.abs(weighted[1]), np.abs(weighted[2])], axis=-1)
 
 
 def pooled(
@@ -148,20 +182,74 @@ def pooled(
         weight: 1 / inclusion probability, [N]; 1 by default.
 
     Returns:
-        The alignment, NaN if either sum of norms is not positive. Noise can carry it past 1.
+        The alignment, NaN where there is none; see `pooled_of_sums`. Noise can carry it past 1.
     """
-    columns = [np.asarray(values, dtype=np.float64) for values in (dot, ideal_norm2, method_norm2)]
-    weight_N = np.ones_like(columns[0]) if weight is None else np.asarray(weight, dtype=np.float64)
-    return float(pooled_of_sums(np.stack([(weight_N * values).sum() for values in columns])))
+    columns_NK = pooling_columns(dot, ideal_norm2, method_norm2, weight)
+    return float(pooled_of_sums(columns_NK.sum(axis=0)))
 
 
 def pooled_of_sums(sums: npt.ArrayLike) -> Floats:
-    """Pooled alignment from weighted sums (dot, ideal_norm2, method_norm2), [..., 3] -> [...]."""
+    """Pooled alignment from weighted sums of `pooling_columns`, [..., POOLING] -> [...].
+
+    It is NaN if either sum of norms is not positive, or positive by rounding alone: within
+    `RESIDUE` of its terms, or of what the dot says that they must have been (dot^2 is at most
+    |ghat|^2 |m|^2). A value that is 0 but for rounding is 0.
+
+    Args:
+        sums: of dot, ideal_norm2, method_norm2, and of the absolute values of the latter two;
+            the first three alone, [..., 3], where these are not known.
+    """
     sums_K = np.asarray(sums, dtype=np.float64)
     dot, ideal, method = sums_K[..., 0], sums_K[..., 1], sums_K[..., 2]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    there = (ideal > 0) & (method > 0)
+    if sums_K.shape[-1] == POOLING:
+        there &= ~is_residue(ideal, sums_K[..., 3]) & ~is_residue(method, sums_K[..., 4])
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         value = dot / np.sqrt(np.maximum(ideal, 0.0) * np.maximum(method, 0.0))
-    return np.where((ideal > 0) & (method > 0), value, np.nan)
+        there &= RESIDUE * value**2 <= 1.0
+    value = np.where(np.abs(value) <= ZERO_NORM, 0.0, value)
+    return np.where(there, value, np.nan)
+
+
+def pooled_limit(sums: npt.ArrayLike) -> Floats:
+    """`pooled_of_sums`, and where noise exceeds |g*|^2 what it tends to as |g*|^2 falls to 0.
+
+    The length of the ideal gradient is never negative: sums that say so are those of a small one,
+    for which the alignment lies far out on the side of the dot. Resamples are counted there. NaN
+    is left where the side is not known: no dot, or no direction.
+    """
+    sums_K = np.asarray(sums, dtype=np.float64)
+    value, dot = pooled_of_sums(sums_K), sums_K[..., 0]
+    method = sums_K[..., 2] > 0
+    if sums_K.shape[-1] == POOLING:
+        method &= ~is_residue(sums_K[..., 2], sums_K[..., 4])
+    far = np.isnan(value) & method & (dot != 0)
+    return np.where(far, np.copysign(np.inf, dot), value)
+
+
+def why_unpooled(sums: npt.ArrayLike) -> str:
+    """Say why sums have no pooled alignment, as a clause; "" where they have one.
+
+    Args:
+        sums: as `pooled_of_sums` takes them, [POOLING] or [3].
+    """
+    sums_K = np.asarray(sums, dtype=np.float64)
+    if np.isfinite(pooled_of_sums(sums_K)):
+        return ""
+    sized = len(sums_K) == POOLING
+    if sized and not sums_K[3] > 0 and not sums_K[0] and sums_K[4] > 0:
+        return ALL_FLAT
+    if not sums_K[2] > 0 and (not sized or not sums_K[4] > 0):
+        return NO_DIRECTION
+    if not sums_K[2] > 0 or (sized and is_residue(sums_K[2], sums_K[4])):
+        return METHOD_IS_NOISE
+    return IDEAL_IS_NOISE
+
+
+IDEAL_IS_NOISE = "the ideal gradient is not above its noise"
+METHOD_IS_NOISE = "the method's direction is not above its noise"
+NO_DIRECTION = "the method has no direction at any position"
+ALL_FLAT = "every position is flat"
 
 
 def balanced(

@@ -33,7 +33,8 @@ from scipy.sparse import csr_array
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
-from gradalign.alignment.bootstrap import Interval
+from gradalign.alignment.bootstrap import Interval, quantile_ends
+from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -178,8 +179,13 @@ class UpdateGrams:
 
     @property
     def ideal_norm2(self) -> float:
-        """Unbiased squared norm of the expected ideal update; noise can make it negative."""
-        return float(_different(self.ideal_QQ, np.ones((1, len(self.ideal_QQ))))[0])
+        """Unbiased squared norm of the expected ideal update; noise can make it negative.
+
+        It is 0 where only rounding is left: where the products of different questions cancel.
+        """
+        once = np.ones((1, len(self.ideal_QQ)))
+        found, size = _different(self.ideal_QQ, once), _different(np.abs(self.ideal_QQ), once)
+        return float(np.where(is_residue(found, size), 0.0, found)[0])
 
     def estimate(self, weight_BQ: npt.ArrayLike | None = None) -> Floats:
         """Update-level alignment, [B] ([1] without weights).
@@ -191,12 +197,16 @@ class UpdateGrams:
             weight_BQ: how often each question counts, [B, Q]; once each by default.
 
         Returns:
-            NaN where either squared norm is not positive. Noise can carry the value past 1.
+            NaN where either squared norm is not positive, or only by rounding. Noise can carry
+            the value past 1.
         """
         count = len(self.cross_QQ)
         weights = np.ones((1, count)) if weight_BQ is None else np.asarray(weight_BQ, np.float64)
         cross_B = _different(self.cross_QQ, weights)
-        method_B = ((weights @ self.method_QQ) * weights).sum(axis=1) / weights.sum(axis=1) ** 2
+        method_B = ((weights @ self.method_QQ) * weights).sum(axis=1)
+        size_B = ((weights @ np.abs(self.method_QQ)) * weights).sum(axis=1)
+        method_B = np.where(is_residue(method_B, size_B), 0.0, method_B)
+        method_B = method_B / weights.sum(axis=1) ** 2
         norms_B = np.maximum(self.ideal_norm2, 0.0) * np.maximum(method_B, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(norms_B > 0, cross_B / np.sqrt(norms_B), np.nan)
@@ -224,11 +234,12 @@ def update_alignment(
     rng = np.random.default_rng(seed)
     weight_BQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
     values_B = grams.estimate(weight_BQ)
-    values_B = values_B[np.isfinite(values_B)]
+    finite_B = values_B[np.isfinite(values_B)]
     stretch = np.sqrt(count / (count - 1))
     reach = stretch * t_dist.ppf((1.0 + level) / 2, count - 1)
-    low, high = np.quantile(values_B, norm.cdf([-reach, reach]))
-    return Interval(estimate, float(low), float(high), float(values_B.std() * stretch))
+    low, high = quantile_ends(values_B, *norm.cdf([-reach, reach]))
+    se = float(finite_B.std() * stretch) if len(finite_B) else np.nan
+    return Interval(estimate, float(low), float(high), se)
 
 
 def _sparse(token_NC: Ints, direction_NC: Floats, known: Ints) -> csr_array:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.rounding import is_residue
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -47,12 +49,25 @@ def root_ratio(sums: npt.ArrayLike) -> Floats:
     """Relative bias from sums (bias2, norm2), [..., 2] -> [...]: the root of their ratio.
 
     The root of a negative sum, which noise can cause around zero bias, counts as 0; NaN where the
-    norm is not positive.
+    norm is not positive, or so small beside the bias that it is a residue of rounding.
     """
     sums_K = np.asarray(sums, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         root = np.sqrt(np.maximum(sums_K[..., 0], 0.0) / sums_K[..., 1])
-    return np.where(sums_K[..., 1] > 0, root, np.nan)
+    return np.where(_is_length(sums_K), root, np.nan)
+
+
+def noise_ratio(sums: npt.ArrayLike) -> Floats:
+    """Variance over squared length from sums (variance, norm2), [..., 2] -> [...]; NaN as above."""
+    sums_K = np.asarray(sums, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(_is_length(sums_K), sums_K[..., 0] / sums_K[..., 1], np.nan)
+
+
+def _is_length(sums_K: Floats) -> Bools:
+    """Whether the second sum is a squared length, not what rounding leaves of one."""
+    norm2 = sums_K[..., 1]
+    return np.asarray((norm2 > 0) & ~is_residue(norm2, np.abs(sums_K[..., 0])))
 
 
 def imbalance(log_ratio_T: npt.ArrayLike) -> Bools:

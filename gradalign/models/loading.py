@@ -63,6 +63,18 @@ def resolve_device(device: str) -> str:
             f"--device {device}: torch sees no GPU here.",
             "Use --device cpu, or install a CUDA build of torch.",
         )
+    try:
+        index = torch.device(device).index
+    except RuntimeError:
+        raise UsageError(
+            f"--device {device}: torch knows no such device.", "Use auto, cpu, cuda, cuda:1, mps."
+        ) from None
+    if device.startswith("cuda") and (index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {device}: there are {torch.cuda.device_count()} GPUs here, from cuda:0 on."
+        )
+    if device.startswith("mps") and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {device}: torch sees no such device here.", "Use --device cpu.")
     return device
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
-from gradalign.report.significance import holm, resamples_for
+from gradalign.report.significance import check_level, holm, resamples_for
 from gradalign.report.sums import Arm, NodeScores, read_scores
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
 
     Raises:
         RunError: the runs share no teacher and method.
+        UsageError: `level` is not in [0.5, 1).
     """
+    check_level(level)
     scores = (read_scores(first), read_scores(second))
     shared = [arm for arm in scores[0].arms if arm in scores[1].arms]
     if not shared:
@@ -137,13 +140,13 @@ def _one(
     ]
     if pairing == "none":
         sums = [
-            np.stack([by[q] for q in sorted(has)])
+            _stacked([by[q] for q in sorted(has)])
             for by, has in zip(by_question, counted, strict=True)
         ]
         numbers = _unpaired(sums[0], sums[1], seed, level)
     else:
         order = sorted(counted[0] & counted[1])
-        sums = [np.stack([by[q] for q in order]) for by in by_question]
+        sums = [_stacked([by[q] for q in order]) for by in by_question]
         result = compare(
             sums[1], sums[0], pooled_of_sums,
             seed=seed, num_resamples=resamples_for(len(order)), level=level,
@@ -166,6 +169,11 @@ def _one(
     )
 
 
+def _stacked(rows: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Stack sums of questions, of which there may be none, [Q, POOLING]."""
+    return np.stack(rows) if rows else np.zeros((0, POOLING))
+
+
 def _unpaired(
     first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int, level: float
 ) -> tuple[float, float, float, float]:
@@ -175,7 +183,8 @@ def _unpaired(
     )
     difference = other.estimate - one.estimate
     se = math.hypot(one.se, other.se)
-    if not (math.isfinite(se) and se > 0):
+    ends = (one.low, one.high, other.low, other.high)
+    if not (math.isfinite(se) and se > 0 and all(map(math.isfinite, ends))):
         return difference, math.nan, math.nan, math.nan
     reach = float(norm.ppf((1.0 + level) / 2)) * se
     p_value = 2.0 * float(norm.sf(abs(difference) / se))

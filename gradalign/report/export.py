@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from scipy.stats import norm
 
 from gradalign.alignment import pooled_of_sums
+from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
 from gradalign.report.output_file import head_of, replacing
@@ -193,7 +194,7 @@ def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
 class _NodeScore:
     score: float
     weight: float
-    sums: tuple[float, float, float]
+    sums: Floats
 
 
 _Scores = dict[str, dict[int, _NodeScore]]
@@ -213,9 +214,9 @@ def _scores(report: Report, arm: Arm, settings: ExportSettings) -> _Scores:
         score_N = np.clip(score_N + sign * reach * se_N, -1.0, 1.0)
     found: _Scores = {}
     for row, score in zip(table.to_dict("records"), score_N, strict=True):
-        sums = (row["dot"], row["ideal_norm2"], row["method_norm2"])
+        sums = pooling_columns(row["dot"], row["ideal_norm2"], row["method_norm2"], row["weight"])
         found.setdefault(str(row["spine_id"]), {})[int(row["position"])] = _NodeScore(
-            float(score), float(row["weight"]), tuple(row["weight"] * value for value in sums)
+            float(score), float(row["weight"]), sums
         )
     return found
 

@@ -19,9 +19,11 @@ from xml.etree import ElementTree
 
 from gradalign.errors import UsageError
 from gradalign.report.schema import schema
+from gradalign.report.splits import ENTROPY_NAMES, QUARTERS
 from gradalign.report.text import arm_name, visible
 
 if TYPE_CHECKING:
+    from gradalign.config import ScoreConfig
     from gradalign.report.report import Report
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -34,7 +36,12 @@ _FORM = re.compile(r"^\s*(\w+)\s*\[(.*)\]\s*(>=|<=|==|>|<|=)\s*(\S+)\s*$", re.DO
 _HINT = "Write COLUMN[METHOD@TEACHER,SPLIT]>=NUMBER, such as pooled_low[gkd@demo:strong]>=0.1."
 _SPLITS = ("all", "correct", "incorrect", "with-special", "without-special")
 _SPLIT_KINDS = ("position:", "entropy:", "question:")
-_NOT_NUMBERS = ("teacher", "method", "split")
+_KNOWN_SPLITS = (
+    *_SPLITS,
+    *(f"position:{name}" for name in QUARTERS),
+    *(f"entropy:{name}" for name in ENTROPY_NAMES),
+)
+_NOT_NUMBERS = ("teacher", "method", "split", "reason")
 
 
 @dataclass(frozen=True)
@@ -67,23 +74,26 @@ class Outcome:
         condition: as written.
         name: METHOD@TEACHER,SPLIT that it was tried on.
         value: what the summary holds; NaN where it has no number, which fails.
-        passed: whether the condition holds.
+        passed: whether the condition holds; never of a value that is not there.
+        reason: why there is no value, where the summary says so.
     """
 
     condition: str
     name: str
     value: float
     passed: bool
+    reason: str = ""
 
     @property
     def message(self) -> str:
         """What was found, in a sentence."""
-        found = "has no value" if math.isnan(self.value) else f"is {self.value:.4g}"
+        why = f" ({self.reason})" if self.reason else ""
+        found = f"is {self.value:.4g}" if math.isfinite(self.value) else f"has no value{why}"
         return f"{self.condition}: {self.name} {found}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "value": None if math.isnan(self.value) else self.value}
+        return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
 
 
 def parse_condition(text: str) -> Condition:
@@ -119,6 +129,37 @@ def parse_condition(text: str) -> Condition:
     return Condition(text, column, method, teacher, split, comparison, threshold)
 
 
+def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
+    """Refuse conditions that a run of these settings will have nothing for.
+
+    Raises:
+        UsageError: a condition cannot be read, or names a teacher, method or split that the run
+            will not have. A question's own split is known only afterwards.
+    """
+    from gradalign import methods
+    from gradalign.contexts import parse_teacher
+
+    labels = [parse_teacher(spec).label for spec in config.teachers]
+    chosen = [methods.get(spec) for spec in config.methods]
+    arms = [
+        (label, method.spec)
+        for method in chosen
+        for label in (labels if "teacher" in method.needs else [""])
+    ]
+    for text in conditions:
+        condition = parse_condition(text)
+        if not any(_matches(condition, *arm) for arm in arms):
+            raise UsageError(
+                f"--fail-under {text!r} matches no teacher and method of this run.",
+                f"Known: {', '.join(arm_name(*arm) for arm in arms)}.",
+            )
+        if condition.split not in _KNOWN_SPLITS and not condition.split.startswith("question:"):
+            raise UsageError(
+                f"--fail-under {text!r}: no run has a split {condition.split!r}.",
+                f"Known: {', '.join(_KNOWN_SPLITS)}, question:ID.",
+            )
+
+
 def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
     """Try conditions on a run.
 
@@ -138,7 +179,7 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
         raise UsageError(
             f"--fail-under {condition.text!r} matches nothing in {report.path}.", f"Known: {known}."
         )
-    if condition.split not in set(summary["split"]):
+    if condition.split not in {*summary["split"], *_KNOWN_SPLITS}:
         raise UsageError(
             f"--fail-under {condition.text!r}: the run has no split {condition.split!r}.",
             f"Known: {', '.join(s for s in summary['split'].unique() if 'question:' not in s)}, "
@@ -149,9 +190,19 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
     for arm in chosen:
         value = float(rows[condition.column].get(arm, math.nan))
         name = f"{arm_name(*arm)},{condition.split}"
-        passed = _COMPARE[condition.comparison](value, condition.threshold)
-        outcomes.append(Outcome(condition.text, name, value, bool(passed)))
+        there = math.isfinite(value)  # what is not known fails, whatever the comparison
+        passed = there and _COMPARE[condition.comparison](value, condition.threshold)
+        why = rows["reason"].get(arm) if "reason" in rows and not there else None
+        if arm not in rows.index:
+            why = "nothing in this split"
+        reason = why if isinstance(why, str) and (why and _tells(condition.column)) else ""
+        outcomes.append(Outcome(condition.text, name, value, bool(passed), reason))
     return outcomes
+
+
+def _tells(column: str) -> bool:
+    """Whether a column is null for the reason that the pooled alignment is."""
+    return not column.startswith("update")
 
 
 def _matches(condition: Condition, teacher: str, method: str) -> bool:

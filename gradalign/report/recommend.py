@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.scores import why_unpooled
 from gradalign.errors import RunError
 from gradalign.report.significance import (
     Pair,
+    check_level,
     compare_arms,
     compare_teachers,
     holm,
@@ -33,11 +35,11 @@ from gradalign.report.verdict import (
 )
 from gradalign.report.wording import (
     control_remarks,
-    flat_remarks,
     headline,
     method_remark,
     part_remarks,
     settle_remarks,
+    unpooled_remarks,
 )
 
 if TYPE_CHECKING:
@@ -54,13 +56,17 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
 
     Raises:
         RunError: the run has no alignment of any teacher.
+        UsageError: `level` is not in [0.5, 1).
     """
+    check_level(level)
     scores = read_scores(report)
     candidates = [arm for arm in scores.arms if role_of(arm) == "candidate"]
     if not candidates:
         raise RunError(
-            f"{report.path} holds no teacher to judge.",
-            "Score a teacher with a method that looks at one.",
+            f"{report.path} holds no teacher to judge: no method looks at one, or none was shown a "
+            "question.",
+            "Score a teacher with a method that looks at one, and a context that has something to "
+            "show.",
         )
     seed = int(report.metadata.get("config", {}).get("seed", 0))
     ranking = _rank(scores, seed, level)
@@ -76,7 +82,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
     settle = _settle(report, open_pairs, len(scores.questions), level)
     sentence = headline(verdict, teacher, best, places, pairs, level)
     remarks = [
-        *flat_remarks(report.metadata.get("totals", {}), best),
+        *unpooled_remarks(report.metadata.get("totals", {}), best, _reasons(scores, candidates)),
         *method_remark(best, equals, ranking, verdict),
         *control_remarks(ranking, best, level),
         *part_remarks(parts, contrasts, level),
@@ -96,6 +102,11 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         settle=settle,
         level=level,
     )
+
+
+def _reasons(scores: NodeScores, arms: Sequence[Arm]) -> set[str]:
+    """Return why arms have no pooled alignment."""
+    return {why_unpooled(scores.sums(arm).sum(axis=0)) for arm in arms} - {""}
 
 
 def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gradalign.report.text import arm_name
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -52,6 +54,7 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
         )
     if summary is not None:
         lines += _flat(summary)
+        lines += _unpooled(summary)
         lines += _special(summary, bool(metadata.get("config", {}).get("mask_special")))
     lines += [f"{note[:1].upper()}{note[1:]}" for note in metadata.get("prompt_notes", [])]
     return lines + sampling_warning(metadata.get("config", {}))
@@ -75,11 +78,29 @@ def sampling_warning(config: Mapping[str, Any]) -> list[str]:
 def _flat(summary: pd.DataFrame) -> list[str]:
     """Say what it means that nothing has an alignment."""
     whole = summary[summary["split"] == "all"]
-    if not len(whole) or (whole["num_flat"] < whole["num_nodes"]).any():
+    if not whole["num_nodes"].any() or (whole["num_flat"] < whole["num_nodes"]).any():
         return []
     return [
         "Every position is flat: whatever was forced there, its continuations ended alike. Check "
         "the verifier, or take questions that this student sometimes solves."
+    ]
+
+
+def _unpooled(summary: pd.DataFrame) -> list[str]:
+    """Say why what has no pooled alignment has none; flat positions have a line of their own."""
+    whole = summary[summary["split"] == "all"]
+    if "reason" not in whole:
+        return []
+    if _flat(summary):
+        whole = whole[whole["num_nodes"] == 0]
+    by_reason: dict[str, list[str]] = {}
+    for row in whole[whole["pooled"].isna()].to_dict("records"):
+        if isinstance(row["reason"], str) and row["reason"]:
+            arm = arm_name(str(row["teacher"]), str(row["method"]))
+            by_reason.setdefault(row["reason"], []).append(arm)
+    return [
+        f"No pooled alignment for {', '.join(arms[:5])}{', ...' if len(arms) > 5 else ''}: {why}."
+        for why, arms in by_reason.items()
     ]
 
 

@@ -350,6 +350,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),
+        ("reason", _STRING, "why pooled is null; empty where it is not"),
     ],
 }
 

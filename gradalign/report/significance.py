@@ -13,7 +13,10 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.scores import POOLING
+from gradalign.errors import UsageError
 from gradalign.report.sums import Arm, NodeScores
+from gradalign.rounding import difference
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,6 +53,16 @@ class Pair:
         return bool(self.adjusted_p < 1.0 - level)
 
 
+def check_level(level: float) -> None:
+    """Refuse a confidence that no interval has.
+
+    Raises:
+        UsageError: it is not in [0.5, 1).
+    """
+    if not 0.5 <= level < 1.0:
+        raise UsageError(f"level {level} is not a confidence in [0.5, 1).", "Use 0.95.")
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values by Holm's step-down method; NaN stays NaN and does not count.
 
@@ -77,13 +90,13 @@ def resamples_for(num_questions: int) -> int:
 
 
 def mean_pooled(sums: npt.ArrayLike) -> Floats:
-    """Mean over methods of the pooled alignment, [..., 3 M] -> [...].
+    """Mean over methods of the pooled alignment, [..., POOLING M] -> [...].
 
     A method that has no value in a resample makes the mean undefined there.
     """
     sums_K = np.asarray(sums, dtype=np.float64)
-    sums_M3 = sums_K.reshape(*sums_K.shape[:-1], -1, 3)
-    return np.asarray(pooled_of_sums(sums_M3).mean(axis=-1))
+    sums_MK = sums_K.reshape(*sums_K.shape[:-1], -1, POOLING)
+    return np.asarray(pooled_of_sums(sums_MK).mean(axis=-1))
 
 
 def compare_arms(scores: NodeScores, first: Arm, second: Arm, *, seed: int, level: float) -> Pair:
@@ -124,7 +137,7 @@ def _compare(
     )
     spread = cluster_bootstrap(
         np.concatenate(sums, axis=1),
-        lambda both: statistic(both[..., :width]) - statistic(both[..., width:]),
+        lambda both: difference(statistic(both[..., :width]), statistic(both[..., width:])),
         seed=seed,
         num_resamples=2_000,
         level=level,

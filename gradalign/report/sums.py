@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gradalign.alignment.scores import pooling_columns
 from gradalign.report.splits import (
     entropy_edges,
     entropy_splits,
@@ -75,7 +76,7 @@ class NodeScores:
         return np.asarray(np.isfinite(self.dot_AN[rows]).all(axis=0))
 
     def sums(self, arm: Arm, inside_N: Bools | None = None) -> Floats:
-        """Sum dot, |g*|^2 and |m|^2 per question over some nodes, [Q, 3]; 0 where there are none.
+        """Sum what pooling needs per question over some nodes, [Q, POOLING]; 0 where none are.
 
         Args:
             arm: whose nodes.
@@ -83,16 +84,14 @@ class NodeScores:
         """
         row = self.arms.index(arm)
         keep_N = self.there(arm) if inside_N is None else self.there(arm) & inside_N
-        weight_N = self.weight_N[keep_N]
-        columns = (self.dot_AN[row], self.ideal_norm2_N, self.method_norm2_AN[row])
+        columns = (self.dot_AN[row], self.ideal_norm2_N, self.method_norm2_AN[row], self.weight_N)
+        columns_NK = pooling_columns(*(column[keep_N] for column in columns))
         return np.stack(
             [
                 np.bincount(
-                    self.question_N[keep_N],
-                    weights=weight_N * column[keep_N],
-                    minlength=len(self.questions),
+                    self.question_N[keep_N], weights=column_N, minlength=len(self.questions)
                 )
-                for column in columns
+                for column_N in columns_NK.T
             ],
             axis=1,
         )

@@ -40,8 +40,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """Format an estimate with its interval, if it has one."""
-    if low != low or high != high:
+    """Format an estimate with its interval, if it has one; a dash for an end that is not known."""
+    if low != low and high != high:
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
 

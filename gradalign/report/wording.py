@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
 from gradalign.report.significance import Pair
 from gradalign.report.text import interval, number
 from gradalign.report.verdict import Part, Ranked, Settle, TeacherPlace, above
@@ -25,8 +26,8 @@ def headline(
     if verdict == "none":
         if math.isnan(best.low):
             return (
-                f"No clear winner: {best.name} has the highest pooled alignment, {value}, but one "
-                "question gives no interval."
+                f"No clear winner: {best.name} has the highest pooled alignment, {value}, but so "
+                "few questions do not say how far it can be trusted."
             )
         if best.high < 0:
             return (
@@ -55,10 +56,26 @@ def headline(
     )
 
 
-def flat_remarks(totals: Mapping[str, int], best: Ranked | None) -> list[str]:
-    """Say why nothing has an alignment, where that is so."""
+def unpooled_remarks(
+    totals: Mapping[str, int], best: Ranked | None, reasons: Iterable[str]
+) -> list[str]:
+    """Say why nothing has an alignment, where that is so.
+
+    Args:
+        totals: of run.json.
+        best: the best candidate; None where no candidate has a pooled alignment.
+        reasons: why the candidates have none.
+    """
     if best is not None or not totals.get("spines"):
         return []
+    if IDEAL_IS_NOISE in set(reasons):
+        return [
+            f"{IDEAL_IS_NOISE[0].upper()}{IDEAL_IS_NOISE[1:]}: take more questions (--limit), then "
+            "more rollouts (--continuations)."
+        ]
+    others = set(reasons) & {NO_DIRECTION, METHOD_IS_NOISE}
+    if others:
+        return [f"{why[0].upper()}{why[1:]}." for why in sorted(others)]
     return [
         f"{totals.get('correct_spines', 0):,} of {totals['spines']:,} responses are correct, and "
         "at no position did success depend on the token: check the verifier, or take questions "

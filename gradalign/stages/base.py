@@ -58,6 +58,8 @@ class Resolved:
         clock: the moment, in ISO format, that every chat template is told when it asks for the
             time: when the run was started.
         commits: of each model from the hub the commit that the run began with.
+        pass_dtype: the coarsest dtype that student and teachers are read in, as far as it is known
+            before they are opened: what their log-probabilities are worth.
     """
 
     max_tokens: int
@@ -69,6 +71,7 @@ class Resolved:
     special_token_ids: tuple[int, ...] = ()
     clock: str = ""
     commits: dict[str, str] = field(default_factory=dict)
+    pass_dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from gradalign.models.tokenizers import check_agreement, load_tokenizer
 from gradalign.models.weight_check import check_weights
 from gradalign.rollouts import resolve_engine
 from gradalign.stages.base import Resolved, read_template
+from gradalign.stages.precision import pass_dtype
 from gradalign.stages.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
@@ -140,8 +141,7 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
     Raises:
         GradalignError: any of the things that can be known to go wrong before models run.
     """
-    for method in config.methods:
-        methods.get(method)
+    _check_methods(config)
     engine = resolve_engine(config.engine, config.base_urls)
     if config.executor == "local":  # Ray's workers have devices of their own
         resolve_device(config.device)
@@ -163,6 +163,7 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
         raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
+    _check_stop_ids(config, student)
     prompts = RenderedPrompts(
         questions, lambda item: student.render(item, item.prompt, config.response_prefix)
     )
@@ -186,6 +187,23 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
         weights=weights,
         notes=notes.lines,
     )
+
+
+def _check_methods(config: ScoreConfig) -> None:
+    """Refuse unknown methods, and two ways of writing the same one."""
+    spec_of = {asked: methods.get(asked).spec for asked in config.methods}
+    twice = [asked for asked, spec in spec_of.items() if list(spec_of.values()).count(spec) > 1]
+    if twice:
+        raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
+
+
+def _check_stop_ids(config: ScoreConfig, student: Reader) -> None:
+    """Refuse an end token that the student does not have: it would never end anything."""
+    beyond = [token for token in config.stop_token_ids if token >= student.vocab_size]
+    if beyond:
+        raise UsageError(
+            f"--stop-token-id {beyond[0]}: the student has ids 0 to {student.vocab_size - 1} only."
+        )
 
 
 def _resolve(
@@ -228,6 +246,7 @@ def _resolve(
             for reader in (student, *(teacher.reader for teacher in teachers))
             if reader.commit is not None
         },
+        pass_dtype=pass_dtype(config),
     )
 
 

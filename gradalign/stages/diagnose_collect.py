@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from gradalign.alignment import mean_of_sums
-from gradalign.diagnostics.horizon import imbalance, root_ratio
+from gradalign.diagnostics.horizon import imbalance, noise_ratio, root_ratio
 from gradalign.diagnostics.prefixes import transitions
 from gradalign.diagnostics.topk import FORMS
 from gradalign.report.splits import QUESTION, outcome_splits, position_splits
+from gradalign.rounding import pass_error
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.diagnose_contexts import TABLE as CONTEXTS_TABLE
 from gradalign.stages.diagnose_horizon import TABLE as HORIZON_TABLE
@@ -54,7 +55,9 @@ def collect_tokens(run: Run, shard: str, special: list[int], into: Collector) ->
             value = frame[name].to_numpy(dtype=np.float64)
             into.mean(Key("overlap", teacher.label, name), question, value, splits)
         gap = (frame["teacher_logprob"] - frame["student_logprob"]).to_numpy(dtype=np.float64)
-        negative = imbalance(gap).astype(np.float64)
+        # Where both are nearly certain the sign of the gap is that of a rounding error.
+        error = pass_error(frame["student_logprob"].to_numpy())
+        negative = imbalance(np.where(np.abs(gap) <= error, 0.0, gap)).astype(np.float64)
         into.mean(Key("horizon", teacher.label, "negative_share"), question, negative, splits)
         into.mean(Key("horizon", teacher.label, "log_prob_gap"), question, gap, splits)
         odd = np.isin(frame["token_id"].to_numpy(), special)
@@ -159,7 +162,7 @@ def collect_horizon(run: Run, shard: str, into: Collector) -> None:
             weight = part["weight"].to_numpy(dtype=np.float64)[:, None]
             noise = part[["variance", "method_norm2"]].to_numpy(dtype=np.float64) * weight
             key = Key("horizon", str(teacher), "noise_ratio", variant)
-            into.add(key, mean_of_sums, question, noise, whole)
+            into.add(key, noise_ratio, question, noise, whole)
             if len(by_gamma) > 1:
                 bias = part[["bias2", "sequence_norm2"]].to_numpy(dtype=np.float64) * weight
                 key = Key("horizon", str(teacher), "relative_bias", variant)

@@ -20,6 +20,10 @@ FILE = "all"
 MAX_RESAMPLES = 1000
 """Each resample ranks all nodes anew."""
 
+DECIMALS = 9
+"""Values that differ by less tie: the cosines of two candidates are +-1 but for rounding, and so
+are divergences of equal distributions 0; ranks would order them by accident."""
+
 CHEAP = {
     "overlap_ratio": True,
     "reverse_kl": True,
@@ -104,7 +108,8 @@ def correlate(frame: pd.DataFrame, predictor: str, *, seed: int, num_resamples: 
     nothing = Interval(np.nan, np.nan, np.nan, np.nan)
     if not len(names):
         return Correlation(predictor, nothing, False, 0, 0)
-    statistic = rank_correlation(x_N[there_N], y_N[there_N], at_N, len(names))
+    x_N, y_N = (np.round(values_N[there_N], DECIMALS) for values_N in (x_N, y_N))
+    statistic = rank_correlation(x_N, y_N, at_N, len(names))
 
     def around(level: float) -> Interval:
         return cluster_bootstrap(

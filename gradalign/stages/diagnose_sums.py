@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
+from gradalign.alignment.scores import POOLING, pooling_columns
 from gradalign.report.splits import QUESTION
+from gradalign.rounding import difference
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -171,14 +173,17 @@ def interval(
 
 
 def pooled_difference(sums: Floats) -> Floats:
-    """Pooled alignment of the first three sums less that of the next three, [..., 6] -> [...]."""
-    return pooled_of_sums(sums[..., :3]) - pooled_of_sums(sums[..., 3:])
+    """Pooled alignment of the first sums less that of the others, [..., 2 POOLING] -> [...]."""
+    return difference(pooled_of_sums(sums[..., :POOLING]), pooled_of_sums(sums[..., POOLING:]))
 
 
 def pooled_columns(frame: pd.DataFrame) -> Floats:
-    """Return weighted dot, ideal_norm2 and method_norm2, [N, 3]."""
-    columns_NK = frame[["dot", "ideal_norm2", "method_norm2"]].to_numpy(dtype=np.float64)
-    return np.asarray(columns_NK * frame["weight"].to_numpy(dtype=np.float64)[:, None])
+    """Return what pooling sums, weighted, [N, POOLING]."""
+    columns = (
+        frame[name].to_numpy(dtype=np.float64)
+        for name in ("dot", "ideal_norm2", "method_norm2", "weight")
+    )
+    return pooling_columns(*columns)
 
 
 def questions_of(frame: pd.DataFrame) -> npt.NDArray[np.object_]:

@@ -69,7 +69,7 @@ def _moved(support: Support, unknown_NS: Bools) -> Support:
     keep_NS = support.mask_NS & ~unknown_NS
     # Kept tokens first, in their order; then what has become padding.
     order_NS = np.argsort(~keep_NS, axis=1, kind="stable")
-    width = int(keep_NS.sum(axis=1).max(initial=0))
+    width = int(keep_NS.sum(axis=1).max(initial=1))
 
     def kept(values_NS: npt.NDArray[np.generic], fill: float) -> npt.NDArray[np.generic]:
         moved = np.where(keep_NS, values_NS, fill).astype(values_NS.dtype)

@@ -5,7 +5,7 @@ Axes: _N nodes, _S support, _C candidates, _K continuations, _T tokens (flat).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
+from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.continuation_scores import STUDENT
 from gradalign.stages.known_support import Support, known_support
@@ -62,7 +63,7 @@ def read_nodes(run: Run, shard: str) -> ShardNodes:
     row_of = {node_id: row for row, node_id in enumerate(node_ids)}
     row_B = np.array([row_of[value] for value in branches["node_id"].to_pylist()], dtype=np.int64)
     column_B = _running_number(row_B)
-    width = int(column_B.max(initial=-1)) + 1
+    width = int(column_B.max(initial=0)) + 1  # a shard without nodes has a column of padding
 
     def spread(name: str, fill: float) -> Floats:
         out = np.full((len(node_ids), width), fill)
@@ -135,7 +136,8 @@ def with_teacher(
     """Build the batch of one teacher; nodes that it was not shown are left out.
 
     A token of which the teacher's server said nothing leaves the support for the tail, and, if
-    it is a candidate, the visited set C of this teacher: `mask_NC` is False there.
+    it is a candidate, the visited set C of this teacher: `mask_NC` is False there. Where the
+    teacher differs from the student by the rounding of their passes only, log Q is log P.
     """
     table = run.folder.read_table("distributions", teacher_file(shard, label))
     found_N = np.array(
@@ -160,12 +162,16 @@ def with_teacher(
             log_tail_q_N=table["teacher_log_tail"].to_numpy(),
             num_tail_N=table["num_tail"].to_numpy().astype(np.int64),
             tail_powers={
-                temperature: (student_powers[:, i], teacher_powers[:, i])
+                temperature: (
+                    _tail_power(student_powers, i, len(rows)),
+                    _tail_power(teacher_powers, i, len(rows)),
+                )
                 for i, temperature in enumerate(temperatures)
             },
             top_limit=min(run.config.support_size, run.resolved.vocab_size),
         )
     )
+    support = _one_model(support, run.resolved.pass_dtype)
     ids_NS = support.ids_NS
     found_NC = slots(ids_NS, token_NC)
     view_mask_NC = nodes.mask_NC[rows] & (found_NC >= 0)
@@ -187,6 +193,31 @@ def with_teacher(
     q_NC = np.where(view_mask_NC, np.take_along_axis(batch.q_NS, slot_NC, axis=1), 0.0)
     q_NC[nodes.mask_NC[rows] & ~view_mask_NC] = np.nan
     return TeacherNodes(batch, rows, slot_NC, q_NC, view_mask_NC)
+
+
+def _tail_power(powers_NT: Floats, column: int, count: int) -> Floats:
+    """Return a temperature's tail sums; without nodes there is no column of them."""
+    return powers_NT[:, column] if count else np.zeros(0)
+
+
+def _one_model(support: Support, dtype: str) -> Support:
+    """Give the teacher the student's numbers where the two differ by rounding only.
+
+    The tail is not asked: where the kept tokens agree so does its mass, and how it is spread moves
+    no candidate.
+    """
+    same_N = agreeing_rows(support.log_p_NS, support.log_q_NS, dtype)
+    if not same_N.any():
+        return support
+    return replace(
+        support,
+        log_q_NS=np.where(same_N[:, None], support.log_p_NS, support.log_q_NS),
+        log_tail_q_N=np.where(same_N, support.log_tail_p_N, support.log_tail_q_N),
+        tail_powers={
+            temperature: (student_N, np.where(same_N, student_N, teacher_N))
+            for temperature, (student_N, teacher_N) in support.tail_powers.items()
+        },
+    )
 
 
 def _continuations(
@@ -265,7 +296,7 @@ def _log_ratios(run: Run, shard: str, made: pa.Table, teacher: str) -> tuple[Flo
     length_C = np.zeros(len(made), dtype=np.int64)
     start_C[where] = offsets[:-1] - offsets[0]
     length_C[where] = np.diff(offsets)
-    return teacher_T - student_T, start_C, length_C
+    return settled_ratios(teacher_T, student_T, run.resolved.pass_dtype), start_C, length_C
 
 
 _KEYS = ("node_id", "candidate_id", "index")
@@ -290,9 +321,11 @@ def _spines(
         tokens = run.folder.read_table("tokens", teacher_file(shard, teacher))
         at = [begin_R[spine_row[str(value)]] for value in tokens["spine_id"].to_pylist()]
         place = np.array(at, dtype=np.int64) + tokens["position"].to_numpy()
-        log_ratio_T[place] = tokens["teacher_logprob"].to_numpy().astype(np.float64) - tokens[
-            "student_logprob"
-        ].to_numpy().astype(np.float64)
+        log_ratio_T[place] = settled_ratios(
+            tokens["teacher_logprob"].to_numpy(),
+            tokens["student_logprob"].to_numpy(),
+            run.resolved.pass_dtype,
+        )
     spine_N = np.array([spine_row[value] for value in nodes.ids("spine_id")], dtype=np.int64)[rows]
     return SpineView(
         begin_N=begin_R[spine_N],
@@ -306,12 +339,12 @@ def _spines(
 
 
 def padded(column: pa.ChunkedArray, fill: float) -> tuple[Floats, Bools]:
-    """Turn a list column into [N, widest] and a mask of what is there."""
+    """Turn a list column into [N, widest] and a mask of what is there; at least one wide."""
     lists = column.combine_chunks()
     offsets = np.asarray(lists.offsets.to_numpy(), dtype=np.int64)
     lengths = np.diff(offsets)
     values = lists.flatten().to_numpy(zero_copy_only=False)  # nulls become NaN
-    mask = np.arange(int(lengths.max(initial=0)))[None, :] < lengths[:, None]
+    mask = np.arange(int(lengths.max(initial=1)))[None, :] < lengths[:, None]
     out = np.full(mask.shape, fill, dtype=np.float64)
     out[mask] = values
     return out, mask

@@ -24,7 +24,7 @@ from gradalign.alignment import (
     mean_of_sums,
     pooled_of_sums,
 )
-from gradalign.alignment.scores import ZERO_NORM
+from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
 from gradalign.report.rows import Rows
 from gradalign.report.splits import (
     QUESTION,
@@ -35,15 +35,15 @@ from gradalign.report.splits import (
 )
 from gradalign.runlog import RunLog
 from gradalign.stages.base import Run
-from gradalign.stages.update_level import update_level
+from gradalign.stages.update_level import directed, update_level
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-POOLED = ("dot", "ideal_norm2", "method_norm2")
+POOLED = ("dot", "ideal_norm2", "method_norm2", "ideal_size", "method_size")
 MEAN = ("cosine_sum", "num_cosines")
-BALANCED = ("unit_dot", "unit_ideal_norm2", "unit_weight")
+BALANCED = ("unit_dot", "unit_ideal_norm2", "unit_weight", "unit_ideal_size", "unit_size")
 COLUMNS = (
     *POOLED,
     *MEAN,
@@ -61,6 +61,9 @@ DUST = 1e-9
 """Halves that point opposite ways have a mean cosine of 0 but for rounding: it is not above 0."""
 
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, np.nan)
+
+NOT_SHOWN = "the teacher was shown no question (nothing to show)"
+NO_NODES = "no position was measured"
 
 ROWS = 1024
 """Rows of the summary that are held as Python objects at once."""
@@ -118,8 +121,17 @@ def _rows(
     sums: dict[tuple[str, str], _Sums],
     updates: dict[tuple[str, str], Interval],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the summary's rows: every split, then every question."""
-    for (teacher, method), found in sums.items():
+    """Yield the summary's rows: every split, then every question.
+
+    An arm without any position has a row all the same, of the split all, that says why.
+    """
+    some = any(found.by_split for found in sums.values())
+    for teacher, method in [*sums, *(arm for arm in directed(run) if arm not in sums)]:
+        found = sums.get((teacher, method), _Sums())
+        if "all" not in found.by_split:
+            nothing = _row(run, teacher, method, "all", np.zeros((0, len(COLUMNS))))
+            why = NO_NODES if found.by_split or not some or not teacher else NOT_SHOWN
+            yield nothing | _columns_of(_UNKNOWN) | {"reason": why}
         for split, parts in found.by_split.items():
             update = updates.get((teacher, method), _UNKNOWN) if split == "all" else _UNKNOWN
             yield _row(run, teacher, method, split, np.concatenate(parts)) | _columns_of(update)
@@ -165,16 +177,15 @@ def _columns(group: pd.DataFrame) -> Floats:
     there = np.isfinite(cosine)
     advantage = group["teacher_advantage"].to_numpy(dtype=np.float64)
     known = np.isfinite(advantage)
-    dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED)
+    dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED[:3])
     points = length2 > ZERO_NORM**2
+    unit_dot = np.where(points, dot / np.sqrt(np.where(points, length2, 1.0)), 0.0)
     return np.column_stack(
         [
-            *(weight * group[name].to_numpy(dtype=np.float64) for name in POOLED),
+            pooling_columns(dot, ideal, length2, weight),
             np.where(there, cosine, 0.0),
             there,
-            np.where(points, weight * dot / np.sqrt(np.where(points, length2, 1.0)), 0.0),
-            np.where(points, weight * ideal, 0.0),
-            np.where(points, weight, 0.0),
+            pooling_columns(unit_dot, np.where(points, ideal, 0.0), points, weight),
             there & (np.where(there, cosine, 0.0) > DUST),
             np.ones(len(group)),
             group["reason"].astype(str).to_numpy() == "flat",
@@ -233,16 +244,28 @@ def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> di
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
+        "reason": _why(total),
     }
 
 
 def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Interval:
-    statistic = pooled_of_sums if what == "pooled" else mean_of_sums
+    statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
     if split.startswith(QUESTION):  # a single cluster has no interval
         return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
     return cluster_bootstrap(
         sums_QK, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
     )
+
+
+def _why(total: dict[str, float]) -> str:
+    why = why_unpooled([total[name] for name in POOLED])
+    return ALL_FLAT if why and total["num_flat"] == total["num_nodes"] else why
+
+
+def _mean_of_cosines(sums: Floats) -> Floats:
+    """Mean of cosines; those that cancel leave a residue of rounding, which is 0."""
+    mean = mean_of_sums(sums)
+    return np.where(np.abs(mean) <= ZERO_NORM, 0.0, mean)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

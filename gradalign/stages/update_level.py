@@ -126,7 +126,7 @@ class UpdateDirections:
 
 def _directions_shard(run: Run, shard: str, tick: Tick) -> Counter[str]:
     nodes = read_nodes(run, shard)
-    total = 1 + len(_keys(run))
+    total = 1 + len(directed(run))
     rows = Rows("updates")
     for done, ((teacher, method), direction_NC) in enumerate(_directions(run, shard, nodes), 1):
         rows.add(
@@ -143,11 +143,11 @@ def _directions_shard(run: Run, shard: str, tick: Tick) -> Counter[str]:
 
 
 def _directions(run: Run, shard: str, nodes: ShardNodes) -> Iterator[tuple[Key, Floats]]:
-    """Yield the directions on the candidates of all nodes, in order of `_keys`; first the ideal."""
+    """Yield directions on the candidates of all nodes: the ideal, then in order of `directed`."""
     yield IDEAL, np.nan_to_num(ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC))
     temperatures = tempering(run)
     for label in (NO_TEACHER, *(teacher.label for teacher in run.teachers)):
-        specs = [spec for teacher, spec in _keys(run) if teacher == label]
+        specs = [spec for teacher, spec in directed(run) if teacher == label]
         if not specs:
             continue
         view = (
@@ -163,7 +163,7 @@ def _directions(run: Run, shard: str, nodes: ShardNodes) -> Iterator[tuple[Key, 
             yield (label, spec), m_NC
 
 
-def _keys(run: Run) -> list[Key]:
+def directed(run: Run) -> list[Key]:
     """Return teacher and method of every direction, those without a teacher first."""
     chosen = [methods.get(spec) for spec in run.config.methods]
     labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
@@ -192,7 +192,7 @@ def update_level(run: Run) -> dict[Key, Interval]:
     for shard in shards:
         ids += map(str, run.folder.read_table("questions", shard)["question_id"].to_pylist())
     index_of = {question_id: index for index, question_id in enumerate(ids)}
-    sums = GramSums(len(ids), _keys(run))
+    sums = GramSums(len(ids), directed(run))
     for place, shard in enumerate(shards):
         left = _read(run, shard, index_of)
         sums.add(left, left)
@@ -202,7 +202,7 @@ def update_level(run: Run) -> dict[Key, Interval]:
         key: update_alignment(
             sums.grams(key), seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
         )
-        for key in _keys(run)
+        for key in directed(run)
     }
 
 
@@ -216,14 +216,14 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
     count, shape = len(weight_N), nodes.mask_NC.shape
     lists = table["direction"].combine_chunks()
     flat = np.asarray(lists.flatten().to_numpy(), dtype=np.float64)
-    parts = flat.reshape(1 + len(_keys(run)), *shape)
+    parts = flat.reshape(1 + len(directed(run)), *shape)
     return Updates(
         token_NC=np.where(nodes.mask_NC, nodes.token_NC, -1),
         hidden_ND=_hidden(run, shard, count),
         question_N=np.array([index_of[name] for name in nodes.ids("question_id")], dtype=np.int64),
         directions={
             key: part_NC * weight_N[:, None]
-            for key, part_NC in zip([IDEAL, *_keys(run)], parts, strict=True)
+            for key, part_NC in zip([IDEAL, *directed(run)], parts, strict=True)
         },
     )
 

@@ -28,7 +28,7 @@
   const nameOf = (teacher) => teacher || "(no teacher)";
   const signed = (value, digits = 3) => value === null || value === undefined ? "-" : (value < 0 ? "" : "+") + value.toFixed(digits);
   const ranged = (row, value, low, high) => row[value] === null ? "-" :
-    signed(row[value]) + (row[low] === null ? "" : " [" + signed(row[low]) + ", " + signed(row[high]) + "]");
+    signed(row[value]) + (row[low] === null && row[high] === null ? "" : " [" + signed(row[low]) + ", " + signed(row[high]) + "]");
 
   // Theme: the system's, until the button is used.
   const root = document.documentElement;
