@@ -11,7 +11,7 @@ from typing import Any
 from gradalign.errors import TaskError, UnknownNameError, UsageError
 from gradalign.registry import Registry, load_object, parse_spec
 from gradalign.tasks.base import Question, Task
-from gradalign.tasks.checks import check_answer, check_question, check_unique
+from gradalign.tasks.checks import check_answer, check_question, check_unique, in_text
 from gradalign.tasks.files import SUFFIXES, FileTask
 
 
@@ -192,17 +192,19 @@ class _CheckedTask:
 
         spec = self._given_verifier or self.verifier
         verifier = get(spec)
-        questions = self._task.questions(limit, ids, seed)
-        for index, question in enumerate(questions):
+        questions = []
+        for index, question in enumerate(self._task.questions(limit, ids, seed)):
             where = f"{self.name}, question {index + 1}"
             if not isinstance(question, Question):
                 raise TaskError(
                     f"{where} is of type {type(question).__name__}.",
                     "Return gradalign.tasks.Question objects.",
                 )
+            question = in_text(question, where)
             check_question(question, where)
             if verifier.needs_answer:
                 check_answer(question, where, spec)
             verifier.check(question)
+            questions.append(question)
         check_unique((q, f"{self.name}, question {i + 1}") for i, q in enumerate(questions))
         return questions

@@ -23,6 +23,7 @@ from gradalign.tasks.checks import (
     select,
     text_of,
 )
+from gradalign.tasks.numbers import WrittenFloat, parse_int
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -225,11 +226,37 @@ def _read_parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         number = 0
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
+                narrow = [name for name in batch.schema.names if _is_narrow(batch.schema, name)]
                 for row in batch.to_pylist():
                     number += 1
+                    for name in narrow:
+                        row[name] = _narrowed(row[name])
                     yield row, f"{path}, row {number}"
     except pa.ArrowException as error:
         raise TaskError(f"{path} is not a readable parquet file: {error}.", "") from error
+
+
+def _is_narrow(schema: Any, name: str) -> bool:
+    """Whether a column of answers or choices holds floats of fewer than 64 bits."""
+    import pyarrow as pa
+
+    if name not in ("answer", "choices") or schema.names.count(name) != 1:
+        return False
+    kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_float32(kind) or pa.types.is_float16(kind))
+
+
+def _narrowed(value: Any) -> Any:
+    """Give a number back its 32 bits: widened to 64 it has digits that nobody wrote."""
+    import numpy as np
+
+    if isinstance(value, list):
+        return [_narrowed(item) for item in value]
+    return np.float32(value) if isinstance(value, float) else value
 
 
 def _loads(data: bytes, where: str) -> Any:
@@ -244,7 +271,7 @@ def _loads(data: bytes, where: str) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=parse_int, parse_float=WrittenFloat)
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if error.lineno > 1 else ""
         raise TaskError(
