@@ -176,9 +176,10 @@ def in_text(question: Question, where: str) -> Question:
         TaskError: one of them is neither a text nor a number; the choices are not a list.
     """
     named = f"{where}: question {str(question.id)!r}"
-    if isinstance(question.choices, str) or not isinstance(question.choices, Sequence):
+    given: object = question.choices  # whatever the type says
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise TaskError(f"{named}: `choices` is not a list.", 'Write ("...", "...").')
-    choices = [text_of(choice, f"{named}: a choice") for choice in question.choices]
+    choices = [text_of(choice, f"{named}: a choice") for choice in given]
     for name in ("solution", "feedback"):
         if not isinstance(getattr(question, name), str | None):
             raise TaskError(f"{named}: `{name}` is not a text.", "Give a text or leave it out.")

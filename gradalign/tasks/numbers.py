@@ -96,7 +96,7 @@ def plain_number(value: object) -> str | None:
 def _of_numpy(value: object) -> object:
     import numpy as np
 
-    if isinstance(value, np.floating) and not isinstance(value, float):
+    if isinstance(value, np.floating) and value.dtype != np.float64:
         if not np.isfinite(value):
             return float(value)
         # Widened to 64 bits, 0.1 of 32 bits would become 0.10000000149011612.
