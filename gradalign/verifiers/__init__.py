@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from gradalign.errors import UnknownNameError, UsageError, VerifierError
+from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError, VerifierError
 from gradalign.registry import load_object
+from gradalign.tasks.base import Question
 from gradalign.verifiers import builtin, mathematics, procedural  # noqa: F401  (they register)
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier, VerifierFactory
 from gradalign.verifiers.judge import Verdict
@@ -41,7 +43,15 @@ def get(spec: str) -> Verifier:
     """
     name, separator, argument = spec.partition(":")
     if name in VERIFIERS:
-        return VERIFIERS.get(name)(argument)
+        try:
+            return VERIFIERS.get(name)(argument)
+        except (GradalignError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a plugin may raise anything, or exit
+            raise UsageError(
+                f"verifier {spec!r} cannot be made: {type(error).__name__}: {error}.",
+                "Mend the plugin.",
+            ) from error
     if not separator:
         raise UnknownNameError(
             f"unknown verifier {spec!r}.",
@@ -79,8 +89,26 @@ def wrap(item: Any, spec: str) -> Verifier:
     return FunctionVerifier(
         item,
         needs_answer=bool(getattr(item, "needs_answer", False)),
-        check_function=check if callable(check) else None,
+        check_function=_safe_check(check, spec) if callable(check) else None,
     )
+
+
+def _safe_check(check: Callable[[Question], None], spec: str) -> Callable[[Question], None]:
+    """Turn what a check of the user's own raises into a TaskError that names the question."""
+
+    def checked(question: Question) -> None:
+        try:
+            check(question)
+        except GradalignError:
+            raise
+        except Exception as error:
+            raise TaskError(
+                f"question {question.id!r} does not suit verifier {spec}: "
+                f"{type(error).__name__}: {error}.",
+                "Repair the row or drop it.",
+            ) from error
+
+    return checked
 
 
 def _check_signature(item: Any, spec: str) -> None:
