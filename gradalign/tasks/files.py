@@ -226,37 +226,38 @@ def _read_parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         number = 0
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                narrow = [name for name in batch.schema.names if _is_narrow(batch.schema, name)]
+                narrow = _narrow(batch.schema)
                 for row in batch.to_pylist():
                     number += 1
-                    for name in narrow:
-                        row[name] = _narrowed(row[name])
+                    for name, kind in narrow.items():
+                        row[name] = _narrowed(row[name], kind)
                     yield row, f"{path}, row {number}"
     except pa.ArrowException as error:
         raise TaskError(f"{path} is not a readable parquet file: {error}.", "") from error
 
 
-def _is_narrow(schema: Any, name: str) -> bool:
-    """Whether a column of answers or choices holds floats of fewer than 64 bits."""
+def _narrow(schema: Any) -> dict[str, Any]:
+    """Return numpy's type of the answers or choices that are floats of fewer than 64 bits."""
+    import numpy as np
     import pyarrow as pa
 
-    if name not in ("answer", "choices") or schema.names.count(name) != 1:
-        return False
-    kind = schema.field(name).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_float32(kind) or pa.types.is_float16(kind))
+    found: dict[str, Any] = {}
+    for field in schema:
+        kind = field.type
+        while hasattr(kind, "value_type"):  # a list, or a dictionary
+            kind = kind.value_type
+        if field.name in ("answer", "choices") and pa.types.is_float32(kind):
+            found[field.name] = np.float32
+        elif field.name in ("answer", "choices") and pa.types.is_float16(kind):
+            found[field.name] = np.float16
+    return found
 
 
-def _narrowed(value: Any) -> Any:
-    """Give a number back its 32 bits: widened to 64 it has digits that nobody wrote."""
-    import numpy as np
-
+def _narrowed(value: Any, kind: Any) -> Any:
+    """Give a number its own bits back: widened to 64 it has digits that nobody wrote."""
     if isinstance(value, list):
-        return [_narrowed(item) for item in value]
-    return np.float32(value) if isinstance(value, float) else value
+        return [_narrowed(item, kind) for item in value]
+    return value if value is None else kind(value)
 
 
 def _loads(data: bytes, where: str) -> Any:
