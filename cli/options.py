@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of, read_config_file
 from gradalign.errors import UsageError
 
+from .variables import check_variables
+
 
 def config_parameters(skip: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
     """Return one typer parameter per setting; None stands for "not given"."""
@@ -48,8 +50,10 @@ def build_config(given: dict[str, Any], config_file: str | None) -> ScoreConfig:
     """Merge flags and variables over the file over the defaults, and validate.
 
     Raises:
-        UsageError: a value cannot be used; the message names the flag.
+        UsageError: a value cannot be used; the message names the flag. Or a GRADALIGN_ variable
+            is misspelt.
     """
+    check_variables()
     values = read_config_file(config_file) if config_file else {}
     for name, value in given.items():
         if value is not None and value != []:

@@ -41,7 +41,8 @@ def _show(
     if question is None:
         spines = report.table("spines", ["question_id", "correct"])
         for name, part in spines.groupby("question_id", sort=False, observed=True)["correct"]:
-            console.print(f"{visible(str(name))}  {int(part.sum())} of {len(part)} correct")
+            right = int(part.eq(True).sum())  # null where the verifier failed
+            console.print(f"{visible(str(name))}  {right} of {len(part)} correct")
         return
     for lines in show_question(
         report, question, teacher=teacher, method=method, position=position, spine=spine

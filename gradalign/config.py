@@ -175,7 +175,14 @@ class ScoreConfig(BaseModel):
         2, "engine", "Processes that run the verifier.", affects_result=False
     )
     verify_timeout_seconds: Seconds = _setting(
-        10.0, "engine", "A verification that takes longer counts as a failure."
+        10.0, "engine", "A verification that takes longer fails."
+    )
+    max_verifier_failures: Annotated[float, Field(ge=0, le=1)] = _setting(
+        0.05,
+        "engine",
+        "Share of verifications that may fail (raise, run out of time, return no number in "
+        "[0, 1]) before the run stops, beyond what chance explains. They are missing, not wrong.",
+        affects_result=False,
     )
 
     output_dir: str = _setting(

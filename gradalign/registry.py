@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -74,8 +78,11 @@ class Registry(Generic[T]):
         self._plugins_loaded = True
         for point in entry_points(group=self.group):
             try:
-                self._items.setdefault(point.name, point.load())
-            except Exception as error:  # a plugin's import may fail in any way
+                with contextlib.redirect_stdout(sys.stderr):
+                    self._items.setdefault(point.name, point.load())
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a plugin's import may fail in any way, or exit
                 warnings.warn(
                     f"{self.kind} plugin {point.name!r} ({point.value}) is broken and was left "
                     f"out: {type(error).__name__}: {error}",
@@ -86,23 +93,82 @@ class Registry(Generic[T]):
 def load_object(reference: str, kind: str) -> Any:
     """Import `module:attribute` (attribute may be dotted).
 
+    What the module prints meanwhile goes to standard error: standard output is for records.
+
     Raises:
         UnknownNameError: the module or the attribute does not exist.
-        UsageError: `reference` is not of that form.
+        UsageError: `reference` is not of that form, or the module fails when it is imported.
     """
     module_name, separator, attribute = reference.partition(":")
     if not separator or not module_name or not attribute:
         raise UsageError(f"{kind} {reference!r} is not of the form module:attribute.")
-    try:
+    with imported_for(f"{kind} {reference!r}", module_name):
         target: Any = importlib.import_module(module_name)
+    try:
         for part in attribute.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
         raise UnknownNameError(
             f"cannot load {kind} {reference!r}: {error}.",
             "Check the spelling and that the module is on PYTHONPATH.",
         ) from error
+    except Exception as error:  # a module may compute its attributes
+        raise UsageError(
+            f"cannot load {kind} {reference!r}: {type(error).__name__}: {error}.",
+            "Mend the module.",
+        ) from error
     return target
+
+
+@contextmanager
+def imported_for(what: str, module_name: str) -> Iterator[None]:
+    """Turn whatever the import of somebody's module does into an error of ours.
+
+    Args:
+        what: is to be loaded, for the message.
+        module_name: is imported in the block.
+
+    Raises:
+        UnknownNameError: there is no such module.
+        UsageError: it raises, or ends the interpreter.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _import_failed(what, module_name, error) from error
+        raise UnknownNameError(
+            f"cannot load {what}: {error}.",
+            "Check the spelling and that the module is on PYTHONPATH.",
+        ) from error
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        raise UsageError(
+            f"cannot load {what}: module {module_name} ended the interpreter when it was imported "
+            f"(SystemExit: {error}){_place(error)}.",
+            'Put what a script does behind `if __name__ == "__main__":`.',
+        ) from error
+    except BaseException as error:  # a module may raise anything
+        raise _import_failed(what, module_name, error) from error
+
+
+def _import_failed(what: str, module_name: str, error: BaseException) -> UsageError:
+    return UsageError(
+        f"cannot load {what}: module {module_name} fails when it is imported: "
+        f"{type(error).__name__}: {error}{_place(error)}.",
+        "Mend the module, or install what it needs.",
+    )
+
+
+def _place(error: BaseException) -> str:
+    """Return " (FILE:LINE)" of where an error came up; a SyntaxError says so itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    if isinstance(error, SyntaxError) or len(own) < 3:
+        return ""
+    return f" ({own[-1].filename}:{own[-1].lineno})"
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:

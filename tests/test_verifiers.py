@@ -192,7 +192,7 @@ def test_unusable_specs(spec: str, error: type[Exception], message: str) -> None
 def test_answers_are_demanded_only_by_verifiers_that_compare() -> None:
     assert get("exact").needs_answer
     assert get("regex:(.)").needs_answer
-    assert not get("json:dumps").needs_answer
+    assert not get("operator:contains").needs_answer
 
 
 @pytest.mark.parametrize(
@@ -201,11 +201,11 @@ def test_answers_are_demanded_only_by_verifiers_that_compare() -> None:
         (0.25, Verdict(0.25)),
         (True, Verdict(1.0)),
         (1, Verdict(1.0)),
-        (2, Verdict(0.0, "out_of_range", "2")),
-        (-0.1, Verdict(0.0, "out_of_range", "-0.1")),
-        (float("nan"), Verdict(0.0, "not_a_number", "nan")),
-        (None, Verdict(0.0, "not_a_number", "NoneType None")),
-        ("1", Verdict(0.0, "not_a_number", "str '1'")),
+        (2, Verdict(None, "out_of_range", "2")),
+        (-0.1, Verdict(None, "out_of_range", "-0.1")),
+        (float("nan"), Verdict(None, "not_a_number", "nan")),
+        (None, Verdict(None, "not_a_number", "NoneType None")),
+        ("1", Verdict(None, "not_a_number", "str '1'")),
     ],
 )
 def test_judge(value: object, verdict: Verdict) -> None:
@@ -288,7 +288,10 @@ def test_pool_counts_failures_and_keeps_every_other_verdict(hostile: str) -> Non
         "raised",
         *[None] * 3,
     ]
-    assert [verdict.reward for verdict in verdicts] == [0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+    rewards = [verdict.reward for verdict in verdicts]
+    missing = None
+    assert rewards[:8] == [missing, 1, missing, 1, missing, missing, missing, missing]
+    assert rewards[8:] == [1, missing, missing, 0, 0, 0]
     assert pool.failures == {
         "raised": 3,
         "timeout": 2,
@@ -418,7 +421,8 @@ def test_pathological_mathematics_costs_one_failure() -> None:
     texts = ["\\boxed{12}", "\\boxed{9^{9^{9^{9}}}}", "\\boxed{1000000007!}", "\\boxed{11+1}"]
     with VerifierPool("math", timeout_seconds=3.0) as pool:
         verdicts = pool.score([(text, question("12")) for text in texts])
-    assert [verdict.reward for verdict in verdicts] == [1.0, 0.0, 0.0, 1.0]
+    assert [verdict.reward for verdict in verdicts][::3] == [1.0, 1.0]
+    assert all(verdict.reward in (0.0, None) for verdict in verdicts[1:3])
     assert sum(pool.failures.values()) <= 2
     assert not set(pool.failures) - {"timeout", "memory", "raised"}
 

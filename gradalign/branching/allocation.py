@@ -36,6 +36,9 @@ Allocation = Literal["uniform", "neyman"]
 LEAST = 2
 """Continuations in a round: one per half, and enough for a sample variance."""
 
+TRIES = 3
+"""Continuations that are made until one has a reward; then the candidate goes without."""
+
 
 class BranchRequest(NamedTuple):
     """One continuation to make; they sort so that sums do not depend on the order of arrival.
@@ -69,6 +72,9 @@ class QuestionBranching:
         backup: estimate values through the tree (see `gradalign.branching.values`).
         pilot_share: share of the planned continuations that the pilot makes.
 
+    Attributes:
+        observed: the request behind each of `continuations`.
+
     Raises:
         UnknownNameError: no such allocation.
         ValueError: neither a budget nor a number per candidate, or fewer than 2 of them.
@@ -101,6 +107,7 @@ class QuestionBranching:
         self.backup = backup and reuse
         self.pilot_share = pilot_share
         self.tree = PrefixTree(spines, reuse=reuse)
+        self.observed: list[BranchRequest] = []
         self.placed = [
             self.tree.add_node(plan.spine, plan.position, plan.token_ids_C, plan.prob_C)
             for plan in self.plans
@@ -128,6 +135,9 @@ class QuestionBranching:
         self.budget = budget if budget is not None else self.per_candidate * num_open
         self._exact_B = np.full(self._offset[-1], np.nan)
         self._forced_B = np.zeros(self._offset[-1], dtype=np.int64)
+        self._next_B = np.zeros(self._offset[-1], dtype=np.int64)  # number of the next one
+        self._tries: dict[BranchRequest, int] = {}
+        self._again: list[BranchRequest] = []
         self._weights_RB = np.zeros((0, self._offset[-1]))
         self._prefixes: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
         self._pending: set[BranchRequest] = set()
@@ -145,16 +155,21 @@ class QuestionBranching:
             raise RuntimeError(f"{len(self._pending)} requests of this round are not observed yet")
         if self.done:
             return []
+        if self._again:
+            requests, self._again = self._again, []
+            self._pending = set(requests)
+            return requests
         number_B = self._next_round() if len(self._weights_RB) else self._first_round()
         requests = []
         for branch in np.flatnonzero(number_B).tolist():
             node = int(np.searchsorted(self._offset, branch, side="right")) - 1
-            slot, first = branch - int(self._offset[node]), int(self._forced_B[branch])
+            slot, first = branch - int(self._offset[node]), int(self._next_B[branch])
             requests += [
                 BranchRequest(node, slot, index, bool(self._finished_B[branch]))
                 for index in range(first, first + int(number_B[branch]))
             ]
         self._forced_B += number_B
+        self._next_B += number_B
         self._pending = set(requests)
         self.done = not requests
         return requests
@@ -173,23 +188,43 @@ class QuestionBranching:
         self,
         request: BranchRequest,
         token_ids: npt.ArrayLike,
-        reward: float,
+        reward: float | None,
         *,
         truncated: bool = False,
     ) -> None:
         """Report one request's tokens after the forced one, and the reward of the response.
+
+        A reward of None is missing: another continuation is asked for in its stead, in the same
+        round and half, up to `TRIES` of them. What is estimated then is the success probability
+        of responses that can be verified.
 
         Raises:
             ValueError: a request that is not pending, or a reward outside [0, 1].
         """
         if request not in self._pending:
             raise ValueError(f"{request} is not pending")
-        if not 0.0 <= reward <= 1.0:
+        if reward is not None and not 0.0 <= reward <= 1.0:
             raise ValueError(f"a reward must be in [0, 1], got {reward} for {request}")
         self._pending.remove(request)
-        self._results[request] = (np.array(token_ids, dtype=np.int32), float(reward), truncated)
-        if not self._pending:
+        if reward is None:
+            self._replace(request)
+        else:
+            self._results[request] = (np.array(token_ids, dtype=np.int32), float(reward), truncated)
+        if not self._pending and not self._again:
             self._close_round()
+
+    def _replace(self, request: BranchRequest) -> None:
+        """Ask for another continuation; none if this one cannot come out otherwise."""
+        tries = self._tries.pop(request, 1)
+        if request.finished or tries >= TRIES:
+            return
+        branch = self._offset[request.node] + request.slot
+        number = int(self._next_B[branch])
+        number += (number - request.number) % 2  # the same half
+        self._next_B[branch] = number + 1
+        again = request._replace(number=number)
+        self._tries[again] = tries + 1
+        self._again.append(again)
 
     def extend(self, continuations: int) -> None:
         """Ask for one more round of about so many continuations, after the last.
@@ -222,8 +257,18 @@ class QuestionBranching:
 
     @property
     def continuations(self) -> list[Stored]:
-        """Every continuation, in the order that `passes` refers to."""
+        """Every continuation with a reward, in the order that `passes` refers to."""
         return self.tree.continuations
+
+    @property
+    def replacing(self) -> bool:
+        """Whether the requests handed out last stand in for those without a reward."""
+        return not self._pending.isdisjoint(self._tries)
+
+    @property
+    def round_index(self) -> int:
+        """Number of the round whose requests were handed out last, 0 the first."""
+        return len(self._weights_RB) - 1
 
     def passes(self) -> Passes:
         """Return which continuation counts for which tree node and slot."""
@@ -317,18 +362,20 @@ class QuestionBranching:
     def _close_round(self) -> None:
         for request in sorted(self._results):
             token_ids, reward, truncated = self._results[request]
+            self.observed.append(request)
             self.tree.add(
                 request.node,
                 request.slot,
                 token_ids,
                 reward,
                 half=request.number % 2,
-                round_index=len(self._weights_RB) - 1,
+                round_index=self.round_index,
                 truncated=truncated,
             )
             if request.finished:
                 self._exact_B[self._offset[request.node] + request.slot] = reward
         self._results.clear()
+        self._tries.clear()
         self.done = not self._later
 
     def _by_node(self, values: Floats) -> list[Floats]:

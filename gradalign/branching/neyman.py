@@ -108,17 +108,17 @@ def posterior_spread(
             others, success = n_C.sum() - n_C[slot], total_C.sum() - total_C[slot]
             centre = (success + 0.5) / (others + 1.0)
             strength = SIBLING_STRENGTH * min(1.0, others / 2.0)
-            passing = backup and slot in node.children
+            below = [
+                float(node_value(tree.nodes[c], values[c].value, values[c].var)[0])
+                for c in (node.children.get(slot, ()) if backup else ())
+            ]
+            passing = bool(below) and bool(np.isfinite(below).all())
             n, total = (leak_C[slot], leaked_C[slot]) if passing else (n_C[slot], total_C[slot])
             a = 0.5 + total + strength * centre
             b = 0.5 + n - total + strength * (1.0 - centre)
             variance = a * b / ((a + b) * (a + b + 1.0))
             if passing:
                 leave = (n + 0.25) / (n_C[slot] + 0.5)
-                below = [
-                    float(node_value(tree.nodes[c], values[c].value, values[c].var)[0])
-                    for c in node.children[slot]
-                ]
                 # 0.01: the mean of those that leave is itself not known.
                 jump = (a / (a + b) - float(np.mean(below))) ** 2 + 0.01
                 variance = leave * variance + leave * (1.0 - leave) * jump

@@ -128,6 +128,17 @@ def _estimate_node(
                 # The child's error moves its passing rewards together and so inflates their
                 # sample variance; this is by how much in expectation.
                 excess_HRC[..., slot] += passed_HR * (1 - share_HR) * var_H1
+            # A later node with a candidate that could not be measured has no value to take
+            # over: then the rewards themselves count, which says as much with more noise.
+            lost_H = np.array(
+                [_is_lost(half, [found[c] for c in children], h) for h, half in enumerate(halves)]
+            )
+            if lost_H.any():
+                for sums_HRC, plain in ((total_HRC, counts.total), (square_HRC, counts.square)):
+                    plain_HRC = _pick(plain, halves, rounds)
+                    sums_HRC[lost_H, :, slot] = plain_HRC[lost_H, :, slot]
+                excess_HRC[lost_H, :, slot] = 0.0
+                below_HC[lost_H, slot] = 0.0
     mean_HRC = total_HRC / safe_HRC
     with np.errstate(invalid="ignore", divide="ignore"):
         spread_HRC = square_HRC - n_HRC * mean_HRC**2 - excess_HRC
@@ -143,6 +154,18 @@ def _estimate_node(
     var_HC = np.where(known_C, 0.0, var_HC)
     node_value_H, node_var_H = node_value(node, value_HC, var_HC)
     return _Estimate(value_HC, var_HC, np.where(known_C, 0.0, own_HC), node_value_H, node_var_H)
+
+
+def _is_lost(half: int | None, children: Sequence[_Estimate | None], h: int) -> bool:
+    """Whether a later node's value is not known; its variance matters for both halves only."""
+    return any(
+        under is not None
+        and not (
+            np.isfinite(under.node_value_H[h])
+            and (half is not None or np.isfinite(under.node_var_H[h]))
+        )
+        for under in children
+    )
 
 
 def node_value(node: TreeNode, value: Floats, var: Floats) -> tuple[Floats, Floats]:

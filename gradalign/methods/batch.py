@@ -55,7 +55,7 @@ class SpineView:
     Attributes:
         begin_N, at_N, end_N: the spine's tokens are `log_ratio_T[begin:end]`, and the node's
             own sampled token is at `at`, [N].
-        reward_N: the spine's reward, [N].
+        reward_N: the spine's reward, NaN where its verification failed, [N].
         group_mean_N: mean reward of all spines of the same question, [N].
         group_size_N: number of spines of that question, [N].
         log_ratio_T: r = log(Q/P) of every spine token.

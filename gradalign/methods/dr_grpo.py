@@ -48,6 +48,8 @@ class DrGRPO(SampledToken):
         found = Outcomes(nodes, rolled)
         value_NS, value_N = found.mean(rolled.reward_K)
         base_N = value_N if batch.spines is None else batch.spines.group_mean_N
+        # Of a group without any reward only the continuations' are known.
+        base_N = np.where(np.isnan(base_N), value_N, base_N)
         share = (self.group - 1.0) / self.group
 
         def second() -> tuple[Floats, Floats]:

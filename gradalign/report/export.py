@@ -291,8 +291,8 @@ def _rows(
             pooled = float(pooled_of_sums(sums)) if sums is not None else float("nan")
             kept = {
                 "all": True,
-                "correct": spine["correct"],
-                "incorrect": not spine["correct"],
+                "correct": spine["correct"] is True,
+                "incorrect": spine["correct"] is False,
                 "aligned": pooled > settings.threshold,
             }[settings.spines]
             if not kept:

@@ -231,7 +231,7 @@ def _question_spines(
             {
                 "q": number,
                 "id": visible(name),
-                "correct": bool(spine["correct"]),
+                "correct": None if spine["correct"] is None else bool(spine["correct"]),
                 "reward": rounded(spine["reward"]),
                 "finish": str(spine["finish_reason"]),
                 "tokens": [visible(token) for token in tokens],

@@ -44,7 +44,9 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
     }
     if failed:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(failed.items()))
-        lines.append(f"{sum(failed.values()):,} verifications failed ({kinds}) and count as 0.")
+        lines.append(
+            f"{sum(failed.values()):,} verifications failed ({kinds}): missing, not wrong."
+        )
     floor = metadata.get("noise_floor")
     if floor:
         lines.append(

@@ -68,8 +68,7 @@ def show_question(
     yield Text(f"coloured by the alignment of {visible(str(arm))}: ", style="dim") + _legend()
     for row in spines:
         name = str(row["spine_id"])
-        mark = Text(" correct", "green") if row["correct"] else Text(" incorrect", "red")
-        yield Text(f"\n{visible(name)}", style="bold") + mark + Text(f"  reward {row['reward']:g}")
+        yield Text(f"\n{visible(name)}", style="bold") + _mark(row)
         tokens = texts.get(name) or [f"[{token}]" for token in row["token_ids"]]
         yield _coloured(tokens, cosines.get(name, {}))
         if position is not None:
@@ -98,6 +97,16 @@ def _coloured(tokens: list[str], cosine_of: dict[int, float]) -> Text:
             style = f"white on {colour(cosine_of[position])}"
         line.append(visible(token), style=style)
     return line
+
+
+def _mark(spine: dict[Any, Any]) -> Text:
+    """Return whether a response is correct, and its reward."""
+    from rich.text import Text
+
+    if spine["correct"] is None:
+        return Text(f" not verified ({spine['verifier_error']})", "yellow")
+    mark = Text(" correct", "green") if spine["correct"] else Text(" incorrect", "red")
+    return mark + Text(f"  reward {spine['reward']:g}", "default")
 
 
 def _legend() -> Text:

@@ -18,9 +18,14 @@ QUESTION = "question:"
 
 
 def outcome_splits(correct_N: npt.ArrayLike) -> dict[str, Bools]:
-    """Return the splits all, correct and incorrect."""
-    right_N = np.asarray(correct_N, dtype=np.bool_)
-    return {"all": np.ones(len(right_N), dtype=np.bool_), "correct": right_N, "incorrect": ~right_N}
+    """Return the splits all, correct and incorrect.
+
+    Args:
+        correct_N: true, false, or None or NaN where it is not known: then in neither split.
+    """
+    known_N = np.asarray(correct_N)
+    right_N, wrong_N = (np.asarray(known_N == value, dtype=np.bool_) for value in (True, False))
+    return {"all": np.ones(len(right_N), dtype=np.bool_), "correct": right_N, "incorrect": wrong_N}
 
 
 def position_splits(relative_N: npt.ArrayLike) -> dict[str, Bools]:

@@ -7,7 +7,7 @@ say of a node, not in which nodes they saw. Axes: _A arms, _N nodes, _Q question
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class NodeScores:
         node_id_N: the nodes' ids, sorted.
         question_N: index of each node's question.
         weight_N: 1 / inclusion probability.
-        correct_N: whether the node's spine is correct.
+        correct_N: whether the node's spine is correct; None where it is not known.
         relative_position_N: 0 at the first token of the spine, 1 at the last.
         entropy_N: the student's entropy, nats.
         dot_AN, method_norm2_AN: NaN where the arm has no such node.
@@ -63,7 +63,7 @@ class NodeScores:
     node_id_N: npt.NDArray[np.object_]
     question_N: Ints
     weight_N: Floats
-    correct_N: Bools
+    correct_N: npt.NDArray[Any]
     relative_position_N: Floats
     entropy_N: Floats
     dot_AN: Floats
@@ -144,7 +144,7 @@ def read_scores(report: Report) -> NodeScores:
         node_id_N=node_id_N,
         question_N=question_N.astype(np.int64),
         weight_N=1.0 / about["inclusion_prob"].to_numpy(dtype=np.float64),
-        correct_N=about["correct"].to_numpy(dtype=np.bool_),
+        correct_N=about["correct"].to_numpy(),
         relative_position_N=about["relative_position"].to_numpy(dtype=np.float64),
         entropy_N=about["student_entropy"].to_numpy(dtype=np.float64),
         dot_AN=dot_AN,

@@ -178,11 +178,12 @@ class Rollouts:
             [
                 (text, item.stored.question, reason)
                 for text, (_, reason) in zip(texts, completed, strict=True)
-            ]
+            ],
+            again=item.branching.replacing,
         )
+        round_index = item.branching.round_index
         for request, (tokens, reason), verdict in zip(order, completed, verdicts, strict=True):
             reward, error = verdict.reward, verdict.error_kind or ""
             item.branching.observe(request, tokens, reward, truncated=reason == "length")
-            item.results.append(Continued(request, tokens, reward, reason, error, item.round_index))
+            item.results.append(Continued(request, tokens, reward, reason, error, round_index))
         item.arrived = {}
-        item.round_index += 1

@@ -75,6 +75,9 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeTable, first: int) ->
     """Write a row per (chosen node, continuation through it); equal prefixes share theirs."""
     passes = item.branching.passes()
     half_K = np.array([stored.half for stored in item.branching.continuations], dtype=np.int64)
+    # Those whose verification failed are in the table, and count nowhere.
+    row_of = {result.request: row for row, result in enumerate(item.results)}
+    row_K = np.array([row_of[request] for request in item.branching.observed], dtype=np.int64)
     order = np.argsort(passes.node, kind="stable")
     starts = np.searchsorted(passes.node[order], np.arange(len(item.branching.tree.nodes) + 1))
     mine, node, token = [], [], []
@@ -95,7 +98,7 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeTable, first: int) ->
         question_id=item.stored.question.id,
         node_id=pa.array(_node_ids(item)).take(pa.array(node_M)),
         candidate_id=np.concatenate(token),
-        continuation=first + passes.continuation[mine_M],
+        continuation=first + row_K[passes.continuation[mine_M]],
         offset=passes.offset[mine_M],
         half=half_K[passes.continuation[mine_M]],
     )

@@ -19,7 +19,7 @@ class Continued:
 
     request: BranchRequest
     token_ids: npt.NDArray[np.int32]
-    reward: float
+    reward: float | None
     finish_reason: str
     verifier_error: str
     round_index: int
@@ -46,7 +46,6 @@ class QuestionWork:
     results: list[Continued] = field(default_factory=list)
     open_requests: list[BranchRequest] = field(default_factory=list)
     arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
-    round_index: int = 0
     asked: dict[tuple[int, int], Request] = field(default_factory=dict)
 
     def ask(self, request: BranchRequest, run: Run) -> Request:

@@ -34,7 +34,7 @@ from gradalign.stages.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.tasks import load_task
 from gradalign.tasks.base import Attempt, Prompt, Question, Task
-from gradalign.verifiers import get as get_verifier
+from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
 

@@ -46,7 +46,7 @@ def collect_tokens(run: Run, shard: str, special: list[int], into: Collector) ->
         spine = frame["spine_id"].astype(str)
         last = np.maximum(spine.map(length).to_numpy(dtype=np.float64) - 1, 1)
         splits = {
-            **outcome_splits(spine.map(is_correct).to_numpy(dtype=np.bool_)),
+            **outcome_splits(spine.map(is_correct).to_numpy()),
             **position_splits(frame["position"].to_numpy() / last),
         }
         question = questions_of(frame)
@@ -248,7 +248,9 @@ def _from_scratch(teacher: str, rows: pd.DataFrame, spines: pd.DataFrame) -> dic
         return dict(zip(rows["spine_id"], rows["question_id"].map(rate), strict=True))
     found: dict[str, float] = {}
     for _, group in spines.groupby("question_id", observed=True):
-        reward, count = group["reward"].to_numpy(dtype=np.float64), len(group)
-        others = (reward.sum() - reward) / (count - 1) if count > 1 else np.full(count, np.nan)
+        reward = group["reward"].to_numpy(dtype=np.float64)
+        known = ~np.isnan(reward)
+        with np.errstate(invalid="ignore"):
+            others = (np.nansum(reward) - np.nan_to_num(reward)) / (known.sum() - known)
         found.update(zip(group["spine_id"].astype(str), others.tolist(), strict=True))
     return found

@@ -22,6 +22,7 @@ from gradalign.rollouts import open_engine, resolve_engine
 from gradalign.rollouts.base import Completion, Request, derive_seed
 from gradalign.stages.base import Run, Tick, Work, teacher_file
 from gradalign.stages.continuation_scores import STUDENT
+from gradalign.stages.failures import watch
 from gradalign.stages.records import StoredQuestion, StoredSpine, read_questions, read_spines
 from gradalign.stages.servers import teacher_servers
 from gradalign.stages.tools import Prompter, StudentTools
@@ -140,7 +141,12 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
             )
         )
         yield StudentTools(
-            engine, tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids
+            engine,
+            tokenizer,
+            pool,
+            config.response_prefix,
+            run.resolved.stop_token_ids,
+            watch(run),
         )
 
 

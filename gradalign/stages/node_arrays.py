@@ -311,8 +311,10 @@ def _spines(
     reward_R = spines["reward"].to_numpy()
     question_R = np.array(spines["question_id"].to_pylist(), dtype=object)
     _, group_R = np.unique(question_R.astype(str), return_inverse=True)
-    size_G = np.bincount(group_R)
-    mean_G = np.bincount(group_R, weights=reward_R) / size_G
+    known_R = ~np.isnan(reward_R)  # a failed verification is no reward of 0
+    size_G = np.bincount(group_R, weights=known_R)
+    with np.errstate(invalid="ignore"):
+        mean_G = np.bincount(group_R, weights=np.where(known_R, reward_R, 0.0)) / size_G
     length_R = spines["num_tokens"].to_numpy().astype(np.int64)
     begin_R = np.zeros(len(length_R), dtype=np.int64)
     log_ratio_T = np.zeros(int(length_R.sum()))

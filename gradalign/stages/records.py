@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -32,8 +33,8 @@ class StoredSpine:
     spine_id: str
     token_ids: npt.NDArray[np.int32]
     text: str
-    reward: float
-    correct: bool
+    reward: float  # NaN where the verification failed, and
+    correct: bool | None  # None
 
     @property
     def attempt(self) -> Attempt:
@@ -129,7 +130,7 @@ def read_spines(folder: RunFolder, shard: str) -> dict[str, list[StoredSpine]]:
                 spine_id=row["spine_id"],
                 token_ids=np.asarray(row["token_ids"], dtype=np.int32),
                 text=row["text"],
-                reward=row["reward"],
+                reward=math.nan if row["reward"] is None else row["reward"],
                 correct=row["correct"],
             )
         )

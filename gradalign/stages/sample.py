@@ -75,7 +75,7 @@ def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[st
             token_ids=[completion.token_ids],
             text=text,
             reward=verdict.reward,
-            correct=verdict.reward == 1.0,
+            correct=None if verdict.reward is None else verdict.reward == 1.0,
             finish_reason=completion.finish_reason,
             num_tokens=len(completion.token_ids),
             seed=request.seed,

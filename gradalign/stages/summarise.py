@@ -305,7 +305,7 @@ def _totals(run: Run, shard: str) -> Counter[str]:
     return kinds + Counter(
         questions=len(run.folder.read_table("questions", shard)),
         spines=len(spines),
-        correct_spines=int(spines["correct"].sum()),
+        correct_spines=int(outcome_splits(spines["correct"])["correct"].sum()),
         spine_tokens=int(spines["num_tokens"].sum()),
         nodes=len(run.folder.read_table("nodes", shard)),
         branches=len(run.folder.read_table("branches", shard)),

@@ -21,6 +21,7 @@ from gradalign.models.tokenizers import check_ids_known, load_tokenizer
 from gradalign.rollouts import open_engine
 from gradalign.rollouts.base import Engine, FinishReason
 from gradalign.stages.base import Run
+from gradalign.stages.failures import FailureWatch, watch
 from gradalign.stages.prompt_checks import check_rows, naming, without_begin
 from gradalign.stages.records import StoredQuestions, read_questions, read_spines
 from gradalign.tasks.base import Prompt, Question
@@ -36,6 +37,7 @@ class StudentTools:
     pool: VerifierPool
     response_prefix: str
     stop_token_ids: Collection[int]
+    failures: FailureWatch
 
     def texts(self, responses: Sequence[npt.NDArray[np.int32]]) -> list[str]:
         """Decode responses as they were written, behind the response prefix; equal ones once.
@@ -56,13 +58,26 @@ class StudentTools:
         """Return the text of each token, special tokens included."""
         return texts_after(self.tokenizer, [[token] for token in token_ids])
 
-    def verify(self, items: Sequence[tuple[str, Question, FinishReason | str]]) -> list[Verdict]:
-        """Score (text, question, finish reason); a response that was cut off gets 0."""
+    def verify(
+        self, items: Sequence[tuple[str, Question, FinishReason | str]], *, again: bool = False
+    ) -> list[Verdict]:
+        """Score (text, question, finish reason); a response that was cut off gets 0.
+
+        Args:
+            items: what to score.
+            again: these stand in for responses that failed, and are likely to fail as well: they
+                do not count in the share of failures.
+
+        Raises:
+            VerifierError: too many verifications of the run have failed.
+        """
         finished = [i for i, item in enumerate(items) if item[2] != "length"]
         verdicts = [Verdict(0.0, None)] * len(items)
         scored = self.pool.score([(items[i][0], items[i][1]) for i in finished])
         for i, verdict in zip(finished, scored, strict=True):
             verdicts[i] = verdict
+        if not again:
+            self.failures.add(scored, self.pool.examples)
         return verdicts
 
 
@@ -96,7 +111,12 @@ def open_student(run: Run) -> Iterator[StudentTools]:
             )
         )
         yield StudentTools(
-            engine, tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids
+            engine,
+            tokenizer,
+            pool,
+            config.response_prefix,
+            run.resolved.stop_token_ids,
+            watch(run),
         )
 
 

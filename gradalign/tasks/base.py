@@ -51,7 +51,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A spine as contexts see it: the student's response text and its reward."""
+    """A spine as contexts see it: the student's response text and its reward.
+
+    The reward is NaN where the verification failed; it is then neither right nor wrong.
+    """
 
     spine_id: str
     text: str

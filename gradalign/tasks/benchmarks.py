@@ -72,11 +72,13 @@ def mmlu(row: Row) -> Question:
     choices = row.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
         raise row.error("has no list of choices", "MMLU rows have four.")
-    texts = tuple(str(choice).strip() for choice in choices)
+    texts = tuple((text_of(choice, f"{row.where}: a choice") or "").strip() for choice in choices)
     index = row.get("answer")
     # The hub stores a class label; exported files often have the letter.
     if isinstance(index, str) and index.strip() in LABELS[: len(texts)]:
         index = LABELS.index(index.strip())
+    elif isinstance(index, float) and index.is_integer():
+        index = int(index)  # a column with a missing value is stored as floats
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(texts):
         raise row.error(f"has the answer {index!r}", "Give the index or letter of a choice.")
     return Question(
@@ -233,7 +235,7 @@ def _integer(row: Row, *names: str) -> str | None:
     """Return an AIME answer: a whole number from 0 to 999, without leading zeros."""
     text = _answer(row, *names)
     if text is not None and text.isascii() and text.isdecimal():
-        return str(int(text))
+        return text.lstrip("0") or "0"
     return text
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradalign.errors import TaskError, UnknownNameError, UsageError
+from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError
 from gradalign.registry import Registry, load_object, parse_spec
 from gradalign.tasks.base import Question, Task
-from gradalign.tasks.checks import check_answer, check_question, check_unique
+from gradalign.tasks.checks import check_answer, check_question, check_unique, in_text
 from gradalign.tasks.files import SUFFIXES, FileTask, user_path
 
 
@@ -152,6 +152,10 @@ def _build(source: Any, name: str, argument: str) -> Task:
             task = source(**options)
         except TypeError as error:
             raise UsageError(f"task {name}: {error}.", "See the options that it takes.") from error
+        except (GradalignError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # somebody's class may raise anything, or exit
+            raise _broken(name, error) from error
     if not callable(getattr(task, "questions", None)) or not getattr(task, "verifier", ""):
         raise UsageError(
             f"{name} is not a task: it needs a method questions(limit, ids, seed) and an "
@@ -160,6 +164,12 @@ def _build(source: Any, name: str, argument: str) -> Task:
         )
     built: Task = task
     return built
+
+
+def _broken(name: str, error: BaseException) -> TaskError:
+    return TaskError(
+        f"task {name} fails: {type(error).__name__}: {error}.", "Mend it, or use other options."
+    )
 
 
 class _CheckedTask:
@@ -191,17 +201,25 @@ class _CheckedTask:
 
         spec = self._given_verifier or self.verifier
         verifier = get(spec)
-        questions = self._task.questions(limit, ids, seed)
-        for index, question in enumerate(questions):
+        try:
+            given = list(self._task.questions(limit, ids, seed))
+        except (GradalignError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise _broken(self.name, error) from error
+        questions = []
+        for index, question in enumerate(given):
             where = f"{self.name}, question {index + 1}"
             if not isinstance(question, Question):
                 raise TaskError(
                     f"{where} is of type {type(question).__name__}.",
                     "Return gradalign.tasks.Question objects.",
                 )
+            question = in_text(question, where)
             check_question(question, where)
             if verifier.needs_answer:
                 check_answer(question, where, spec)
             verifier.check(question)
+            questions.append(question)
         check_unique((q, f"{self.name}, question {i + 1}") for i, q in enumerate(questions))
         return questions

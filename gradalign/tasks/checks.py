@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gradalign.errors import TaskError
 from gradalign.tasks.base import Message, Prompt, Question
+from gradalign.tasks.numbers import plain_number, without_long_ints
 
 
 def select(
@@ -147,24 +148,50 @@ def check_answer(question: Question, where: str, verifier: str) -> None:
 
 
 def text_of(value: object, what: str) -> str | None:
-    """Turn an answer as files hold it into text: strings as they are, numbers as written.
+    """Turn an answer as files hold it into text: strings as they are, numbers in plain digits.
 
-    A missing value is None; true and false become "true" and "false".
+    A missing value is None; true and false become "true" and "false". How a file spells a number
+    does not matter: 46.0 is "46" and 1e-05 is "0.00001" (see `gradalign.tasks.numbers`).
 
     Raises:
-        TaskError: NaN, an infinity, or a value that is not a scalar.
+        TaskError: NaN, an infinity, a whole float that has lost digits, or a value that is not a
+            scalar.
     """
     if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
+        return value if value is None else str(value)
+    if type(value).__name__ in {"bool", "bool_"}:  # also numpy's
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise TaskError(
-                f"{what} is {value}, which is not an answer.",
-                "NaN often stands for a missing value: give a text or a number, or drop the row.",
-            )
-        return repr(value)
-    raise TaskError(f"{what} is of type {type(value).__name__}.", "Give a text or a number.")
+    try:
+        text = plain_number(value)
+    except ValueError as error:
+        missing = "NaN often stands for a missing value: " if value != value else ""
+        raise TaskError(
+            f"{what} is {error}.",
+            f"{missing}{'give' if missing else 'Give'} a text or a number that can be written "
+            "out, or drop the row.",
+        ) from None
+    if text is None:
+        raise TaskError(f"{what} is of type {type(value).__name__}.", "Give a text or a number.")
+    return text
+
+
+def in_text(question: Question, where: str) -> Question:
+    """Turn the numbers that a task of the user's own gave as answer or choices into text.
+
+    Raises:
+        TaskError: one of them is neither a text nor a number; the choices are not a list.
+    """
+    named = f"{where}: question {str(question.id)!r}"
+    given: object = question.choices  # whatever the type says
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise TaskError(f"{named}: `choices` is not a list.", 'Write ("...", "...").')
+    choices = [text_of(choice, f"{named}: a choice") for choice in given]
+    for name in ("solution", "feedback"):
+        if not isinstance(getattr(question, name), str | None):
+            raise TaskError(f"{named}: `{name}` is not a text.", "Give a text or leave it out.")
+    return replace(
+        question,
+        answer=text_of(question.answer, f"{named}: the answer"),
+        choices=tuple("" if choice is None else choice for choice in choices),
+        metadata=without_long_ints(question.metadata),
+    )

@@ -25,6 +25,7 @@ from gradalign.tasks.checks import (
     text_of,
 )
 from gradalign.tasks.fields import message_of, refuse_lost_fields
+from gradalign.tasks.numbers import WrittenFloat, parse_int
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -230,11 +231,38 @@ def _read_parquet(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         number = 0
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
+                narrow = _narrow(batch.schema)
                 for row in batch.to_pylist():
                     number += 1
+                    for name, kind in narrow.items():
+                        row[name] = _narrowed(row[name], kind)
                     yield row, f"{path}, row {number}"
     except pa.ArrowException as error:
         raise TaskError(f"{path} is not a readable parquet file: {error}.", "") from error
+
+
+def _narrow(schema: Any) -> dict[str, Any]:
+    """Return numpy's type of the answers or choices that are floats of fewer than 64 bits."""
+    import numpy as np
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
+    for field in schema:
+        kind = field.type
+        while hasattr(kind, "value_type"):  # a list, or a dictionary
+            kind = kind.value_type
+        if field.name in ("answer", "choices") and pa.types.is_float32(kind):
+            found[field.name] = np.float32
+        elif field.name in ("answer", "choices") and pa.types.is_float16(kind):
+            found[field.name] = np.float16
+    return found
+
+
+def _narrowed(value: Any, kind: Any) -> Any:
+    """Give a number its own bits back: widened to 64 it has digits that nobody wrote."""
+    if isinstance(value, list):
+        return [_narrowed(item, kind) for item in value]
+    return value if value is None else kind(value)
 
 
 def _loads(data: bytes, where: str) -> Any:
@@ -249,7 +277,7 @@ def _loads(data: bytes, where: str) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=parse_int, parse_float=WrittenFloat)
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if error.lineno > 1 else ""
         raise TaskError(

@@ -13,7 +13,8 @@ from typing import Any
 from gradalign.errors import MissingDependencyError, TaskError, UnknownNameError, UsageError
 from gradalign.registry import parse_spec
 from gradalign.tasks.base import Message, Question
-from gradalign.tasks.checks import check_question, select
+from gradalign.tasks.checks import check_question, select, text_of
+from gradalign.tasks.numbers import without_long_ints
 
 DEFAULT_SIZE = 100
 
@@ -65,7 +66,7 @@ class ReasoningGymTask:
             question = Question(
                 id=str(index),
                 prompt=(Message("user", f"{entry['question']}\n\n{INSTRUCTION}"),),
-                answer=None if answer is None else str(answer),
+                answer=_answer_text(answer, f"{self.name}, entry {index}: the answer"),
                 metadata={"index": index, "entry": _plain(entry)},
             )
             check_question(question, f"{self.name}, entry {index}")
@@ -175,7 +176,16 @@ def _entry(dataset: Any, index: int, argument: str) -> dict[str, Any]:
     return dict(entry)
 
 
+def _answer_text(answer: object, what: str) -> str | None:
+    """Return an entry's answer as text; some generators give other things than numbers."""
+    if isinstance(answer, (int, float)):
+        return text_of(answer, what)
+    return None if answer is None else str(answer)
+
+
 def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry as JSON would give it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(entry), default=str, skipkeys=True))
+    plain: dict[str, Any] = json.loads(
+        json.dumps(without_long_ints(dict(entry)), default=str, skipkeys=True)
+    )
     return plain

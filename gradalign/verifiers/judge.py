@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradalign.tasks.base import Question
@@ -14,13 +15,13 @@ class Verdict:
     """What became of one verification.
 
     Attributes:
-        reward: in [0, 1]; 0 where the verification failed.
+        reward: in [0, 1]; None where the verification failed, which says nothing of the response.
         error_kind: None, or why there is no reward: `timeout`, `raised`, `memory`, `crashed`,
             `not_a_number`, `out_of_range`.
         detail: what was raised or returned, shortened.
     """
 
-    reward: float
+    reward: float | None
     error_kind: str | None = None
     detail: str = ""
 
@@ -30,20 +31,31 @@ def judge(verifier: Verifier, text: str, question: Question) -> Verdict:
     try:
         value: object = verifier(text, question)
     except MemoryError:
-        return Verdict(0.0, "memory", "MemoryError")
-    except (Exception, SystemExit) as error:  # a user's verifier may raise anything
-        return Verdict(0.0, "raised", _shorten(f"{type(error).__name__}: {error}"))
+        return Verdict(None, "memory", "MemoryError")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's verifier may raise anything
+        return Verdict(None, "raised", _shorten(f"{type(error).__name__}: {_said(str, error)}"))
     try:
-        if isinstance(value, (str, bytes)):
+        if isinstance(value, (str, bytes, bytearray)):
             raise TypeError
         reward = float(value)  # type: ignore[arg-type]  # arrays and numbers of any library
     except Exception:
-        return Verdict(0.0, "not_a_number", _shorten(f"{type(value).__name__} {value!r}"))
+        shown = f"{type(value).__name__} {_said(repr, value)}"
+        return Verdict(None, "not_a_number", _shorten(shown))
     if math.isnan(reward):
-        return Verdict(0.0, "not_a_number", "nan")
+        return Verdict(None, "not_a_number", "nan")
     if not 0.0 <= reward <= 1.0:
-        return Verdict(0.0, "out_of_range", _shorten(repr(value)))
+        return Verdict(None, "out_of_range", _shorten(_said(repr, value)))
     return Verdict(reward)
+
+
+def _said(how: Callable[[object], str], value: object) -> str:
+    """Turn an object of the user's own into text, which may fail as well."""
+    try:
+        return how(value)
+    except Exception:
+        return "(cannot be shown)"
 
 
 def _shorten(text: str) -> str:

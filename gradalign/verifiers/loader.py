@@ -128,7 +128,12 @@ class Loader:
             self._process = None
             self._ready = False
 
-    def _wait(self) -> socket.socket:
+    def trouble(self) -> VerifierError | None:
+        """Wait until the verifier is loaded; return what it fails with, None if it is there.
+
+        Raises:
+            VerifierError: the process is gone.
+        """
         assert self._control is not None
         if not self._ready:
             try:
@@ -143,18 +148,47 @@ class Loader:
             if reply is None:
                 raise self._gone()
             if "error" in reply:
-                raise VerifierError(
+                return VerifierError(
                     f"verifier {self._spec} cannot be loaded in a process of its own: "
                     f"{reply['error']}",
                     reply["hint"] or "It must be importable by name.",
                 )
             self._ready = True
             self._control.settimeout(_COMMAND_SECONDS)
+        return None
+
+    def _wait(self) -> socket.socket:
+        trouble = self.trouble()
+        if trouble is not None:
+            raise trouble
+        assert self._control is not None
         return self._control
 
     def _gone(self) -> VerifierError:
-        status = self._process.poll() if self._process is not None else None
+        status = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._process.wait(timeout=1.0)
+        when = "" if self._ready else " while it was loaded"
         return VerifierError(
-            f"the process of verifier {self._spec} ended (status {status}).",
-            "What it printed is above; it may have been killed for memory.",
+            f"the process of verifier {self._spec} ended{when} (status {status}).",
+            "What it printed is above; its module may end the interpreter, or it was killed for "
+            "memory.",
         )
+
+
+def try_to_load(spec: str) -> VerifierError | None:
+    """Load a verifier in a process of its own, as a pool will, and end it again.
+
+    Returns:
+        What it failed with, None if it was loaded: loading it in this process may say it better.
+
+    Raises:
+        VerifierError: the process ended meanwhile, as this one would.
+    """
+    loader = Loader(spec)
+    try:
+        loader.start()
+        return loader.trouble()
+    finally:
+        loader.close()

@@ -33,7 +33,16 @@ def math(argument: str) -> Verifier:
         raise MissingDependencyError(
             "the verifier math needs math-verify.", "Install it: pip install 'gradalign[tasks]'."
         )
-    return FunctionVerifier(_math_equal, needs_answer=True)
+    return FunctionVerifier(_math_reward, needs_answer=True)
+
+
+def _math_reward(text: str, question: Question) -> float:
+    try:
+        return _math_equal(text, question)
+    except (ImportError, MemoryError):  # of the machine, and not of the response
+        raise
+    except Exception:
+        return 0.0  # sympy stumbles in many ways over what is no mathematics: a wrong answer
 
 
 def _math_equal(text: str, question: Question) -> float:

@@ -39,8 +39,8 @@ class VerifierPool:
 
     A verification that is not done in `timeout_seconds` is killed with its process and counts
     as a failure, as do one that raises, one that crashes its process, and one that returns
-    something other than a number in [0, 1]. Equal (response, question) pairs are verified
-    once. Verifiers that cannot hang (`exact`, `choice`) run in this process.
+    something other than a number in [0, 1]. A failure has no reward. Equal (response, question)
+    pairs are verified once. Verifiers that cannot hang (`exact`, `choice`) run in this process.
 
     Args:
         spec: the verifier, as for `gradalign.verifiers.get`.
@@ -175,13 +175,13 @@ class VerifierPool:
                     worker = key.data
                     if not self._collect(worker, verdicts):
                         self._drop(worker, selector, loader)
-                        self._give_up(worker, Verdict(0.0, "crashed", "process ended"), verdicts)
+                        self._give_up(worker, Verdict(None, "crashed", "process ended"), verdicts)
                         waiting.extendleft(reversed(worker.open_items))
                         worker.open_items.clear()
                 now = time.monotonic()
                 for worker in busy:
                     if worker.open_items and worker.deadline <= now:
-                        late = Verdict(0.0, "timeout", f"not done in {self._timeout:g} s")
+                        late = Verdict(None, "timeout", f"not done in {self._timeout:g} s")
                         self._drop(worker, selector, loader)
                         self._give_up(worker, late, verdicts)
                         waiting.extendleft(reversed(worker.open_items))

@@ -28,7 +28,12 @@ def reasoning_gym(argument: str) -> Verifier:
         answer = last_answer(text)
         if answer is None:
             return 0.0
-        return float(dataset.score_answer(answer, entry_of(dataset, argument, question)))
+        entry = entry_of(dataset, argument, question)
+        try:
+            return float(dataset.score_answer(answer, entry))
+        except Exception:  # scorers stumble in their own ways over what they cannot read
+            dataset.score_answer(entry["answer"], entry)  # raises if it is the scorer's own fault
+            return 0.0
 
     return FunctionVerifier(score)
 

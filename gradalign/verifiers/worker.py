@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 
-from gradalign.errors import GradalignError
+from gradalign.errors import GradalignError, VerifierError
 from gradalign.tasks.base import Question
 from gradalign.verifiers import get
 from gradalign.verifiers.base import Verifier
@@ -30,14 +30,19 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Standard output belongs to the program's own records.
     os.dup2(2, 1)
-    control = socket.socket(fileno=descriptor)
+    # The pool may hang up at any time, and is killed at times: that ends this process in silence.
+    with contextlib.suppress(ConnectionError):
+        _load_and_obey(socket.socket(fileno=descriptor))
+
+
+def _load_and_obey(control: socket.socket) -> None:
     order = receive(control)
     if order is None:
         return
     try:
         verifier = get(order["spec"])
         if order["spec"] == "math":
-            judge(verifier, r"\boxed{\frac{1}{2}}", Question("warm-up", "?", answer="0.5"))
+            _warm_up(verifier)
     except GradalignError as error:
         control.sendall(pack({"error": error.message, "hint": error.hint}))
         return
@@ -46,6 +51,20 @@ def main(descriptor: int) -> None:
         return
     control.sendall(pack({"ready": True}))
     _obey(control, verifier, order["limit_memory"])
+
+
+def _warm_up(verifier: Verifier) -> None:
+    """Have sympy imported before the first fork, and see that math-verify works here at all.
+
+    Raises:
+        VerifierError: it does not find that one half is 0.5.
+    """
+    half = judge(verifier, r"\boxed{\frac{1}{2}}", Question("warm-up", "?", answer="0.5"))
+    if half.reward != 1.0:
+        raise VerifierError(
+            f"math-verify does not find that one half is 0.5 ({half.detail or half.reward}).",
+            "Install it anew, with what it needs: pip install 'gradalign[tasks]'.",
+        )
 
 
 def _obey(control: socket.socket, verifier: Verifier, limit_memory: bool) -> None:

@@ -144,7 +144,7 @@
       counts = [new Array(bins).fill(0), new Array(bins).fill(0)];
       for (const spine of data.spines.filter((item) => item.q === filter.question)) for (const node of spine.nodes) {
         const value = node.cos[arm.index];
-        if (value !== null && value !== undefined) counts[spine.correct ? 0 : 1][Math.min(Math.floor((value + 1) / width), bins - 1)] += 1;
+        if (value !== null && value !== undefined && spine.correct !== null) counts[spine.correct ? 0 : 1][Math.min(Math.floor((value + 1) / width), bins - 1)] += 1;
       }
     }
     $("distribution-note").textContent = "Cosines of single positions under " + arm.name + (filter.question !== null ? ", one question" : "") + "; noise spreads them, so the mean of them is not the headline.";
@@ -188,8 +188,8 @@
         button.addEventListener("click", () => openNode(spine, node, arm, button));
         return button;
       }));
-      const parts = [make("h3", {}, make("bdi", {}, spine.id), make("span", { class: "chip " + (spine.correct ? "ok" : "no") }, spine.correct ? "correct" : "incorrect"),
-        make("span", { class: "chip" }, "reward " + spine.reward), ...(spine.finish === "length" ? [make("span", { class: "chip no" }, "cut off")] : []))];
+      const parts = [make("h3", {}, make("bdi", {}, spine.id), ...(spine.correct === null ? [make("span", { class: "chip" }, "not verified")] : [
+          make("span", { class: "chip " + (spine.correct ? "ok" : "no") }, spine.correct ? "correct" : "incorrect"), make("span", { class: "chip" }, "reward " + spine.reward)]), ...(spine.finish === "length" ? [make("span", { class: "chip no" }, "cut off")] : []))];
       if (spine.q !== question) {
         question = spine.q;
         const asked = data.questions[question];
