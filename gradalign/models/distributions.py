@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.metering import forward_pass
 from gradalign.models.loading import context_length
+from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def forced_log_probs(
     Raises:
         ContextOverflowError: a sequence is longer than the model's context.
         EngineError: a token id that the model does not have.
+        NotNumbersError: a position has no distribution.
     """
     config: Any = model.config
     vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -98,6 +100,7 @@ def forced_log_probs(
         for row, i in enumerate(batch):
             length = len(sequences[i].response_ids)
             logits_LV = logits_BKV[row, -length - 1 : -1].float()
+            check_logits(logits_LV, i)
             yield i, response_distribution(logits_LV, sampling)
 
 

@@ -50,6 +50,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("top_ids", _IDS, "the student's top tokens; more of them where chosen"),
         ("top_logprobs", _F4S, "their log-probabilities under the student"),
     ],
+    "common_positions": [
+        ("question_id", _NAME, ""),
+        ("spine_id", _NAME, ""),
+        ("position", _ID, "0 is the first token of the response"),
+        ("token_id", _ID, "the token that the student drew"),
+        ("student_logprob", _F4, "log P of it, P cut to the tokens that a teacher has too"),
+        ("student_entropy", _F4, "entropy of that P, nats"),
+        ("inclusion_prob", _F8, "probability of being chosen as a node; null if not chosen"),
+        ("top_ids", _IDS, "the top tokens of that P; more of them where chosen"),
+        ("top_logprobs", _F4S, "their log-probabilities under it"),
+    ],
     "tokens": [
         ("question_id", _NAME, ""),
         ("spine_id", _NAME, ""),

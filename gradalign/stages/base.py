@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import UsageError
+from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.report.folder import RunFolder
 
@@ -55,6 +56,9 @@ class Resolved:
         stop_token_ids: tokens that end a response.
         vocab_size: size of the student's output layer.
         special_token_ids: tokens that are not text of a response's own.
+        token_ranges: ids of the student's tokens as [begin, end): those that its tokenizer knows
+            and its output layer has. Empty in runs of before: every row of the output layer.
+        common_token_ranges: the same of the tokens that each teacher checkpoint has too.
     """
 
     max_tokens: int
@@ -64,6 +68,8 @@ class Resolved:
     stop_token_ids: tuple[int, ...]
     vocab_size: int
     special_token_ids: tuple[int, ...] = ()
+    token_ranges: Sequence[Sequence[int]] = ()
+    common_token_ranges: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,33 @@ class Run:
             top_k=self.config.top_k,
             stop_token_ids=self.resolved.stop_token_ids,
         )
+
+    @cached_property
+    def tokens(self) -> EventSpace:
+        """The tokens that the student draws: all of its own."""
+        ranges = self.resolved.token_ranges or ((0, self.resolved.vocab_size),)
+        return EventSpace.stored(ranges)
+
+    def common_tokens(self, model: str) -> EventSpace:
+        """Return the tokens that a checkpoint and the student have: they are compared on these."""
+        ranges = self.resolved.common_token_ranges.get(model)
+        if model == self.config.student or ranges is None:
+            return self.tokens
+        return EventSpace.stored(ranges)
+
+    def compared_tokens(self, label: str) -> EventSpace:
+        """Return the tokens that the student and a teacher, by its label, are compared on."""
+        teacher = next(item for item in self.teachers if item.label == label)
+        return self.common_tokens(self.model_of(teacher))
+
+    def lacks_tokens(self, label: str) -> bool:
+        """Whether a teacher, by its label, lacks tokens of the student."""
+        return self.compared_tokens(label) != self.tokens
+
+    def lacking_models(self) -> list[str]:
+        """Return the teachers' checkpoints that lack tokens of the student, each once."""
+        models = dict.fromkeys(self.model_of(teacher) for teacher in self.teachers)
+        return [model for model in models if self.common_tokens(model) != self.tokens]
 
     def shards(self) -> list[str]:
         """Return the names of all shards."""

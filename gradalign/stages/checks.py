@@ -12,6 +12,7 @@ from gradalign.contexts import Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ContextOverflowError, TaskError, UsageError
 from gradalign.models import commit_hash, context_length, load_config, resolve_device, resolve_model
+from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.prompts import render, special_token_ids, stop_token_ids
 from gradalign.models.tokenizers import check_agreement, load_tokenizer
 from gradalign.rollouts import resolve_engine
@@ -39,6 +40,7 @@ class Reader:
         vocab_size: size of its output layer.
         commit: the hub commit of its configuration, None for a folder.
         generation_stops: end tokens of its generation_config.json.
+        tokens: what it can say.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Reader:
     vocab_size: int
     commit: str | None
     generation_stops: tuple[int, ...]
+    tokens: EventSpace
 
     def render(self, prompt: Any, response_prefix: str) -> list[int]:
         """Turn a prompt into token ids."""
@@ -176,6 +179,11 @@ def _resolve(
         ),
         vocab_size=student.vocab_size,
         special_token_ids=tuple(sorted(special_token_ids(student.tokenizer, student.template))),
+        token_ranges=student.tokens.ranges,
+        common_token_ranges={
+            teacher.reader.model: student.tokens.common(teacher.reader.tokens).ranges
+            for teacher in teachers
+        },
     )
 
 
@@ -183,10 +191,11 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
     revision = config.revision if model == config.student else config.teacher_revision
     settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
     text_config = getattr(settings, "text_config", None) or settings
+    tokenizer = load_tokenizer(resolve_model(model), revision, config.trust_remote_code)
     return Reader(
         label=label,
         model=model,
-        tokenizer=load_tokenizer(resolve_model(model), revision, config.trust_remote_code),
+        tokenizer=tokenizer,
         template=read_template(config, teacher=teacher),
         template_kwargs=(
             config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
@@ -195,6 +204,7 @@ def _reader(config: ScoreConfig, model: str, label: str, *, teacher: bool) -> Re
         vocab_size=int(text_config.vocab_size),
         commit=commit_hash(settings),
         generation_stops=_generation_stops(model, revision, settings),
+        tokens=event_space(tokenizer, int(text_config.vocab_size)),
     )
 
 

@@ -20,13 +20,13 @@ from gradalign import methods
 from gradalign.alignment import Interval
 from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
 from gradalign.ideal import ideal_gradient
-from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.report.rows import Rows
 from gradalign.stages.align import NO_TEACHER, on_candidates
 from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.distribute import student_sequences, tempering
 from gradalign.stages.node_arrays import ShardNodes, read_nodes, student_only, with_teacher
+from gradalign.stages.teacher_readings import open_student_model
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class StudentHidden:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
-        with loaded_model(run.config.student, **run.model_options(run.config.student)) as model:
+        with open_student_model(run) as model:
             yield lambda shard, tick: _hidden_shard(run, model, shard, tick)
 
 
