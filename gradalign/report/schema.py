@@ -206,6 +206,12 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("question_id", _NAME, ""),
         ("node_id", _NAME, ""),
         ("hidden", _F4S, "what the student's output layer reads at the node"),
+        (
+            "slopes",
+            _F8S,
+            "of each candidate in order of `branches`: derivative of its logit by what the layer "
+            "gives",
+        ),
     ],
     "updates": [
         ("question_id", _NAME, ""),

@@ -30,6 +30,7 @@ from gradalign.models.distributions import (
 )
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.numbers import naming
+from gradalign.models.output_layer import check_output_layer
 from gradalign.models.tokenizers import check_common
 from gradalign.report.rows import Rows
 from gradalign.stages.base import Run, Tick, Work, teacher_file
@@ -67,6 +68,8 @@ class StudentPositions:
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
         with open_student_model(run) as model:
+            if run.config.alignment == "update":
+                check_output_layer(model)
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 spines, sequences = student_sequences(run, shard)
