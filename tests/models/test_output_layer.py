@@ -110,22 +110,30 @@ def capped_run(tmp_path_factory) -> Report:
     cap = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.5}
     student = random_checkpoint(folder / "student", transformers.Gemma2Config, **cap)
     teacher = random_checkpoint(folder / "teacher", transformers.LlamaConfig, seed=5)
-    return gradalign.score(
-        student=str(student),
-        teachers=[str(teacher)],
-        task="demo:addition",
-        verifier="regex:^(.)",
-        methods=["opd"],
-        limit=3,
-        num_rollouts=1,
-        nodes=2,
-        continuations=4,
-        max_tokens=6,
-        alignment="update",
-        diagnose=["none"],
-        bootstrap_resamples=100,
-        output_dir=str(folder / "run"),
+    (folder / "starts_low.py").write_text(
+        "def check(text, question):\n    return 1.0 if text[:1] < 'P' else 0.0\n"
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        return gradalign.score(
+            student=str(student),
+            teachers=[str(teacher)],
+            task="demo:addition",
+            verifier="starts_low:check",
+            methods=["opd"],
+            limit=3,
+            num_rollouts=1,
+            nodes=2,
+            continuations=8,
+            max_tokens=8,
+            # A random model seldom draws its own end token.
+            stop_token_ids=list(range(120, 259)),
+            alignment="update",
+            diagnose=["none"],
+            bootstrap_resamples=100,
+            output_dir=str(folder / "run"),
+        )
 
 
 def test_a_run_keeps_the_slopes_of_its_candidates(capped_run):
