@@ -198,6 +198,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("ideal_norm2", _F8, "unbiased |g*|^2"),
         ("method_norm2", _F8, "|m|^2 on the candidates, unbiased"),
         ("norm_on_support", _F8, "share of |m|^2 (before restriction) that lies on the candidates"),
+        ("full_norm2", _F8, "|m|^2 before restriction; the rest counts as spread evenly"),
         ("teacher_advantage", _F8, "sum of (q~ - p~) V over the candidates"),
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),

@@ -59,6 +59,7 @@ class Resolved:
         token_ranges: ids of the student's tokens as [begin, end): those that its tokenizer knows
             and its output layer has. Empty in runs of before: every row of the output layer.
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
+        warnings: what to mind, in words.
     """
 
     max_tokens: int
@@ -70,6 +71,7 @@ class Resolved:
     special_token_ids: tuple[int, ...] = ()
     token_ranges: Sequence[Sequence[int]] = ()
     common_token_ranges: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
