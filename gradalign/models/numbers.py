@@ -47,6 +47,16 @@ def check_logits(logits_LV: torch.Tensor, index: int) -> None:
 
 
 @contextmanager
+def at_index(index: int) -> Iterator[None]:
+    """Put the index of a sequence or request into the error of a model without numbers."""
+    try:
+        yield
+    except NotNumbersError as error:
+        error.index = index
+        raise
+
+
+@contextmanager
 def naming(label: str, question: Callable[[int], str]) -> Iterator[None]:
     """Say in the error of a model without numbers which model it was, and on which question.
 

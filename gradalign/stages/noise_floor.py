@@ -1,7 +1,8 @@
 """How far the engine that samples is from the passes that score: the same tokens by both.
 
 P in every formula comes from transformers' passes; the tokens were drawn by the engine. Where
-the two differ, nothing that is reported means more than that difference.
+the two differ, nothing that is reported means more than that difference. A server's scores are over
+all rows of its output layer, also those that stand for no token: their mass is part of it.
 """
 
 from __future__ import annotations

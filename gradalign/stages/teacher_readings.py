@@ -128,7 +128,8 @@ def open_teacher(run: Run, model: str) -> Iterator[LocalReader | ServedReader]:
     urls = teacher_servers(run.config).get(model)
     options: dict[str, Any] = run.model_options(model)
     if urls:
-        with open_served_teacher(model, urls, options) as engine:
+        tokens = run.common_tokens(model)
+        with open_served_teacher(model, urls, options, tokens=tokens) as engine:
             yield ServedReader(run, engine)
     else:
         with loaded_model(model, **options) as loaded, only(loaded, run.common_tokens(model)):
