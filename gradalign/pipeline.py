@@ -20,6 +20,7 @@ from gradalign.stages.base import Resolved, Run
 from gradalign.stages.checks import check
 from gradalign.stages.diagnose_plan import diagnose_stages
 from gradalign.stages.diagnose_summary import summarise_diagnostics
+from gradalign.stages.ends import end_figures, outside_figures
 from gradalign.stages.identity import check_identity
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
 from gradalign.stages.order import scoring_stages, stages
@@ -61,13 +62,15 @@ def run_held(
     reporter = reporter or SilentReporter()
     run, log = prepare(config, resume=resume, remark=reporter.remark)
     record_plan(run, log, reporter, with_probe=with_probe)
-    for warning in sampling_warning(config.model_dump()):
+    for warning in [*run.resolved.warnings, *sampling_warning(config.model_dump())]:
         reporter.remark(warning)
     with open_executor(config) as executor:
         for stage in stages(run):
             executor.run_stage(stage, run, log, reporter)
     summarise(run, log)
     log.data["noise_floor"] = noise_floor(run)
+    log.data["ends"] = end_figures(run)
+    log.data["outside"] = outside_figures(run)
     log.data["totals"]["unknown_candidates"] = unknown_candidates(run)
     summarise_diagnostics(run, diagnostics.chosen(config.diagnose))
     record_actual(run, log)

@@ -30,6 +30,7 @@ SAMPLED = (
     "questions",
     "spines",
     "positions",
+    "common_positions",
     "continuations",
     "passes",
     "nodes",
@@ -138,6 +139,18 @@ def _longest(folder: RunFolder) -> int:
     return longest
 
 
+def _common_tokens(log: RunLog, checked: Checked) -> dict[str, list[list[int]]]:
+    """Return the tokens that each teacher's checkpoint has of those the run was made on."""
+    resolved = Resolved(**log.resolved)
+    own = Run(checked.config, resolved).tokens
+    return {
+        teacher.reader.model: [list(pair) for pair in own.common(teacher.reader.tokens).ranges]
+        for teacher in checked.teachers
+        if teacher.reader.model not in resolved.common_token_ranges
+        and teacher.reader.model != checked.config.student
+    }
+
+
 def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
     """Make run.json that of a run of these settings, which has work left."""
     for teacher in checked.teachers:
@@ -149,6 +162,9 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
     record_identity(log, config, log.resolved["verifier"])
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
+    # The student's own tokens stay those that it was sampled and read on.
+    log.data["resolved"].setdefault("common_token_ranges", {}).update(_common_tokens(log, checked))
+    log.data["resolved"]["warnings"] = list(checked.resolved.warnings)
     log.data["config"] = config.model_dump(mode="json")
     log.data["status"] = "running"
     log.data.pop("finished", None)

@@ -2,7 +2,8 @@
 
 Pooled alignment takes the logits of every node as free. They are not: the output layer turns the
 hidden state h_u of node u into logits W h_u, so a logit direction m_u asks for the update
-m_u h_u^T of W, and a step of training applies the sum over nodes. The cosine here is that of
+m_u h_u^T of W (where a model caps or scales W h_u, that of m_u times the derivative of each logit
+by it), and a step of training applies the sum over nodes. The cosine here is that of
 sum_u g_u h_u^T (where the ideal gradient would move W) and sum_u m_u h_u^T (where a method
 moves it). Directions that point everywhere at random cancel in the sum, and those that agree from
 node to node add up.
@@ -57,7 +58,8 @@ class Updates:
         hidden_ND: what the output layer reads at each node, [N, D].
         question_N: index of each node's question, [N].
         directions: for `IDEAL` and every teacher and method, the direction on the node's tokens
-            times the node's weight, [N, C]; what it says of padding does not count.
+            times the node's weight, [N, C]; what it says of padding does not count. It is one on
+            what the output layer gives: on the logits, times the derivative of each by that.
     """
 
     token_NC: Ints

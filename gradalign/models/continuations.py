@@ -34,6 +34,7 @@ from gradalign.models.forward import (
     trial_length,
     trial_rows,
 )
+from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def offshoot_logprobs(
         offshoots: the continuations, each starting inside the trunk.
         sampling: temperature and truncation to apply, None for the plain distribution.
         batch_tokens: new tokens per forward pass at most.
+
+    Raises:
+        NotNumbersError: a token has no distribution; its index is that of the offshoot.
     """
     scores: list[Float32s] = [np.zeros(0, dtype=np.float32)] * len(offshoots)
     order = [i for i in range(len(offshoots)) if len(offshoots[i].token_ids) > 1]
@@ -90,6 +94,7 @@ def offshoot_logprobs(
         logits_BTV = _read_offshoots(model, layers, [offshoots[i] for i in batch])
         for row, i in enumerate(batch):
             tokens = np.asarray(offshoots[i].token_ids[1:], dtype=np.int64)
+            check_logits(logits_BTV[row, : len(tokens)], i)
             scores[i] = _picked(logits_BTV[row, : len(tokens)], tokens, sampling)
     return scores
 

@@ -18,6 +18,7 @@ from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.models.forward import Sharing, last_logits, sharing_of
 from gradalign.models.frequencies import length_note
 from gradalign.models.loading import context_length
+from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def forced_log_probs(
         ContextOverflowError: a sequence is longer than the model's context.
         EngineError: a token id that the model does not have.
         ModelError: the model is not causal, or cannot be read at all.
+        NotNumbersError: a position has no distribution.
     """
     config: Any = model.config
     vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -101,6 +103,7 @@ def forced_log_probs(
         for row, i in enumerate(batch):
             length = len(sequences[i].response_ids)
             logits_LV = logits_BKV[row, -length - 1 : -1].float()
+            check_logits(logits_LV, i)
             yield i, response_distribution(logits_LV, sampling)
 
 

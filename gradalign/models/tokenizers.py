@@ -6,7 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gradalign.errors import ModelError, TokenizerMismatchError
+from gradalign.models.event_space import EventSpace
 from gradalign.models.failures import explained
 
 # tokenizer_config.json alone is not enough: transformers makes a tokenizer without a vocabulary.
@@ -103,6 +107,27 @@ def check_ids_known(ids: Iterable[int], tokenizer: Any, label: str, where: str =
             f"{where + ': ' if where else ''}{label} has no token for the id"
             f"{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown[:3]))}, which the "
             "student used.",
+            "Choose a teacher whose tokenizer has all of the student's tokens.",
+        )
+
+
+def check_common(space: EventSpace, ids: npt.ArrayLike, model: str, where: str) -> None:
+    """Check that a teacher has all tokens of a text of the student's.
+
+    Args:
+        space: the tokens that both have.
+        ids: the text.
+        model: the teacher's checkpoint, for the message.
+        where: the spine or node, for the message.
+
+    Raises:
+        TokenizerMismatchError: it lacks one.
+    """
+    unknown = np.unique(np.asarray(ids)[~space.mask(ids)]).tolist()
+    if unknown:
+        raise TokenizerMismatchError(
+            f"{where}: teacher {model} has no token for the id{'s' if len(unknown) > 1 else ''} "
+            f"{', '.join(map(str, unknown[:3]))}, which the student used.",
             "Choose a teacher whose tokenizer has all of the student's tokens.",
         )
 

@@ -60,7 +60,7 @@ def make_plan(
     run = Run(config, resolved)
     figures = _figures(run, workload, per)
     workers = config.num_workers if config.executor == "ray" else 1
-    remarks = per.assumptions
+    remarks = (*resolved.warnings, *per.assumptions)
     if config.executor == "ray":
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
     return Plan(
@@ -77,12 +77,15 @@ def scored_by(run: Run) -> int:
     """Return how many times every continuation is scored: by the student and each teacher."""
     names = [stage.name for stage in stages(run)]
     scores = any(name.startswith("score continuations") for name in names)
-    return 1 + len(run.teachers) if scores else 0
+    return 1 + len(run.lacking_models()) + len(run.teachers) if scores else 0
 
 
 def student_reads(run: Run) -> int:
     """Return how many times the student reads every spine."""
-    return 3 if run.config.alignment == "update" else 2
+    own = 3 if run.config.alignment == "update" else 2
+    # A teacher that lacks tokens has the student read once more, without them.
+    spaces = {run.compared_tokens(teacher.label) for teacher in run.teachers}
+    return own + len(run.lacking_models()) + max(len(spaces) - 1, 0)
 
 
 def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:

@@ -19,7 +19,12 @@ from gradalign.rollouts.base import Completion, Request
 from gradalign.stages.base import Resolved, Run, Stage
 from gradalign.stages.branch import plan_shard
 from gradalign.stages.branch_work import QuestionWork
-from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
+from gradalign.stages.distribute import (
+    CommonPositions,
+    StudentPositions,
+    StudentSupports,
+    TeacherPositions,
+)
 from gradalign.stages.prepare import prepare
 from gradalign.stages.records import read_questions, read_spines
 from gradalign.stages.sample import Sample
@@ -92,6 +97,7 @@ def _stages(run: Run) -> list[Stage]:
     return [
         Sample(),
         StudentPositions(),
+        *(CommonPositions(model) for model in run.lacking_models()),
         *(
             TeacherPositions(model, [item for item in run.teachers if run.model_of(item) == model])
             for model in by_model

@@ -12,6 +12,7 @@ import numpy as np
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import why_unpooled
 from gradalign.errors import RunError
+from gradalign.report.remarks import end_remarks
 from gradalign.report.significance import (
     Pair,
     check_level,
@@ -87,6 +88,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         *control_remarks(ranking, best, level),
         *part_remarks(parts, contrasts, level),
         *settle_remarks(settle, len(scores.questions)),
+        *end_remarks(report.metadata),
     ]
     return Recommendation(
         verdict=verdict,

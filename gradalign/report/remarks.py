@@ -19,6 +19,13 @@ _COUNTED = {
 }
 
 
+_MISSED_SHARE = 0.9
+"""From this share of all ends on, a teacher that gives them no mass is said to end otherwise."""
+
+_LARGE_SHARE = 0.5
+"""From this share of the squared direction outside the candidates on, it is said."""
+
+
 def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None) -> list[str]:
     """Return the lines, the size of the run first.
 
@@ -59,7 +66,48 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
         lines += _unpooled(summary)
         lines += _special(summary, bool(metadata.get("config", {}).get("mask_special")))
     lines += [f"{note[:1].upper()}{note[1:]}" for note in metadata.get("prompt_notes", [])]
+    lines += metadata.get("resolved", {}).get("warnings", ())
+    lines += end_remarks(metadata)
     return lines + sampling_warning(metadata.get("config", {}))
+
+
+def end_remarks(metadata: Mapping[str, Any]) -> list[str]:
+    """Say which teachers do not end where the student does, and what is not looked at.
+
+    Args:
+        metadata: run.json.
+    """
+    lines, said = [], set()
+    outside = metadata.get("outside", {})
+    for label, ends in metadata.get("ends", {}).items():
+        if ends["missed"] < _MISSED_SHARE * ends["ends"]:
+            continue
+        where = f"{ends['missed']:,} of {ends['ends']:,} ends"
+        if ends["missed"] == ends["ends"]:
+            where = "every end"
+        lines.append(
+            f"teacher {label} gives the student's end token next to nothing at {where} (student "
+            f"{ends['student']:.2f}, teacher below 0.0001): it ends responses "
+            f"with another token, or elsewhere. {_outside(label, outside.get(label, {}))}"
+        )
+        said.add(label)
+    lines += [
+        _outside(label, shares)
+        for label, shares in outside.items()
+        if label not in said and max(shares.values()) > _LARGE_SHARE
+    ]
+    return lines
+
+
+def _outside(label: str, shares: Mapping[str, float]) -> str:
+    """Say how much of the directions of a teacher lies outside the candidates."""
+    if not shares:
+        return "No method has a direction there."
+    method, share = max(shares.items(), key=lambda item: item[1])
+    return (
+        f"{share:.0%} of the squared direction of {method} of {label} lies outside the candidates, "
+        "where nothing was tried: alignment is of the rest."
+    )
 
 
 def sampling_warning(config: Mapping[str, Any]) -> list[str]:

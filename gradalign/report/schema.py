@@ -50,6 +50,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("top_ids", _IDS, "the student's top tokens; more of them where chosen"),
         ("top_logprobs", _F4S, "their log-probabilities under the student"),
     ],
+    "common_positions": [
+        ("question_id", _NAME, ""),
+        ("spine_id", _NAME, ""),
+        ("position", _ID, "0 is the first token of the response"),
+        ("token_id", _ID, "the token that the student drew"),
+        ("student_logprob", _F4, "log P of it, P cut to the tokens that a teacher has too"),
+        ("student_entropy", _F4, "entropy of that P, nats"),
+        ("inclusion_prob", _F8, "probability of being chosen as a node; null if not chosen"),
+        ("top_ids", _IDS, "the top tokens of that P; more of them where chosen"),
+        ("top_logprobs", _F4S, "their log-probabilities under it"),
+    ],
     "tokens": [
         ("question_id", _NAME, ""),
         ("spine_id", _NAME, ""),
@@ -187,6 +198,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("ideal_norm2", _F8, "unbiased |g*|^2"),
         ("method_norm2", _F8, "|m|^2 on the candidates, unbiased"),
         ("norm_on_support", _F8, "share of |m|^2 (before restriction) that lies on the candidates"),
+        ("full_norm2", _F8, "|m|^2 before restriction; the rest counts as spread evenly"),
         ("teacher_advantage", _F8, "sum of (q~ - p~) V over the candidates"),
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),
@@ -195,6 +207,12 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("question_id", _NAME, ""),
         ("node_id", _NAME, ""),
         ("hidden", _F4S, "what the student's output layer reads at the node"),
+        (
+            "slopes",
+            _F8S,
+            "of each candidate in order of `branches`: derivative of its logit by what the layer "
+            "gives",
+        ),
     ],
     "updates": [
         ("question_id", _NAME, ""),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.metering import add_model_seconds
+from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 
 FinishReason = Literal["stop", "length"]
@@ -78,6 +79,8 @@ class EngineSpec:
         seed: for what an engine itself may draw; every request brings its own seed.
         engine_args: further arguments of the engine, from `--engine-args k=v`, typed.
         base_urls: the servers of engine `server`.
+        tokens: the tokens that may be drawn and that every distribution is over; None for all
+            rows of the output layer.
     """
 
     model: str
@@ -90,6 +93,7 @@ class EngineSpec:
     seed: int = 0
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     base_urls: tuple[str, ...] = ()
+    tokens: EventSpace | None = None
 
 
 class Engine(Protocol):
@@ -110,6 +114,7 @@ class Engine(Protocol):
             ContextOverflowError: a request longer than the model's context.
             ValueError: an empty prompt, a token id outside the vocabulary, max_tokens < 1.
             EngineError: the engine failed; nothing that was yielded is lost.
+            NotNumbersError: the model gave no distribution, on the request of that index.
         """
         ...
 

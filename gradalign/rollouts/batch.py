@@ -111,6 +111,11 @@ class Batch:
         """The row of each unfinished job."""
         return self._row_J[self._alive_J]
 
+    @property
+    def index_J(self) -> list[int]:
+        """The number of each unfinished job's request."""
+        return [job.index for job in self._jobs[self._alive_J]]
+
     def longest(self) -> int:
         """Return the number of tokens in the longest row."""
         return int(self._length_B.max(initial=0))

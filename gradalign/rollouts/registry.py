@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.registry import Registry
 from gradalign.rollouts.base import Engine, EngineSpec
@@ -86,6 +87,7 @@ def open_engine(
     seed: int = 0,
     engine_args: Mapping[str, Any] | None = None,
     base_urls: Sequence[str] = (),
+    tokens: EventSpace | None = None,
 ) -> Engine:
     """Open an engine by name (`auto` included); close it, or use it in a with statement.
 
@@ -101,6 +103,7 @@ def open_engine(
         seed: for what the engine itself may draw; every request brings its own seed.
         engine_args: strings as typed by the user, or typed values.
         base_urls: the servers of engine `server`, which is what `auto` becomes with them.
+        tokens: the tokens that distributions are over; None for all rows of the output layer.
 
     Raises:
         UnknownNameError: no such engine.
@@ -122,6 +125,7 @@ def open_engine(
             seed=seed,
             engine_args=parse_engine_args(engine_args),
             base_urls=tuple(base_urls),
+            tokens=tokens,
         )
     )
 
@@ -166,6 +170,7 @@ def _open_transformers(spec: EngineSpec) -> Engine:
         device=spec.device,
         revision=spec.revision,
         trust_remote_code=spec.trust_remote_code,
+        tokens=spec.tokens,
         **spec.engine_args,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradalign.errors import EngineError
+from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings, probabilities
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -55,7 +55,7 @@ def draw(
         sampling: temperature and truncation.
 
     Raises:
-        EngineError: the model returned something that is not a number.
+        NotNumbersError: a row has no distribution; its index is that of the job.
     """
     if logits_BV.device.type == "mps":  # has no float64
         logits_BV = logits_BV.cpu()
@@ -83,8 +83,6 @@ def draw(
     token_J = np.empty(len(row_J), dtype=np.int64)
     token_J[order_J] = torch.cat(drawn).cpu().numpy()[sorted_J, column_J]
     if (token_J < 0).any():
-        raise EngineError(
-            "the model's logits are not numbers.",
-            "Try --dtype float32, or check the model's weights.",
-        )
+        broken = int(np.flatnonzero(token_J < 0)[0])
+        raise NotNumbersError(broken, f"at token {int(step_J[broken])} of a response")
     return token_J

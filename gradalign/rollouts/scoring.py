@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache
 
 from gradalign.models.continuations import copies_agree
 from gradalign.models.forward import Sharing, sharing_of
+from gradalign.models.numbers import check_logits
 from gradalign.rollouts.model_call import ModelCall
 
 # Logits of one pass are kept below this many numbers.
@@ -27,6 +28,9 @@ def sequence_logprobs(
 
     Sequences of similar length share a pass, padded on the right, where a causal model's real
     tokens do not see it; logits before the earliest start are not computed.
+
+    Raises:
+        NotNumbersError: a token has no distribution; its index is that of the sequence.
     """
     found: list[npt.NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), starts[i]))
@@ -48,16 +52,19 @@ def sequence_logprobs(
         some = order[begin:end]
         begin = end
         if len(some) == 1:
-            scored = [_one_sequence(call, sequences[some[0]], starts[some[0]])]
+            scored = [_one_sequence(call, sequences[some[0]], starts[some[0]], some[0])]
         else:
-            scored = _one_pass(call, [sequences[i] for i in some], [starts[i] for i in some])
+            scored = _one_pass(call, [sequences[i] for i in some], [starts[i] for i in some], some)
         for i, log_p_T in zip(some, scored, strict=True):
             found[i] = log_p_T
     return found
 
 
 def _one_pass(
-    call: ModelCall, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    call: ModelCall,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    numbers: Sequence[int],
 ) -> list[npt.NDArray[np.float32]]:
     length_B = np.array([len(ids) for ids in sequences])
     widest = int(length_B.max())
@@ -79,17 +86,20 @@ def _one_pass(
     scored = []
     for row, (length, start) in enumerate(zip(length_B, starts, strict=True)):
         here = slice(start - 1 - first, int(length) - 1 - first)
+        check_logits(logits_BTV[row, here], numbers[row])
         log_p_TV = torch.log_softmax(logits_BTV[row, here].float(), dim=-1)
         log_p_T = log_p_TV.gather(1, target_BT[row, here, None])[:, 0]
         scored.append(log_p_T.cpu().numpy())
     return scored
 
 
-def _one_sequence(call: ModelCall, ids: Sequence[int], start: int) -> npt.NDArray[np.float32]:
+def _one_sequence(
+    call: ModelCall, ids: Sequence[int], start: int, number: int
+) -> npt.NDArray[np.float32]:
     """Score a sequence alone, in pieces if its logits would not fit into one pass."""
     columns = max(1, _LOGITS // call.vocab_size)
     if len(ids) - start + 1 <= columns:
-        return _one_pass(call, [ids], [start])[0]
+        return _one_pass(call, [ids], [start], [number])[0]
     token_1T = np.array(ids, dtype=np.int64)[None, :]
     # Recurrent layers take one token at a time from a cache: such a model reads all again.
     cache = DynamicCache() if copies_agree(call.model) else None
@@ -105,6 +115,7 @@ def _one_sequence(call: ModelCall, ids: Sequence[int], start: int) -> npt.NDArra
             cache,
             keep=end - begin,
         ).reshape(1, end - begin, -1)
+        check_logits(logits_1TV[0], number)
         target_T = torch.from_numpy(token_1T[0, begin + 1 : end + 1]).to(logits_1TV.device)
         log_p_TV = torch.log_softmax(logits_1TV[0].float(), dim=-1)
         pieces.append(log_p_TV.gather(1, target_T[:, None])[:, 0].cpu().numpy())

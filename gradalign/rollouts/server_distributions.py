@@ -21,7 +21,9 @@ import numpy.typing as npt
 from gradalign.errors import EngineError
 from gradalign.models.continuations import Offshoot
 from gradalign.models.distributions import ForcedSequence, PositionView, SupportView
+from gradalign.models.numbers import at_index
 from gradalign.models.sampling import SamplingSettings
+from gradalign.rollouts.server_cut import check_hidden, cut, hidden_mass
 from gradalign.rollouts.server_engine import ServerEngine
 from gradalign.rollouts.server_messages import (
     sampled_logprobs,
@@ -97,23 +99,35 @@ def served_readings(
     Raises:
         EngineError: a server refuses, or no server is left.
     """
-    vocab = engine.limits.vocab_size
-    num_top, num_view = min(num_top, vocab), min(num_view, vocab)
+    outside = engine.outside
+    vocab = engine.limits.vocab_size - len(outside)
+    num_top = min(num_top, engine.limits.vocab_size)
+    num_view = min(num_view, num_top, vocab)
     asked = [i for i, sequence in enumerate(sequences) if len(sequence.forced.response_ids)]
     for i in asked:
         engine.limits.check_sequence(i, _ids(sequences[i]), 1)
     bodies = [scoring_body(_ids(sequences[i]), engine.server_len, num_top=num_top) for i in asked]
     waiting: list[tuple[int, PositionView, list[dict[int, float]]]] = []
+    tops: dict[int, list[dict[int, float]]] = {}
     for place, choice in engine.ask(bodies):
         i = asked[place]
-        rows = token_logprobs(choice)[len(sequences[i].forced.prompt_ids) :]
-        view = _view(rows, sequences[i].forced.response_ids, num_view, num_top, vocab)
+        with at_index(i):
+            rows = token_logprobs(choice)[len(sequences[i].forced.prompt_ids) :]
+        _check_rows(rows, sequences[i].forced.response_ids, num_top)
+        inside = [cut(row, outside) for row in rows] if outside else rows
+        view = _view(inside, sequences[i].forced.response_ids, num_view, num_top, vocab)
         chosen = [rows[int(position)] for position in sequences[i].positions_N]
+        tops[i] = [dict(row) for row in chosen] if outside else chosen
         waiting.append((i, view, chosen))
     if fill:
         _fill(engine, sequences, {i: chosen for i, _, chosen in waiting})
+        for i, _, chosen in waiting if outside else []:
+            for top, row in zip(tops[i], chosen, strict=True):
+                check_hidden(hidden_mass(top, row, outside, num_top))
     for i, view, chosen in waiting:
-        yield i, _reading(sequences[i], view, chosen, num_top, vocab, temperatures)
+        num_tops = [num_top - sum(token in outside for token in top) for top in tops[i]]
+        inside = [cut(row, outside) for row in chosen] if outside else chosen
+        yield i, _reading(sequences[i], view, inside, num_tops, vocab, temperatures)
 
 
 def served_offshoot_logprobs(
@@ -126,11 +140,36 @@ def served_offshoot_logprobs(
     """
     found = [np.zeros(0, dtype=np.float32) for _ in offshoots]
     longer = [i for i, offshoot in enumerate(offshoots) if len(offshoot.token_ids) > 1]
+    if engine.outside and longer:
+        _check_outside(engine, trunk_ids, sorted({offshoots[i].start for i in longer}))
     sequences = [[*trunk_ids[: offshoots[i].start], *offshoots[i].token_ids] for i in longer]
     scores = engine.logprobs(sequences, [offshoots[i].start + 1 for i in longer])
     for i, score in zip(longer, scores, strict=True):
         found[i] = score
     return found
+
+
+def _check_outside(engine: ServerEngine, trunk_ids: Sequence[int], starts: Sequence[int]) -> None:
+    """Measure the mass outside the tokens at a few nodes of a spine: scores cannot be cut.
+
+    Raises:
+        EngineError: it is more than scores may be off by.
+    """
+    some = [starts[place] for place in sorted({0, len(starts) // 2, len(starts) - 1})]
+    empty = np.zeros(0, dtype=np.int32)
+    rows: list[dict[int, float]] = [{} for _ in some]
+    for start, row in zip(some, rows, strict=True):
+        sequence = AskedSequence(
+            ForcedSequence(trunk_ids[:start], ()), np.zeros(1, dtype=np.int64), [empty]
+        )
+        _fill(engine, [sequence], {0: [row]})
+        if len(row) < len(engine.outside):
+            raise EngineError(
+                "a server does not tell the mass of rows that stand for no token.",
+                "Upgrade it to a vLLM that knows logprob_token_ids, or leave out methods that "
+                "look at continuations.",
+            )
+        check_hidden(float(np.exp(np.array(list(row.values()))).sum()))
 
 
 def _ids(sequence: AskedSequence) -> list[int]:
@@ -147,12 +186,13 @@ def _view(
     """Reduce a response's answers to what is kept of every position.
 
     Raises:
-        EngineError: a position has fewer tokens than were asked for, or lacks the drawn one.
+        EngineError: a position has fewer tokens than are kept, or lacks the drawn one.
     """
-    if len(rows) != len(response_ids) or min(map(len, rows)) < num_top:
+    if min(map(len, rows)) < num_view:
         raise EngineError(
-            f"a server answered with fewer than {num_top} log-probabilities per position.",
-            "A vLLM server is needed, started with a --max-logprobs that allows as many.",
+            f"fewer than {num_view} of a served teacher's {num_top} most probable rows stand for "
+            "tokens of both models.",
+            "Raise --support-size, or read this teacher without --teacher-base-url.",
         )
     tops = [sorted(row.items(), key=lambda item: (-item[1], item[0]))[:num_top] for row in rows]
     try:
@@ -168,6 +208,21 @@ def _view(
         top_ids_LK=np.array([[t for t, _ in top[:num_view]] for top in tops], dtype=np.int32),
         top_logprobs_LK=np.array([[p for _, p in top[:num_view]] for top in tops], np.float32),
     )
+
+
+def _check_rows(
+    rows: list[dict[int, float]], response_ids: Sequence[int] | Int32s, num_top: int
+) -> None:
+    """Check that a server answered with what was asked for.
+
+    Raises:
+        EngineError: a position has fewer tokens, or there are fewer positions.
+    """
+    if len(rows) != len(response_ids) or min(map(len, rows)) < num_top:
+        raise EngineError(
+            f"a server answered with fewer than {num_top} log-probabilities per position.",
+            "A vLLM server is needed, started with a --max-logprobs that allows as many.",
+        )
 
 
 def _entropy(row: dict[int, float], least: float, vocab: int) -> float:
@@ -196,7 +251,7 @@ def _fill(
 ) -> None:
     """Ask, node by node, for the student's tokens that are not known, and add what comes."""
     bodies: list[dict[str, Any]] = []
-    owners: list[dict[int, float]] = []
+    owners: list[tuple[int, dict[int, float]]] = []
     fixed = sampling_body(SamplingSettings()) | {
         "max_tokens": 1,
         "seed": 0,
@@ -209,7 +264,9 @@ def _fill(
         for position, wanted, row in zip(
             sequence.positions_N, sequence.student_ids, rows, strict=True
         ):
-            missing = [int(token) for token in wanted if int(token) not in row]
+            # What lies outside the tokens is asked for too, to be cut off.
+            every = dict.fromkeys([*map(int, wanted), *sorted(engine.outside)])
+            missing = [token for token in every if token not in row]
             for begin in range(0, len(missing), _IDS_PER_REQUEST):
                 bodies.append(
                     fixed
@@ -218,24 +275,26 @@ def _fill(
                         "logprob_token_ids": missing[begin : begin + _IDS_PER_REQUEST],
                     }
                 )
-                owners.append(row)
+                owners.append((i, row))
     for place, choice in engine.ask(bodies):
         asked = bodies[place]["logprob_token_ids"]
-        answered = sampled_logprobs(choice["logprobs"]) if choice.get("logprobs") else {}
+        i, row = owners[place]
+        with at_index(i):
+            answered = sampled_logprobs(choice["logprobs"]) if choice.get("logprobs") else {}
         # An old server ignores the field and answers with the sampled token only.
-        owners[place].update({token: answered[token] for token in asked if token in answered})
+        row.update({token: answered[token] for token in asked if token in answered})
 
 
 def _reading(
     sequence: AskedSequence,
     view: PositionView,
     rows: list[dict[int, float]],
-    num_top: int,
+    num_tops: Sequence[int],
     vocab: int,
     temperatures: Sequence[float],
 ) -> ServedReading:
     unions, logprobs, tails = [], [], []
-    for wanted, row in zip(sequence.student_ids, rows, strict=True):
+    for wanted, row, num_top in zip(sequence.student_ids, rows, num_tops, strict=True):
         union = np.union1d(np.array(sorted(row), dtype=np.int32), wanted).astype(np.int32)
         log_q = np.array([row.get(int(token), np.nan) for token in union], dtype=np.float32)
         unions.append(union)

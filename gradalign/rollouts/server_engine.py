@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -14,10 +14,12 @@ import numpy.typing as npt
 from gradalign.errors import EngineError, ModelError, UsageError
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import load_config, resolve_model, vocab_size
+from gradalign.models.numbers import NotNumbersError, at_index
 from gradalign.models.tokenizers import load_tokenizer
 from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
 from gradalign.rollouts.server_checks import WantedModel, find_servers
+from gradalign.rollouts.server_cut import bans
 from gradalign.rollouts.server_http import parse_addresses
 from gradalign.rollouts.server_messages import (
     read_choices,
@@ -52,6 +54,7 @@ class ServerEngine(Closing):
         sampling: may be set; the next `generate` uses it.
         limits: what is sent to servers at most.
         server_len: context of the server that has the shortest.
+        outside: ids of the output layer that are none of the spec's tokens; never drawn.
 
     Raises:
         UsageError: no or wrong URL, unknown argument, or a server that has not this model.
@@ -85,6 +88,10 @@ class ServerEngine(Closing):
         self.server_len = min(lengths, default=self.limits.max_model_len)
         self.longest_server_len = max(lengths, default=None)
         self.sampling = spec.sampling
+        self.outside = frozenset(
+            [] if spec.tokens is None else spec.tokens.missing(vocab_size).tolist()
+        )
+        self._bans = bans(self.outside)
         self.usage = EngineUsage()
         self.usage.extra["servers"] = [model.address.url for model in found]
         self._pool = RequestPool(found, settings)
@@ -106,7 +113,8 @@ class ServerEngine(Closing):
         bodies = [scoring_body(ids, self.server_len) for ids in sequences]
         found: list[npt.NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(bodies)
         for index, choice in self.ask(bodies):
-            found[index] = read_scores(choice, sequences[index], starts[index])
+            with at_index(index):
+                found[index] = read_scores(choice, sequences[index], starts[index])
         return found
 
     def ask(self, bodies: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -131,7 +139,7 @@ class ServerEngine(Closing):
                     self._pool.send(jobs)
                 if not waiting:
                     break
-                answer = self._receive()
+                answer = self._receive(waiting)
                 if answer.number in waiting:
                     (choice,), _ = read_choices(answer.content)
                     yield waiting.pop(answer.number), choice
@@ -148,7 +156,7 @@ class ServerEngine(Closing):
     def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
         mine = self._begin()
         stops = set(self.sampling.stop_token_ids)
-        fixed = sampling_body(self.sampling)
+        fixed = sampling_body(self.sampling) | self._bans
         waiting: dict[int, list[tuple[int, Request]]] = {}
         try:
             while True:
@@ -167,6 +175,7 @@ class ServerEngine(Closing):
                 self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
                 for (index, request), choice in zip(group, choices, strict=True):
                     completion = read_completion(choice, request, stops)
+                    self._check_drawn(completion)
                     self.usage.generated_tokens += completion.token_ids.size
                     yield index, completion
                     self._check_run(mine)
@@ -202,12 +211,26 @@ class ServerEngine(Closing):
         self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
         self._pool.send(jobs)
 
+    def _check_drawn(self, completion: Completion) -> None:
+        """Check that a server kept to the bias that rules ids out.
+
+        Raises:
+            EngineError: it did not.
+        """
+        if self.outside and not self.outside.isdisjoint(completion.token_ids.tolist()):
+            raise EngineError(
+                "a server drew an id that stands for no token: it ignores logit_bias.",
+                "A vLLM server is needed, which knows it.",
+            )
+
     def _number(self) -> int:
         self._next_number += 1
         return self._next_number
 
-    def _receive(self) -> Answer:
+    def _receive(self, indices: Mapping[int, int] | None = None) -> Answer:
         answer = self._pool.receive()
+        if isinstance(answer.error, NotNumbersError):
+            raise NotNumbersError((indices or {}).get(answer.number))
         if answer.error is not None:
             raise answer.error
         if answer.dropped:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gradalign.errors import EngineError, GradalignError, UsageError
+from gradalign.models.numbers import NotNumbersError
 
 KEY_VARIABLES = ("GRADALIGN_API_KEY", "OPENAI_API_KEY")
 
@@ -115,12 +116,15 @@ def check_status(response: httpx.Response, address: ServerAddress) -> None:
         ServerUnavailableError: worth another try, here or at another server.
         UsageError: the key is not accepted.
         EngineError: the server refuses the request itself.
+        NotNumbersError: its answer would have had a NaN.
     """
     status = response.status_code
     if status < 300:
         return
     if status in _BUSY:
         raise ServerUnavailableError("busy", f"HTTP {status}", _retry_after(response.headers))
+    if status >= 500 and "not JSON compliant" in response.text:
+        raise NotNumbersError  # NaN, which JSON does not have
     if status >= 500:
         raise ServerUnavailableError("failed", f"HTTP {status}: {_message(response)}")
     raise refused(response, address)

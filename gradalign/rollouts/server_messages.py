@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import EngineError
+from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts.base import Completion, Request
 
@@ -68,10 +69,16 @@ def token_logprobs(choice: dict[str, Any]) -> list[dict[int, float]]:
 
     The first position has none. Where the last token was forced (see `scoring_body`), the
     entry of the sampled token is the last one.
+
+    Raises:
+        NotNumbersError: one is no number, or all of a position are minus infinity.
     """
     rows: list[dict[int, float]] = []
     for entry in choice["prompt_logprobs"]:
-        rows.append({int(t): _finite(e["logprob"]) for t, e in (entry or {}).items()})
+        row = {int(t): _finite(e["logprob"]) for t, e in (entry or {}).items()}
+        if len(row) > 1 and max(row.values()) == -np.inf:
+            raise NotNumbersError
+        rows.append(row)
     sampled = choice.get("logprobs")
     if sampled is not None:
         rows.append(sampled_logprobs(sampled))
@@ -86,7 +93,14 @@ def sampled_logprobs(sampled: dict[str, Any]) -> dict[int, float]:
     }
 
 
-def _finite(value: float) -> float:
+def _finite(value: float | None) -> float:
+    """Return a log-probability as a number.
+
+    Raises:
+        NotNumbersError: null, NaN or infinity.
+    """
+    if value is None or not value < np.inf:
+        raise NotNumbersError
     return -np.inf if value <= NO_MASS else value
 
 

@@ -14,8 +14,10 @@ import numpy.typing as npt
 import torch
 
 from gradalign.errors import EngineError
+from gradalign.models.event_space import EventSpace, only
 from gradalign.models.loading import context_length as configured_length
 from gradalign.models.loading import loaded_model
+from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts import attention
 from gradalign.rollouts.base import Closing, Completion, EngineUsage, Request
@@ -57,6 +59,7 @@ class TransformersEngine(Closing):
         max_rows: most different sequences in a batch. Requests that have the same tokens so far
             are one of them; they part when their draws differ.
         cache_bytes: memory for keys and values; by default a share of what is free.
+        tokens: the tokens that distributions are over; None for all rows of the output layer.
 
     Attributes:
         sampling: may be set; the next `generate` uses it.
@@ -80,6 +83,7 @@ class TransformersEngine(Closing):
         trust_remote_code: bool = False,
         max_rows: int = 1024,
         cache_bytes: int | None = None,
+        tokens: EventSpace | None = None,
     ) -> None:
         self.sampling = sampling or SamplingSettings()
         self.usage = EngineUsage()
@@ -105,6 +109,8 @@ class TransformersEngine(Closing):
             ),
         )
         self._store: Any = choose_store(self._call)
+        # Stores are compared on all logits, so only then are these cut.
+        self._stack.enter_context(only(model, tokens))
         self._batch = Batch(self.sampling.stop_token_ids)
         self._run_number = 0
         self._cache_bytes = cache_bytes or _free_bytes(self._call.device)
@@ -187,7 +193,10 @@ class TransformersEngine(Closing):
     def _draw(self) -> npt.NDArray[np.int64]:
         batch = self._batch
         logits_BV = self._store.step(batch.next_B)
-        return draw(logits_BV, batch.row_J, batch.seed_J, batch.step_J, self.sampling)
+        try:
+            return draw(logits_BV, batch.row_J, batch.seed_J, batch.step_J, self.sampling)
+        except NotNumbersError as error:
+            raise NotNumbersError(batch.index_J[error.index or 0], error.place) from None
 
     def _pull(self, intake: Intake, waiting: list[Job]) -> None:
         """Top up the waiting jobs and sort them so that shared prefixes sit together."""

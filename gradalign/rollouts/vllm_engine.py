@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
 from gradalign.models.loading import commit_hash, load_config, resolve_model
 from gradalign.models.loading import context_length as configured_length
+from gradalign.models.numbers import NotNumbersError
 from gradalign.models.weight_check import check_weights
 from gradalign.rollouts.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.rollouts.intake import Intake, ModelLimits, context_length
@@ -32,6 +33,7 @@ _OURS = {
     "skip_tokenizer_init": "",
     "generation_config": "",
     "logprobs_mode": "",
+    "worker_extension_cls": "",
 }
 
 # Sequences scored per message.
@@ -133,6 +135,9 @@ class VllmEngine(Closing):
             self._worker.send(Kind.SCORE, pack_rows(fields, list(some), "<i4"))
             payload = self._receive(Kind.SCORES)
             found += [log_p_T for _, log_p_T in unpack_rows(payload, "<f4")]
+        for index, log_p_T in enumerate(found):
+            if np.isnan(log_p_T).any():
+                raise NotNumbersError(index)
         return found
 
     def close(self) -> None:
@@ -161,7 +166,12 @@ class VllmEngine(Closing):
                 if not waiting:
                     break
                 # Results of an abandoned run may still arrive; they are not in `waiting`.
-                for (number, reason, cached), ids in unpack_rows(self._receive(Kind.DONE), "<i4"):
+                try:
+                    payload = self._receive(Kind.DONE)
+                except NotNumbersError as error:
+                    known = waiting.get(error.index) if error.index is not None else None
+                    raise NotNumbersError(None if known is None else known[0]) from None
+                for (number, reason, cached), ids in unpack_rows(payload, "<i4"):
                     if number < 0:
                         self.usage.add_seconds(reason / 1e6)
                     elif number in waiting:
@@ -208,9 +218,12 @@ class VllmEngine(Closing):
             kind, payload = self._worker.receive()
             if kind is Kind.ERROR:
                 # After any failure vLLM may hang: it is not used again.
-                message = json.loads(payload)["message"]
+                content = json.loads(payload)
+                message = content["message"]
                 tail = self._worker.log_tail()
                 self.close()
+                if content.get("fault") == "numbers":
+                    raise NotNumbersError(content["number"])
                 raise EngineError(
                     f"vLLM failed: {message}. Its last lines:\n{tail}\n",
                     "Finished shards are kept: run the same command again.",

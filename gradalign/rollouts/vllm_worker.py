@@ -28,6 +28,10 @@ from gradalign.rollouts.wire import Kind, Receiver, pack_rows, send, send_json, 
 STOP, LENGTH = 0, 1
 
 
+class BrokenLogits(Exception):
+    """The model gave logits that are not numbers; `args` has the request's number or None."""
+
+
 class Worker:
     """Serves one parent until it says goodbye or disappears.
 
@@ -50,6 +54,8 @@ class Worker:
             Path(empty, "generation_config.json").write_text("{}", encoding="utf-8")
             self.llm: Any = vllm.LLM(**engine_arguments(settings), generation_config=empty)
         self.engine: Any = self.llm.llm_engine
+        tokens = settings.get("tokens") or {"ranges": ()}
+        self.llm.collective_rpc("gradalign_cut", args=(tokens["ranges"],))
         config = self.engine.vllm_config
         self.max_model_len = int(config.model_config.max_model_len)
         self.about = {
@@ -120,11 +126,25 @@ class Worker:
             done.append((int(output.request_id), reason, cached))
             arrays.append(list(found.token_ids))
         if done:
+            self._check_numbers()
             # The first row carries the time spent in steps, in microseconds.
             done.insert(0, (-1, int(self._seconds * 1e6), 0))
             arrays.insert(0, [])
             self._seconds = 0.0
             send(self._sock, Kind.DONE, pack_rows(done, arrays, "<i4"))
+
+    def _check_numbers(self) -> None:
+        """Stop if logits were no numbers: what was drawn from them means nothing.
+
+        Raises:
+            BrokenLogits: with the number of a request that they were for, if it is known.
+        """
+        for names in self.llm.collective_rpc("gradalign_broken"):
+            if names is not None:
+                # vLLM may put a suffix of its own behind a request's name.
+                numbers = [name.partition("-")[0] for name in names]
+                known = [int(number) for number in numbers if number.isdecimal()]
+                raise BrokenLogits(known[0] if known else None)
 
     def _score(self, payload: bytes) -> None:
         """Answer with the log-probabilities of each sequence's tokens from its start on."""
@@ -184,6 +204,7 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "seed": settings["seed"],
         "skip_tokenizer_init": True,
         "enable_prefix_caching": True,
+        "worker_extension_cls": "gradalign.rollouts.vllm_extension.CutLogits",
         "disable_log_stats": True,
         "max_num_seqs": 128 if on_cpu else 256,
     }
@@ -314,6 +335,9 @@ def main() -> int:
         worker.serve(receiver)
     except BrokenPipeError:
         return 0
+    except BrokenLogits as error:
+        send_json(sock, Kind.ERROR, {"fault": "numbers", "number": error.args[0], "message": ""})
+        return 1
     except Exception as error:  # after any failure the engine may hang: it is given up
         traceback.print_exc()
         lines = str(error).strip().splitlines() or [""]

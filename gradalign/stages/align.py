@@ -57,6 +57,7 @@ class _Scores:
     dot: Floats
     method_norm2: Floats
     norm_on_support: Floats
+    full_norm2: Floats
     sampled_cosine: Floats
     sampled_variance_ratio: Floats
 
@@ -117,6 +118,7 @@ def _add(
         ideal_norm2=_ideal_norm2(nodes, view),
         method_norm2=scores.method_norm2,
         norm_on_support=scores.norm_on_support,
+        full_norm2=scores.full_norm2,
         teacher_advantage=(
             teacher_advantage(nodes.prob_NC[at], view.q_NC, nodes.value_NC[at], mask_NC)
             if advantage
@@ -167,6 +169,7 @@ def score_nodes(nodes: ShardNodes, view: TeacherNodes, method: Method) -> _Score
         dot=sums.dot_N,
         method_norm2=sums.method_norm2_N,
         norm_on_support=_norm_on_support(direction, view, mask_NC),
+        full_norm2=_full_norm2(direction, view),
         sampled_cosine=_sampled_cosine(method, view, mask_NC, ideal_NC, flat_N),
         sampled_variance_ratio=method.variance_ratio(batch),
     )
@@ -196,12 +199,17 @@ def _reasons(
 
 def _norm_on_support(direction: Direction, view: TeacherNodes, mask_NC: Bools) -> Floats:
     """Return the share of |m|^2 that lies on the candidates; the tail counts as spread evenly."""
-    ascent_NS = direction.ascent_NS
-    tail_N = -ascent_NS.sum(axis=1)
-    total_N = (ascent_NS**2).sum(axis=1) + tail_N**2 / np.maximum(view.batch.num_tail_N, 1)
+    ascent_NS, total_N = direction.ascent_NS, _full_norm2(direction, view)
     inside_NC = np.where(mask_NC, np.take_along_axis(ascent_NS, view.slot_NC, axis=1), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((inside_NC**2).sum(axis=1) / total_N)
+
+
+def _full_norm2(direction: Direction, view: TeacherNodes) -> Floats:
+    """Return |m|^2 over all tokens; the tail counts as spread evenly."""
+    ascent_NS = direction.ascent_NS
+    tail_N = -ascent_NS.sum(axis=1)
+    return np.asarray((ascent_NS**2).sum(axis=1) + tail_N**2 / np.maximum(view.batch.num_tail_N, 1))
 
 
 def _sampled_cosine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import UsageError
+from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.report.folder import RunFolder
 
@@ -60,6 +61,10 @@ class Resolved:
         commits: of each model from the hub the commit that the run began with.
         pass_dtype: the coarsest dtype that student and teachers are read in, as far as it is known
             before they are opened: what their log-probabilities are worth.
+        token_ranges: ids of the student's tokens as [begin, end): those that its tokenizer knows
+            and its output layer has. Empty in runs of before: every row of the output layer.
+        common_token_ranges: the same of the tokens that each teacher checkpoint has too.
+        warnings: what to mind, in words.
     """
 
     max_tokens: int
@@ -72,6 +77,9 @@ class Resolved:
     clock: str = ""
     commits: dict[str, str] = field(default_factory=dict)
     pass_dtype: str = "float32"
+    token_ranges: Sequence[Sequence[int]] = ()
+    common_token_ranges: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,33 @@ class Run:
             top_k=self.config.top_k,
             stop_token_ids=self.resolved.stop_token_ids,
         )
+
+    @cached_property
+    def tokens(self) -> EventSpace:
+        """The tokens that the student draws: all of its own."""
+        ranges = self.resolved.token_ranges or ((0, self.resolved.vocab_size),)
+        return EventSpace.stored(ranges)
+
+    def common_tokens(self, model: str) -> EventSpace:
+        """Return the tokens that a checkpoint and the student have: they are compared on these."""
+        ranges = self.resolved.common_token_ranges.get(model)
+        if model == self.config.student or ranges is None:
+            return self.tokens
+        return EventSpace.stored(ranges)
+
+    def compared_tokens(self, label: str) -> EventSpace:
+        """Return the tokens that the student and a teacher, by its label, are compared on."""
+        teacher = next(item for item in self.teachers if item.label == label)
+        return self.common_tokens(self.model_of(teacher))
+
+    def lacks_tokens(self, label: str) -> bool:
+        """Whether a teacher, by its label, lacks tokens of the student."""
+        return self.compared_tokens(label) != self.tokens
+
+    def lacking_models(self) -> list[str]:
+        """Return the teachers' checkpoints that lack tokens of the student, each once."""
+        models = dict.fromkeys(self.model_of(teacher) for teacher in self.teachers)
+        return [model for model in models if self.common_tokens(model) != self.tokens]
 
     def shards(self) -> list[str]:
         """Return the names of all shards."""

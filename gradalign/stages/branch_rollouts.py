@@ -17,6 +17,7 @@ import numpy as np
 
 from gradalign.branching import BranchRequest
 from gradalign.errors import RunError
+from gradalign.models.numbers import naming
 from gradalign.rollouts.base import Request
 from gradalign.stages.base import Run, Tick
 from gradalign.stages.branch_target import Target
@@ -92,7 +93,8 @@ class Rollouts:
         """Take one completion of whichever shard; False if none is on its way."""
         if not any(work.num_live for work in self._open.values()):
             return False
-        index, completion = next(self._completions)
+        with naming(f"student {self._run.config.student}", self._question):
+            index, completion = next(self._completions)
         work, item, request = self._sent.pop(index)
         work.num_done += 1
         item.arrived[request] = (completion.token_ids, completion.finish_reason)
@@ -101,6 +103,9 @@ class Rollouts:
             self._open_round(work, item)
             self._go_on(work)
         return True
+
+    def _question(self, index: int) -> str:
+        return self._sent[index][1].stored.question.id
 
     def _source(self) -> Iterator[Request | None]:
         """Yield requests as they come up; None while others are still on their way."""

@@ -21,6 +21,7 @@ from gradalign.models import (
     resolve_model,
     vocab_size,
 )
+from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
 from gradalign.models.generation import end_token_ids
 from gradalign.models.prompts import render, special_token_ids, stop_token_ids
@@ -28,6 +29,7 @@ from gradalign.models.tokenizers import check_agreement, load_tokenizer
 from gradalign.models.weight_check import check_weights
 from gradalign.rollouts import resolve_engine
 from gradalign.stages.base import Resolved, read_template
+from gradalign.stages.ends import end_warning
 from gradalign.stages.precision import pass_dtype
 from gradalign.stages.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.rendered import RenderedPrompts
@@ -56,6 +58,7 @@ class Reader:
         generation_stops: end tokens of its generation_config.json.
         clock: the moment that its chat template is told when it asks for the time.
         notes: where to put what is to be minded about its chat template.
+        tokens: what it can say.
     """
 
     label: str
@@ -70,6 +73,7 @@ class Reader:
     generation_stops: tuple[int, ...]
     clock: str
     notes: PromptNotes
+    tokens: EventSpace
 
     def render(self, question: Question, prompt: Prompt, response_prefix: str) -> list[int]:
         """Turn a prompt into token ids that the model has rows for.
@@ -226,18 +230,13 @@ def _resolve(
             f"in the context of the {narrowest.label}, {narrowest.limit}{narrowest.limit_note}.",
             f"Use --max-tokens {room}, or leave long questions out with --sample-id.",
         )
+    stops = _stops(config, student)
     return Resolved(
         max_tokens=max_tokens,
         max_model_len=max(prompts.lengths) + max_tokens,
         engine=engine,
         verifier=verifier,
-        stop_token_ids=stop_token_ids(
-            student.tokenizer,
-            student.generation_stops,
-            config.stop_token_ids,
-            chat_template=student.template,
-            template_kwargs=student.template_kwargs,
-        ),
+        stop_token_ids=stops,
         vocab_size=student.vocab_size,
         special_token_ids=tuple(sorted(special_token_ids(student.tokenizer, student.template))),
         clock=student.clock,
@@ -247,7 +246,66 @@ def _resolve(
             if reader.commit is not None
         },
         pass_dtype=pass_dtype(config),
+        token_ranges=student.tokens.ranges,
+        common_token_ranges={
+            teacher.reader.model: student.tokens.common(teacher.reader.tokens).ranges
+            for teacher in teachers
+        },
+        warnings=tuple(
+            line for teacher in teachers for line in _other_ends(student, teacher, stops)
+        ),
     )
+
+
+def _stops(config: ScoreConfig, student: Reader) -> tuple[int, ...]:
+    """Return the tokens that end a response, of those that the student can draw.
+
+    Raises:
+        UsageError: there is none, or one that the user named cannot be drawn.
+    """
+    for token in config.stop_token_ids:
+        if token not in student.tokens:
+            raise UsageError(
+                f"stop token id {token} cannot be drawn: {config.student} has no token or no row "
+                "of its output layer for it.",
+                "Check --stop-token-id.",
+            )
+    named = stop_token_ids(
+        student.tokenizer,
+        student.generation_stops,
+        config.stop_token_ids,
+        chat_template=student.template,
+        template_kwargs=student.template_kwargs,
+    )
+    stops = tuple(token for token in named if token in student.tokens)
+    if not named:
+        raise UsageError(
+            f"nothing says which token ends a response of {config.student}: not its tokenizer, "
+            "generation_config.json, or chat template.",
+            "Name it with --stop-token-id.",
+        )
+    if not stops:
+        raise UsageError(
+            f"{config.student} cannot end a response: it has no token, or no row of its output "
+            f"layer, for its end token id{'s' if len(named) > 1 else ''} "
+            f"{', '.join(map(str, named[:3]))}.",
+            "Name one that it can draw with --stop-token-id.",
+        )
+    return stops
+
+
+def _other_ends(student: Reader, teacher: CheckedTeacher, stops: Sequence[int]) -> list[str]:
+    """Say that a teacher ends responses with other tokens than the student, if it does."""
+    reader = teacher.reader
+    if reader.model == student.model:
+        return []
+    # What it was trained to end with; the tokenizer's own may be a base model's.
+    own = reader.generation_stops or stop_token_ids(
+        reader.tokenizer, chat_template=reader.template, template_kwargs=reader.template_kwargs
+    )
+    texts = {token: str(reader.tokenizer.decode([token])) for token in own}
+    texts |= {token: str(student.tokenizer.decode([token])) for token in stops}
+    return end_warning(teacher.spec.label, sorted(own), stops, texts)
 
 
 def _reader(
@@ -255,10 +313,11 @@ def _reader(
 ) -> Reader:
     revision = config.revision if model == config.student else config.teacher_revision
     settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(resolve_model(model), revision, config.trust_remote_code)
     return Reader(
         label=label,
         model=model,
-        tokenizer=load_tokenizer(resolve_model(model), revision, config.trust_remote_code),
+        tokenizer=tokenizer,
         template=read_template(config, teacher=teacher),
         template_kwargs=(
             config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
@@ -272,6 +331,7 @@ def _reader(
         ),
         clock=clock,
         notes=notes,
+        tokens=event_space(tokenizer, vocab_size(model, settings)),
     )
 
 

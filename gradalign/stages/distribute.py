@@ -8,8 +8,9 @@ student's second pass reads P on the union. A stage object is one pass over all 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +19,39 @@ import pyarrow as pa
 from gradalign.branching import choose_nodes
 from gradalign.contexts import TeacherSpec
 from gradalign.diagnostics.overlap import TOP_K, overlap
-from gradalign.models import loaded_model
 from gradalign.models.distributions import (
     ForcedSequence,
+    PositionView,
+    SupportView,
     at_tokens,
     forced_log_probs,
     position_view,
     top_tokens,
 )
+from gradalign.models.event_space import EventSpace, only
+from gradalign.models.numbers import naming
+from gradalign.models.output_layer import check_output_layer
+from gradalign.models.tokenizers import check_common
 from gradalign.report.rows import Rows
 from gradalign.stages.base import Run, Tick, Work, teacher_file
-from gradalign.stages.positions import read_positions
+from gradalign.stages.positions import SpinePositions, read_positions
 from gradalign.stages.records import StoredSpine, read_questions, read_spines
-from gradalign.stages.teacher_readings import LocalReader, ServedReader, open_teacher
+from gradalign.stages.teacher_readings import (
+    LocalReader,
+    Reading,
+    ServedReader,
+    open_student_model,
+    open_teacher,
+)
 from gradalign.stages.tools import Prompter
 
+if TYPE_CHECKING:
+    import torch
+
 Int32s = npt.NDArray[np.int32]
+
+COMMON = "common_positions"
+"""The student cut to the tokens of a teacher that lacks some."""
 
 
 class StudentPositions:
@@ -49,18 +67,16 @@ class StudentPositions:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
-        with loaded_model(run.config.student, **run.model_options(run.config.student)) as model:
+        with open_student_model(run) as model:
+            if run.config.alignment == "update":
+                check_output_layer(model)
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 spines, sequences = student_sequences(run, shard)
                 pieces: dict[int, Rows] = {}
                 num_nodes = 0
-                for i, log_probs_LV in forced_log_probs(
-                    model,
-                    sequences,
-                    batch_tokens=run.config.batch_tokens,
-                    sampling=run.sampling,
-                ):
+                num_top = min(run.config.support_size, run.tokens.size)
+                for i, log_probs_LV in student_passes(run, model, spines, sequences):
                     spine = spines[i]
                     view = position_view(log_probs_LV, spine.token_ids, TOP_K)
                     chosen, inclusion = choose_nodes(
@@ -70,28 +86,86 @@ class StudentPositions:
                         rng=run.rng("nodes", spine.spine_id),
                     )
                     num_nodes += len(chosen)
-                    ids_NK, logprobs_NK = top_tokens(log_probs_LV, chosen, run.config.support_size)
+                    top = top_tokens(log_probs_LV, chosen, num_top)
                     inclusion_L = np.full(len(spine.token_ids), np.nan)
                     inclusion_L[chosen] = inclusion
-                    top_ids, top_logprobs = list(view.top_ids_LK), list(view.top_logprobs_LK)
-                    for n, position in enumerate(chosen):
-                        top_ids[position], top_logprobs[position] = ids_NK[n], logprobs_NK[n]
-                    pieces[i] = rows = Rows("positions")
-                    rows.add(
-                        len(spine.token_ids),
-                        question_id=spine.question_id,
-                        spine_id=spine.spine_id,
-                        position=np.arange(len(spine.token_ids)),
-                        token_id=spine.token_ids,
-                        student_logprob=view.logprob_L,
-                        student_entropy=view.entropy_L,
-                        inclusion_prob=inclusion_L,
-                        top_ids=top_ids,
-                        top_logprobs=top_logprobs,
-                    )
+                    pieces[i] = _position_rows("positions", spine, view, chosen, top, inclusion_L)
                     tick(len(pieces), len(sequences), 1)
                 run.folder.write_table("positions", shard, _in_order("positions", pieces))
                 return Counter(nodes=num_nodes, positions=sum(len(s.token_ids) for s in spines))
+
+            yield work
+
+
+def _position_rows(
+    table: str,
+    spine: StoredSpine,
+    view: PositionView,
+    chosen: npt.NDArray[np.int64],
+    top: tuple[Int32s, npt.NDArray[np.float32]],
+    inclusion_L: npt.NDArray[np.float64],
+) -> Rows:
+    """Return a spine's positions; where a node is chosen, with `top`, the more top tokens."""
+    top_ids, top_logprobs = list(view.top_ids_LK), list(view.top_logprobs_LK)
+    for position, ids_K, logprobs_K in zip(chosen, *top, strict=True):
+        top_ids[position], top_logprobs[position] = ids_K, logprobs_K
+    rows = Rows(table)
+    rows.add(
+        len(spine.token_ids),
+        question_id=spine.question_id,
+        spine_id=spine.spine_id,
+        position=np.arange(len(spine.token_ids)),
+        token_id=spine.token_ids,
+        student_logprob=view.logprob_L,
+        student_entropy=view.entropy_L,
+        inclusion_prob=inclusion_L,
+        top_ids=top_ids,
+        top_logprobs=top_logprobs,
+    )
+    return rows
+
+
+class CommonPositions:
+    """A pass of the student over the tokens that one teacher has too, where it lacks some.
+
+    Args:
+        model: the teacher's checkpoint.
+    """
+
+    unit = "spines"
+
+    def __init__(self, model: str) -> None:
+        self.name = f"distribute student for {model}"
+        self.model = model
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's positions are there."""
+        return run.folder.has_table(COMMON, teacher_file(shard, self.model))
+
+    @contextmanager
+    def session(self, run: Run) -> Iterator[Work]:
+        """Hold the student, cut to these tokens."""
+        tokens = run.common_tokens(self.model)
+        num_top = min(run.config.support_size, tokens.size)
+        with open_student_model(run, tokens) as model:
+
+            def work(shard: str, tick: Tick) -> Counter[str]:
+                spines, sequences = student_sequences(run, shard)
+                own = read_positions(run.folder, shard)
+                pieces: dict[int, Rows] = {}
+                for spine in spines:
+                    check_common(tokens, spine.token_ids, self.model, spine.spine_id)
+                for i, log_probs_LV in student_passes(run, model, spines, sequences):
+                    spine, chosen = spines[i], own[spines[i].spine_id].chosen
+                    inclusion_L = np.full(len(spine.token_ids), np.nan)
+                    inclusion_L[chosen] = own[spine.spine_id].inclusion_N
+                    view = position_view(log_probs_LV, spine.token_ids, TOP_K)
+                    top = top_tokens(log_probs_LV, chosen, num_top)
+                    pieces[i] = _position_rows(COMMON, spine, view, chosen, top, inclusion_L)
+                    tick(len(pieces), len(sequences), 1)
+                table = _in_order(COMMON, pieces)
+                run.folder.write_table(COMMON, teacher_file(shard, self.model), table)
+                return Counter(student_passes=len(sequences))
 
             yield work
 
@@ -137,10 +211,18 @@ def _teacher_shard(
     prompts = prompter.spine_prompts(shard)
     spines = [spine for group in read_spines(run.folder, shard).values() for spine in group]
     shown = [spine for spine in spines if prompts[spine.spine_id] is not None]
-    positions = read_positions(run.folder, shard)
+    model = run.model_of(prompter.teacher)
+    positions = (
+        read_positions(run.folder, teacher_file(shard, model), COMMON)
+        if run.lacks_tokens(label)
+        else read_positions(run.folder, shard)
+    )
     read = [spine for spine in shown if len(spine.token_ids)]
     tokens, supports = {}, {}
-    for i, (view, unions, at) in reader.readings(
+    for i, (view, unions, at) in _readings(
+        reader,
+        label,
+        read,
         [ForcedSequence(prompts[spine.spine_id] or (), spine.token_ids) for spine in read],
         [positions[spine.spine_id] for spine in read],
         tempering(run),
@@ -189,6 +271,19 @@ def _teacher_shard(
     return Counter(teacher_passes=len(shown), skipped_pairs=len(spines) - len(shown))
 
 
+def _readings(
+    reader: LocalReader | ServedReader,
+    label: str,
+    spines: Sequence[StoredSpine],
+    sequences: Sequence[ForcedSequence],
+    students: Sequence[SpinePositions],
+    temperatures: Sequence[float],
+) -> Iterator[tuple[int, Reading]]:
+    """Yield what a teacher says of its spines; without numbers, say which teacher and question."""
+    with naming(f"teacher {label}", lambda i: spines[i].question_id):
+        yield from reader.readings(sequences, students, temperatures)
+
+
 class StudentSupports:
     """Second pass of the student: P on each teacher's support."""
 
@@ -205,56 +300,37 @@ class StudentSupports:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
-        with loaded_model(run.config.student, **run.model_options(run.config.student)) as model:
+        with open_student_model(run) as model:
             yield lambda shard, tick: _student_shard(run, model, shard, tick)
 
 
-def _student_shard(run: Run, model: object, shard: str, tick: Tick) -> Counter[str]:
+def _student_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> Counter[str]:
     spines, sequences = student_sequences(run, shard)
     labels = [
         teacher.label
         for teacher in run.teachers
         if not run.folder.has_table("distributions", teacher_file(shard, teacher.label))
     ]
-    by_spine: dict[str, dict[str, list[dict[str, object]]]] = {label: {} for label in labels}
+    by_spine: dict[str, dict[str, list[dict[str, Any]]]] = {label: {} for label in labels}
     for label in labels:
         for row in run.folder.read_table("supports", teacher_file(shard, label)).to_pylist():
             by_spine[label].setdefault(row["spine_id"], []).append(row)
     temperatures = tempering(run)
     pieces: dict[str, dict[int, Rows]] = {label: {} for label in labels}
-    passes = forced_log_probs(
-        model,  # type: ignore[arg-type]
-        sequences,
-        batch_tokens=run.config.batch_tokens,
-        sampling=run.sampling,
-    )
-    for done, (i, log_probs_LV) in enumerate(passes, start=1):
-        tick(done, len(sequences), 1)
-        spine = spines[i]
-        for label in labels:
-            nodes = by_spine[label].get(spine.spine_id, [])
-            if not nodes:
-                continue
-            chosen = np.asarray([row["position"] for row in nodes], dtype=np.int64)
-            unions = [np.asarray(row["token_ids"], dtype=np.int32) for row in nodes]
-            at = at_tokens(log_probs_LV, chosen, unions, temperatures)
-            pieces[label][i] = rows = Rows("distributions")
-            rows.add(
-                len(nodes),
-                question_id=spine.question_id,
-                spine_id=spine.spine_id,
-                position=chosen,
-                node_id=[node_id(spine.spine_id, position) for position in chosen],
-                teacher=label,
-                token_ids=unions,
-                student_logprobs=at.logprobs,
-                teacher_logprobs=[row["teacher_logprobs"] for row in nodes],
-                student_log_tail=at.log_tail_N,
-                teacher_log_tail=[row["teacher_log_tail"] for row in nodes],
-                num_tail=[max(run.resolved.vocab_size - len(union), 0) for union in unions],
-                student_tail_powers=power_columns(at.tail_powers, len(nodes)),
-                teacher_tail_powers=[row["teacher_tail_powers"] for row in nodes],
-            )
+    for tokens, group in _by_tokens(run, labels).items():
+        done = 0
+        with only(model, tokens):
+            for i, log_probs_LV in student_passes(run, model, spines, sequences):
+                done += 1
+                tick(done, len(sequences), 1)
+                for label in group:
+                    nodes = by_spine[label].get(spines[i].spine_id, [])
+                    if not nodes:
+                        continue
+                    chosen = np.asarray([row["position"] for row in nodes], dtype=np.int64)
+                    unions = [np.asarray(row["token_ids"], dtype=np.int32) for row in nodes]
+                    at = at_tokens(log_probs_LV, chosen, unions, temperatures)
+                    pieces[label][i] = _distributions(spines[i], label, nodes, unions, at, tokens)
     for label in labels:
         run.folder.write_table(
             "distributions",
@@ -262,6 +338,61 @@ def _student_shard(run: Run, model: object, shard: str, tick: Tick) -> Counter[s
             _in_order("distributions", pieces[label]),
         )
     return Counter(student_passes=len(spines))
+
+
+def _distributions(
+    spine: StoredSpine,
+    label: str,
+    nodes: Sequence[Mapping[str, Any]],
+    unions: Sequence[Int32s],
+    at: SupportView,
+    tokens: EventSpace,
+) -> Rows:
+    """Return both models at a spine's nodes: the teacher as stored, the student as read now."""
+    positions = [row["position"] for row in nodes]
+    rows = Rows("distributions")
+    rows.add(
+        len(nodes),
+        question_id=spine.question_id,
+        spine_id=spine.spine_id,
+        position=positions,
+        node_id=[node_id(spine.spine_id, position) for position in positions],
+        teacher=label,
+        token_ids=unions,
+        student_logprobs=at.logprobs,
+        teacher_logprobs=[row["teacher_logprobs"] for row in nodes],
+        student_log_tail=at.log_tail_N,
+        teacher_log_tail=[row["teacher_log_tail"] for row in nodes],
+        num_tail=[max(tokens.size - len(union), 0) for union in unions],
+        student_tail_powers=power_columns(at.tail_powers, len(nodes)),
+        teacher_tail_powers=[row["teacher_tail_powers"] for row in nodes],
+    )
+    return rows
+
+
+def _by_tokens(run: Run, labels: Sequence[str]) -> dict[EventSpace, list[str]]:
+    """Group teachers by the tokens that the student is compared with them on."""
+    groups: dict[EventSpace, list[str]] = {}
+    for label in labels:
+        groups.setdefault(run.compared_tokens(label), []).append(label)
+    return groups or {run.tokens: []}
+
+
+def student_passes(
+    run: Run,
+    model: torch.nn.Module,
+    spines: Sequence[StoredSpine],
+    sequences: Sequence[ForcedSequence],
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (index, log P [L, V]) of a shard's spines, as they are sampled.
+
+    Raises:
+        NotNumbersError: naming the student and the question.
+    """
+    with naming(f"student {run.config.student}", lambda i: spines[i].question_id):
+        yield from forced_log_probs(
+            model, sequences, batch_tokens=run.config.batch_tokens, sampling=run.sampling
+        )
 
 
 def tempering(run: Run) -> list[float]:

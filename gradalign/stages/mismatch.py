@@ -16,6 +16,7 @@ import numpy as np
 from gradalign.contexts import TeacherSpec
 from gradalign.diagnostics.prefixes import DEPTHS, SAMPLES, cut
 from gradalign.models import resolve_model
+from gradalign.models.numbers import naming
 from gradalign.models.tokenizers import load_tokenizer
 from gradalign.report.rows import Rows
 from gradalign.rollouts import open_engine, resolve_engine
@@ -137,6 +138,7 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
                 max_model_len=max_model_len,
                 engine_args=config.engine_args if engine_name == run.resolved.engine else None,
                 base_urls=urls,
+                tokens=run.common_tokens(model),
                 **run.model_options(model),
             )
         )
@@ -192,9 +194,11 @@ def _continue(
     jobs = list(_jobs(run, shard, label, prompts))
     made: list[Completion | None] = [None] * len(jobs)
     finished = tools.engine.generate([job.request for job in jobs]) if jobs else iter(())
-    for done, (index, completion) in enumerate(finished, start=1):
-        made[index] = completion
-        tick(done, len(jobs), 1)
+    words = f"teacher {label}" if label != STUDENT else f"student {run.config.student}"
+    with naming(words, lambda i: jobs[i].question.question.id):
+        for done, (index, completion) in enumerate(finished, start=1):
+            made[index] = completion
+            tick(done, len(jobs), 1)
     drawn = [completion for completion in made if completion is not None]
     texts = tools.texts(
         [

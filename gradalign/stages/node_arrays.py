@@ -15,7 +15,7 @@ import pyarrow as pa
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file
-from gradalign.stages.continuation_scores import STUDENT
+from gradalign.stages.continuation_scores import STUDENT, student_label
 from gradalign.stages.known_support import Support, known_support
 
 Floats = npt.NDArray[np.float64]
@@ -120,7 +120,7 @@ def student_only(run: Run, shard: str, nodes: ShardNodes) -> TeacherNodes:
         mask_NS=ids_NS >= 0,
         log_tail_p_N=log_tail_N,
         log_tail_q_N=log_tail_N,
-        num_tail_N=np.maximum(run.resolved.vocab_size - (ids_NS >= 0).sum(axis=1), 0),
+        num_tail_N=np.maximum(run.tokens.size - (ids_NS >= 0).sum(axis=1), 0),
         ids_NS=ids_NS,
         sampled_N=slots(ids_NS, nodes.column("sampled_token_id")[:, None])[:, 0],
         top_limit=int((ids_NS >= 0).sum(axis=1).min(initial=0)),
@@ -168,7 +168,7 @@ def with_teacher(
                 )
                 for i, temperature in enumerate(temperatures)
             },
-            top_limit=min(run.config.support_size, run.resolved.vocab_size),
+            top_limit=min(run.config.support_size, run.compared_tokens(label).size),
         )
     )
     support = _one_model(support, run.resolved.pass_dtype)
@@ -278,14 +278,16 @@ def _log_ratios(run: Run, shard: str, made: pa.Table, teacher: str) -> tuple[Flo
         for row, key in enumerate(zip(*(made[name].to_pylist() for name in _KEYS), strict=True))
     }
     scores: dict[str, tuple[Ints, pa.ListArray]] = {}
-    for label in (STUDENT, teacher):
+    model = next(run.model_of(item) for item in run.teachers if item.label == teacher)
+    student = student_label(model) if run.lacks_tokens(teacher) else STUDENT
+    for label in (student, teacher):
         table = run.folder.read_table("continuation_scores", teacher_file(shard, label))
         found = [
             key_of[key] for key in zip(*(table[name].to_pylist() for name in _KEYS), strict=True)
         ]
         scores[label] = (np.array(found, dtype=np.int64), table["logprobs"].combine_chunks())
     where, teacher_scores = scores[teacher]
-    student_where, student_scores = scores[STUDENT]
+    student_where, student_scores = scores[student]
     student_row = np.empty(len(made), dtype=np.int64)
     student_row[student_where] = np.arange(len(student_where))
     student_scores = student_scores.take(pa.array(student_row[where]))

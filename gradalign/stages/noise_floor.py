@@ -1,7 +1,8 @@
 """How far the engine that samples is from the passes that score: the same tokens by both.
 
 P in every formula comes from transformers' passes; the tokens were drawn by the engine. Where
-the two differ, nothing that is reported means more than that difference.
+the two differ, nothing that is reported means more than that difference. A server's scores are over
+all rows of its output layer, also those that stand for no token: their mass is part of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.models.numbers import NotNumbersError
 from gradalign.rollouts.base import Engine
 from gradalign.stages.base import Run
 from gradalign.stages.positions import read_positions
@@ -29,16 +31,23 @@ def engine_scores(
 
     Nothing is scored where tokens are drawn from another distribution than the plain one:
     engines score at temperature 1 only.
+
+    Raises:
+        NotNumbersError: the engine gave no log-probability; its index is that of the spine.
     """
     found: list[npt.NDArray[np.float32] | None] = [None] * len(spines)
     if run.resolved.engine == SCORER or not run.sampling.is_plain or not spines:
         return found
     few = min(SPINES_PER_SHARD, len(spines))
     chosen = sorted({int(i) for i in np.linspace(0, len(spines) - 1, few).round()})
-    scores = engine.logprobs(
-        [[*spines[i][0], *spines[i][1].tolist()] for i in chosen],
-        [len(spines[i][0]) for i in chosen],
-    )
+    try:
+        scores = engine.logprobs(
+            [[*spines[i][0], *spines[i][1].tolist()] for i in chosen],
+            [len(spines[i][0]) for i in chosen],
+        )
+    except NotNumbersError as error:
+        index = None if error.index is None else chosen[error.index]
+        raise NotNumbersError(index, error.place) from None
     for i, score in zip(chosen, scores, strict=True):
         found[i] = score
     return found

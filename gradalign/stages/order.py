@@ -9,7 +9,12 @@ from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch import Branch
 from gradalign.stages.continuation_scores import StudentContinuations, TeacherContinuations
 from gradalign.stages.diagnose_plan import diagnose_stages, looks_ahead
-from gradalign.stages.distribute import StudentPositions, StudentSupports, TeacherPositions
+from gradalign.stages.distribute import (
+    CommonPositions,
+    StudentPositions,
+    StudentSupports,
+    TeacherPositions,
+)
 from gradalign.stages.sample import Sample
 from gradalign.stages.update_level import StudentHidden, UpdateDirections
 
@@ -20,6 +25,7 @@ def stages(run: Run) -> list[Stage]:
     return [
         Sample(),
         StudentPositions(),
+        *(CommonPositions(model) for model in run.lacking_models()),
         *(TeacherPositions(model, teachers) for model, teachers in by_model.items()),
         StudentSupports(),
         Branch(),
@@ -41,6 +47,7 @@ def scoring_stages(run: Run) -> list[Stage]:
         return []
     return [
         StudentContinuations(),
+        *(StudentContinuations(model) for model in run.lacking_models()),
         *(TeacherContinuations(model, group) for model, group in _by_model(run).items()),
     ]
 

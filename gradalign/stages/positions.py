@@ -33,9 +33,11 @@ class SpinePositions:
     node_top_logprobs: list[npt.NDArray[np.float32]]
 
 
-def read_positions(folder: RunFolder, shard: str) -> dict[str, SpinePositions]:
-    """Read a shard's positions by spine id."""
-    table = folder.read_table("positions", shard)
+def read_positions(
+    folder: RunFolder, shard: str, table_name: str = "positions"
+) -> dict[str, SpinePositions]:
+    """Read a shard's positions by spine id; `table_name` is a table of the same columns."""
+    table = folder.read_table(table_name, shard)
     spine_ids = np.asarray(table["spine_id"].to_pylist(), dtype=object)
     logprob = table["student_logprob"].to_numpy()
     entropy = table["student_entropy"].to_numpy()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from gradalign.models.numbers import naming
 from gradalign.report.rows import Rows
 from gradalign.rollouts import start_engine_ahead
 from gradalign.rollouts.base import Completion, Request, derive_seed
@@ -49,9 +50,10 @@ def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[st
         for item, i in owners
     ]
     completions: list[Completion | None] = [None] * len(requests)
-    for done, (index, completion) in enumerate(tools.engine.generate(requests), start=1):
-        completions[index] = completion
-        tick(done, len(requests), 1)
+    with naming(f"student {run.config.student}", lambda i: owners[i][0].question.id):
+        for done, (index, completion) in enumerate(tools.engine.generate(requests), start=1):
+            completions[index] = completion
+            tick(done, len(requests), 1)
     drawn = [completion for completion in completions if completion is not None]
     texts = tools.texts([completion.token_ids for completion in drawn])
     verdicts = tools.verify(
@@ -60,11 +62,12 @@ def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[st
             for text, (item, _), completion in zip(texts, owners, drawn, strict=True)
         ]
     )
-    scores = engine_scores(
-        run,
-        tools.engine,
-        [(r.prompt_ids, c.token_ids) for r, c in zip(requests, drawn, strict=True)],
-    )
+    with naming(f"student {run.config.student}", lambda i: owners[i][0].question.id):
+        scores = engine_scores(
+            run,
+            tools.engine,
+            [(r.prompt_ids, c.token_ids) for r, c in zip(requests, drawn, strict=True)],
+        )
     rows = Rows("spines")
     for (item, i), request, completion, text, verdict, score in zip(
         owners, requests, drawn, texts, verdicts, scores, strict=True

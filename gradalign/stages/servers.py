@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
 from gradalign.errors import UsageError
+from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.rollouts.base import EngineSpec
 from gradalign.rollouts.registry import parse_engine_args
@@ -54,6 +55,7 @@ def open_served_teacher(
     options: Mapping[str, Any],
     *,
     max_model_len: int | None = None,
+    tokens: EventSpace | None = None,
     all_must_answer: bool = False,
 ) -> ServerEngine:
     """Open a teacher on its servers, to be asked for log-probabilities.
@@ -63,6 +65,7 @@ def open_served_teacher(
         urls: its servers.
         options: revision and trust_remote_code, as for loading it.
         max_model_len: tokens of context needed at least.
+        tokens: what both models have; its log-probabilities are cut to them.
         all_must_answer: a server that does not answer is an error.
 
     Raises:
@@ -79,6 +82,7 @@ def open_served_teacher(
         trust_remote_code=options["trust_remote_code"],
         engine_args={"concurrency": _SCORING_CONCURRENCY},
         base_urls=tuple(urls),
+        tokens=tokens,
     )
     return ServerEngine(spec, all_must_answer=all_must_answer, flag=TEACHER_FLAG)
 

@@ -21,6 +21,7 @@ from gradalign.models.distributions import (
     position_view,
     top_tokens,
 )
+from gradalign.models.event_space import EventSpace, only
 from gradalign.models.sampling import SamplingSettings
 from gradalign.stages.base import Run
 from gradalign.stages.positions import SpinePositions
@@ -38,11 +39,12 @@ Reading = tuple[PositionView, list[Int32s], SupportView]
 
 
 class LocalReader:
-    """A model in memory, read by forward passes: exact, on the whole vocabulary."""
+    """A model in memory, read by forward passes: exact, on all tokens that it is compared on."""
 
-    def __init__(self, run: Run, model: torch.nn.Module) -> None:
+    def __init__(self, run: Run, model: torch.nn.Module, tokens: EventSpace) -> None:
         self._run = run
         self._model = model
+        self._num_top = min(run.config.support_size, tokens.size)
 
     def readings(
         self,
@@ -51,7 +53,6 @@ class LocalReader:
         temperatures: Sequence[float],
     ) -> Iterator[tuple[int, Reading]]:
         """Yield (index, what the teacher says of that response), in any order."""
-        size = self._run.config.support_size
         for i, log_probs_LV in forced_log_probs(
             self._model, sequences, batch_tokens=self._run.config.batch_tokens
         ):
@@ -60,7 +61,7 @@ class LocalReader:
             if not len(student.chosen):
                 yield i, (view, [], _nothing())
                 continue
-            own_ids_NK, _ = top_tokens(log_probs_LV, student.chosen, size)
+            own_ids_NK, _ = top_tokens(log_probs_LV, student.chosen, self._num_top)
             unions = [
                 np.unique(np.concatenate([top, own, ids[position : position + 1]]))
                 for position, top, own in zip(
@@ -127,11 +128,21 @@ def open_teacher(run: Run, model: str) -> Iterator[LocalReader | ServedReader]:
     urls = teacher_servers(run.config).get(model)
     options: dict[str, Any] = run.model_options(model)
     if urls:
-        with open_served_teacher(model, urls, options) as engine:
+        tokens = run.common_tokens(model)
+        with open_served_teacher(model, urls, options, tokens=tokens) as engine:
             yield ServedReader(run, engine)
     else:
-        with loaded_model(model, **options) as loaded:
-            yield LocalReader(run, loaded)
+        with loaded_model(model, **options) as loaded, only(loaded, run.common_tokens(model)):
+            yield LocalReader(run, loaded, run.common_tokens(model))
+
+
+@contextmanager
+def open_student_model(run: Run, tokens: EventSpace | None = None) -> Iterator[torch.nn.Module]:
+    """Hold the student in memory, its logits cut to given tokens, by default all of its own."""
+    student = run.config.student
+    options = run.model_options(student)
+    with loaded_model(student, **options) as model, only(model, tokens or run.tokens):
+        yield model
 
 
 def _nothing() -> SupportView:

@@ -108,6 +108,7 @@ def open_student(run: Run) -> Iterator[StudentTools]:
                 trust_remote_code=config.trust_remote_code,
                 engine_args=config.engine_args,
                 base_urls=config.base_urls,
+                tokens=run.tokens,
             )
         )
         yield StudentTools(

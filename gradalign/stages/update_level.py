@@ -20,14 +20,22 @@ from gradalign import methods
 from gradalign.alignment import Interval
 from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
 from gradalign.ideal import ideal_gradient
-from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.forward import sharing_of
+from gradalign.models.numbers import check_logits, naming
+from gradalign.models.output_layer import logit_slopes
 from gradalign.report.rows import Rows
 from gradalign.stages.align import NO_TEACHER, on_candidates
 from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.distribute import student_sequences, tempering
-from gradalign.stages.node_arrays import ShardNodes, read_nodes, student_only, with_teacher
+from gradalign.stages.node_arrays import (
+    ShardNodes,
+    padded,
+    read_nodes,
+    student_only,
+    with_teacher,
+)
+from gradalign.stages.teacher_readings import open_student_model
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +56,7 @@ class StudentHidden:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
-        with loaded_model(run.config.student, **run.model_options(run.config.student)) as model:
+        with open_student_model(run) as model:
             yield lambda shard, tick: _hidden_shard(run, model, shard, tick)
 
 
@@ -61,16 +69,25 @@ def _hidden_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> C
     spines, sequences = student_sequences(run, shard)
     hidden_N: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(position_N)
     read = output_layer_inputs(model, sequences, batch_tokens=run.config.batch_tokens)
-    for done, (i, hidden_LD) in enumerate(read, start=1):
-        for row in rows_of.get(spines[i].spine_id, []):
-            hidden_N[row] = hidden_LD[position_N[row]]
-        tick(done, len(sequences), 1)
+    with naming(f"student {run.config.student}", lambda i: spines[i].question_id):
+        for done, (i, hidden_LD) in enumerate(read, start=1):
+            for row in rows_of.get(spines[i].spine_id, []):
+                hidden_N[row] = hidden_LD[position_N[row]]
+            tick(done, len(sequences), 1)
+    slopes_N: list[Floats] = []
+    if len(position_N):
+        slope_NC = logit_slopes(model, np.stack(hidden_N), nodes.token_NC)
+        slopes_N = [
+            slope_C[slope_there]
+            for slope_C, slope_there in zip(slope_NC, nodes.token_NC >= 0, strict=True)
+        ]
     rows = Rows("hidden")
     rows.add(
         len(position_N),
         question_id=nodes.ids("question_id"),
         node_id=nodes.ids("node_id"),
         hidden=hidden_N,
+        slopes=slopes_N,
     )
     run.folder.write_table("hidden", shard, rows.table_of())
     return Counter(student_passes=len(sequences))
@@ -102,7 +119,9 @@ def output_layer_inputs(
                 del caught[0]
                 row = 0
             length = len(sequences[i].response_ids)
-            yield i, caught[0][row, -length - 1 : -1].float().cpu().numpy()
+            hidden_LD = caught[0][row, -length - 1 : -1].float()
+            check_logits(hidden_LD, i)  # a cap makes numbers of infinite ones
+            yield i, hidden_LD.cpu().numpy()
             row += 1
     finally:
         hook.remove()
@@ -178,7 +197,7 @@ def directed(run: Run) -> list[Key]:
 def update_level(run: Run) -> dict[Key, Interval]:
     """Update-level alignment of every teacher and method, from the tables of a run.
 
-    The output layer's update of each is compared with the ideal one: see
+    The update of the output layer's weight by each is compared with the ideal one: see
     `gradalign.alignment.update`. Nodes are weighted by their inclusion probability; one that
     a method has no direction at, or that a teacher was not shown, counts as zero, and with
     `mask_special` one where a special token was drawn. Methods that use continuations need no
@@ -212,6 +231,9 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
     weight_N = 1.0 / nodes.column("inclusion_prob")
     if run.config.mask_special:
         weight_N = np.where(nodes.column("special").astype(np.bool_), 0.0, weight_N)
+    # The ideal gradient and every direction are on the logits: the layer's weight is moved through
+    # whatever the model does to the layer's output.
+    factor_NC = weight_N[:, None] * _slopes(run, shard, nodes)
     table = run.folder.read_table("updates", shard)
     count, shape = len(weight_N), nodes.mask_NC.shape
     lists = table["direction"].combine_chunks()
@@ -222,10 +244,20 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
         hidden_ND=_hidden(run, shard, count),
         question_N=np.array([index_of[name] for name in nodes.ids("question_id")], dtype=np.int64),
         directions={
-            key: part_NC * weight_N[:, None]
+            key: part_NC * factor_NC
             for key, part_NC in zip([IDEAL, *directed(run)], parts, strict=True)
         },
     )
+
+
+def _slopes(run: Run, shard: str, nodes: ShardNodes) -> Floats:
+    """Return the slope of each candidate's logit, [N, C]; 1 in runs that did not keep them."""
+    slope_NC = np.ones(nodes.mask_NC.shape)
+    table = run.folder.read_table("hidden", shard)
+    if "slopes" in table.column_names:
+        found_NC, there_NC = padded(table["slopes"], 0.0)
+        slope_NC[:, : found_NC.shape[1]][there_NC] = found_NC[there_NC]
+    return slope_NC
 
 
 def _hidden(run: Run, shard: str, count: int) -> Floats:

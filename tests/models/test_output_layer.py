@@ -1,0 +1,175 @@
+"""Slopes of logits behind the output layer, against autograd through whole models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import gradalign
+from gradalign.errors import UsageError
+from gradalign.models.distributions import ForcedSequence
+from gradalign.models.output_layer import check_output_layer, logit_slopes
+from gradalign.report.report import Report
+from gradalign.stages.update_level import output_layer_inputs
+from tests.models.altered import random_checkpoint
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+CONFIGS = {
+    "gemma2": lambda: transformers.Gemma2Config(
+        **SIZES, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=0.7
+    ),
+    "cohere": lambda: transformers.CohereConfig(**SIZES, logit_scale=0.3),
+    "granite": lambda: transformers.GraniteConfig(**SIZES, logits_scaling=5.0),
+    "phi": lambda: transformers.PhiConfig(**SIZES),
+    "tied": lambda: transformers.Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=True),
+}
+
+
+def make(kind: str) -> torch.nn.Module:
+    """A random model whose output layer is a layer of its own, with weights far from 0."""
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.4)
+    layer = model.get_output_embeddings()
+    # Autograd would otherwise add what flows through the embedding.
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+    return model
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_directions_on_logits_reach_the_weight_as_autograd_says(kind):
+    model = make(kind)
+    rng = np.random.default_rng(1)
+    prompt, response = rng.integers(3, 61, 4).tolist(), rng.integers(3, 61, 6).tolist()
+    token_NC = np.stack([rng.choice(61, 5, replace=False) for _ in range(6)])
+    m_NC = rng.normal(size=token_NC.shape)
+    logits_TV = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0, 3:9]
+    picked_NC = logits_TV.gather(1, torch.from_numpy(token_NC))
+    weight = model.get_output_embeddings().weight
+    (expected,) = torch.autograd.grad((picked_NC * torch.from_numpy(m_NC)).sum(), weight)
+
+    model.requires_grad_(False)
+    check_output_layer(model)
+    ((_, hidden_ND),) = output_layer_inputs(model, [ForcedSequence(prompt, response)])
+    slope_NC = logit_slopes(model, hidden_ND, token_NC)
+    found = np.zeros(weight.shape)
+    for n, tokens_C in enumerate(token_NC):
+        np.add.at(found, tokens_C, (m_NC[n] * slope_NC[n])[:, None] * hidden_ND[n])
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
+    if kind in {"phi", "tied"}:
+        assert (slope_NC == 1).all()
+    else:
+        assert np.abs(slope_NC - 1).max() > 0.2
+
+
+def test_padding_has_no_slope():
+    model = make("granite").requires_grad_(False)
+    slope_NC = logit_slopes(model, np.ones((1, 16), np.float32), np.array([[4, -1]]))
+    np.testing.assert_allclose(slope_NC, [[0.2, 0.0]], rtol=1e-6)
+
+
+class Mixing(torch.nn.Module):
+    """Logits with their mean taken out: each follows the layer's results for all tokens."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.config = model.config
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.inner.get_output_embeddings()
+
+    def forward(self, **inputs: object) -> object:
+        output = self.inner(**inputs)
+        output.logits = output.logits - output.logits.mean(dim=-1, keepdim=True)
+        return output
+
+
+def test_logits_that_mix_are_refused():
+    with pytest.raises(UsageError, match="--alignment update: Mixing computes each logit"):
+        check_output_layer(Mixing(make("tied").requires_grad_(False)))
+
+
+@pytest.fixture(scope="module")
+def capped_run(tmp_path_factory) -> Report:
+    """A run of a student whose logits are capped so hard that most slopes are far from 1."""
+    folder = tmp_path_factory.mktemp("capped")
+    cap = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.5}
+    student = random_checkpoint(folder / "student", transformers.Gemma2Config, **cap)
+    teacher = random_checkpoint(folder / "teacher", transformers.LlamaConfig, seed=5)
+    (folder / "starts_low.py").write_text(
+        "def check(text, question):\n    return 1.0 if text[:1] < 'P' else 0.0\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        return gradalign.score(
+            student=str(student),
+            teachers=[str(teacher)],
+            task="demo:addition",
+            verifier="starts_low:check",
+            methods=["opd"],
+            limit=3,
+            num_rollouts=1,
+            nodes=2,
+            continuations=8,
+            max_tokens=8,
+            # A random model seldom draws its own end token.
+            stop_token_ids=list(range(120, 259)),
+            alignment="update",
+            diagnose=["none"],
+            bootstrap_resamples=100,
+            output_dir=str(folder / "run"),
+        )
+
+
+def test_a_run_keeps_the_slopes_of_its_candidates(capped_run):
+    from gradalign.models import loaded_model
+
+    tokens = capped_run.branches.groupby("node_id", observed=True)["token_id"].apply(list)
+    nodes = capped_run.nodes.set_index("node_id")
+    spines = capped_run.spines.set_index("spine_id")
+    prompts = capped_run.questions.set_index("question_id")["prompt_ids"]
+    with loaded_model(capped_run.metadata["config"]["student"], device="cpu") as model:
+        for row in capped_run.table("hidden").itertuples():
+            node = nodes.loc[row.node_id]
+            spine = spines.loc[node["spine_id"]]
+            ids = [*prompts[row.question_id], *spine["token_ids"][: node["position"]]]
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1].double().numpy()
+            expected = 1 - (logits[tokens[row.node_id]] / 1.5) ** 2
+            np.testing.assert_allclose(row.slopes, expected, atol=1e-4)
+            assert (row.slopes < 0.9).all()
+
+
+def test_update_level_alignment_carries_the_slopes(capped_run):
+    """The cosine of [V, D] sums per question, each direction times its slopes, written out."""
+    weights = 1 / capped_run.nodes.set_index("node_id")["inclusion_prob"]
+    tokens = capped_run.branches.groupby("node_id", observed=True)["token_id"].apply(list)
+    states = capped_run.table("hidden").set_index("node_id")
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    for row in capped_run.table("updates").itertuples():
+        state = states.loc[row.node_id]
+        own = sums.setdefault(row.method, {}).setdefault(row.question_id, np.zeros((259, 32)))
+        m_C = np.array(row.direction[: len(state.slopes)]) * state.slopes * weights[row.node_id]
+        np.add.at(own, tokens[row.node_id], m_C[:, None] * state.hidden)
+    ideal, method = sums[""], sums["opd"]
+    pairs = [(q, r) for q in ideal for r in ideal if q != r]
+    ideal2 = np.mean([(ideal[q] * ideal[r]).sum() for q, r in pairs])
+    cross = np.mean([(ideal[q] * method[r]).sum() for q, r in pairs])
+    step2 = (sum(method.values()) ** 2).sum() / len(method) ** 2
+    (found,) = capped_run.summary.query("split == 'all'")["update"]
+    assert ideal2 > 0
+    assert found == pytest.approx(cross / np.sqrt(ideal2 * step2), rel=1e-5)
