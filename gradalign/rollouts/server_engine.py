@@ -89,7 +89,7 @@ class ServerEngine(Closing):
         self.longest_server_len = max(lengths, default=None)
         self.sampling = spec.sampling
         self.outside = frozenset(
-            [] if spec.tokens is None else spec.tokens.missing(vocab_size).tolist()
+            [] if spec.tokens is None else spec.tokens.missing(size).tolist()
         )
         self._bans = bans(self.outside)
         self.usage = EngineUsage()

@@ -167,7 +167,6 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
         raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
-    _check_stop_ids(config, student)
     prompts = RenderedPrompts(
         questions, lambda item: student.render(item, item.prompt, config.response_prefix)
     )
@@ -199,15 +198,6 @@ def _check_methods(config: ScoreConfig) -> None:
     twice = [asked for asked, spec in spec_of.items() if list(spec_of.values()).count(spec) > 1]
     if twice:
         raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
-
-
-def _check_stop_ids(config: ScoreConfig, student: Reader) -> None:
-    """Refuse an end token that the student does not have: it would never end anything."""
-    beyond = [token for token in config.stop_token_ids if token >= student.vocab_size]
-    if beyond:
-        raise UsageError(
-            f"--stop-token-id {beyond[0]}: the student has ids 0 to {student.vocab_size - 1} only."
-        )
 
 
 def _resolve(
@@ -415,7 +405,8 @@ def _teacher_rooms(
 
     def shown(question: Question) -> list[int]:
         prompt = context.prompt(question, None, [Attempt("", "", 1.0)])
-        return reader.render(question.prompt if prompt is None else prompt, config.response_prefix)
+        shown = question.prompt if prompt is None else prompt
+        return reader.render(question, shown, config.response_prefix)
 
     for room in _rooms(reader, questions, RenderedPrompts(questions, shown)):
         yield room // 2
