@@ -15,6 +15,10 @@ from gradalign.demo import model_path
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
+LIKELY = 19
+"""The bundled tokenizer's id of the digit 1."""
+
+
 def bundled_copy(out: Path, name: str) -> Path:
     """Copy a bundled checkpoint, writable."""
     shutil.copytree(model_path(name), out)
@@ -65,20 +69,21 @@ def edited_weights(out: Path, name: str, edit: Any) -> Path:
     return folder
 
 
-def padded_copy(out: Path, name: str, rows: int, scale: float = 0.0) -> Path:
+def padded_copy(out: Path, name: str, rows: int, scale: float, like: int = LIKELY) -> Path:
     """Copy a bundled checkpoint with more rows: no token stands behind them.
 
     Args:
         out: the new folder.
         name: the bundled checkpoint.
         rows: how many more.
-        scale: the new rows are the mean row times this, which gives them about that logit's mass.
+        scale: the new rows are a token's row times this, so that they have mass where it has.
+        like: that token.
     """
     folder = bundled_copy(out, name)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     old = model.get_input_embeddings().weight.data
     model.resize_token_embeddings(len(old) + rows, mean_resizing=False)
     weight = model.get_input_embeddings().weight.data
-    weight[len(old) :] = scale * old.mean(0)
+    weight[len(old) :] = scale * old[like]
     model.save_pretrained(folder)
     return folder

@@ -21,8 +21,9 @@ def spoiled(value: float, position: int, token: int | slice):
     """Return a hook that puts a value into the logits of one position, counted from the end."""
 
     def hook(_: torch.nn.Module, __: object, output: object) -> object:
-        output.logits = output.logits.clone()
-        output.logits[:, position, token] = value
+        if output.logits.shape[1] >= -position:
+            output.logits = output.logits.clone()
+            output.logits[:, position, token] = value
         return output
 
     return hook
@@ -107,11 +108,9 @@ def test_a_run_stops_with_the_models_name_and_keeps_what_was_done(tmp_path, caps
     models = {"student": "demo:student", "teacher": "demo:strong"} | {role: broken}
     flags = "--task demo:addition --limit 2 --num-rollouts 1 --nodes 2 --continuations 2"
     out = tmp_path / "run"
+    given = ["--student", models["student"], "--teacher", models["teacher"], *flags.split()]
     with pytest.raises(SystemExit) as stop:
-        main(
-            ["score", "--student", models["student"], "--teacher", models["teacher"]]
-            + [*flags.split(), "--method", "gkd", "--output-dir", str(out)]
-        )
+        main(["score", *given, "--method", "gkd", "--output-dir", str(out)])
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert f"the logits of {role} {broken} are not numbers" in said
