@@ -88,9 +88,7 @@ class ServerEngine(Closing):
         self.server_len = min(lengths, default=self.limits.max_model_len)
         self.longest_server_len = max(lengths, default=None)
         self.sampling = spec.sampling
-        self.outside = frozenset(
-            [] if spec.tokens is None else spec.tokens.missing(size).tolist()
-        )
+        self.outside = frozenset([] if spec.tokens is None else spec.tokens.missing(size).tolist())
         self._bans = bans(self.outside)
         self.usage = EngineUsage()
         self.usage.extra["servers"] = [model.address.url for model in found]
