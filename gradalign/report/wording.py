@@ -27,7 +27,7 @@ def headline(
         if math.isnan(best.low):
             return (
                 f"No clear winner: {best.name} has the highest pooled alignment, {value}, but so "
-                "few questions do not say how far it can be trusted."
+                "few questions give no interval."
             )
         if best.high < 0:
             return (
