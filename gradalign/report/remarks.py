@@ -14,7 +14,8 @@ _COUNTED = {
     "truncated": "rollouts ran into --max-tokens and count as failures",
     "skipped_pairs": "pairs of spine and teacher were skipped: the context was missing",
     "unknown_candidates": (
-        "candidates were left out for a teacher whose server gave no probability of them"
+        "candidates were left out for a teacher that has no such token, or whose server gave no "
+        "probability of them"
     ),
 }
 
