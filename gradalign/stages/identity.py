@@ -90,20 +90,25 @@ def model_files(config: ScoreConfig, model: str) -> dict[str, str]:
     return model_fingerprint(model, revision, trust_remote_code=config.trust_remote_code)
 
 
-def prompt_fingerprints(config: ScoreConfig, folder: RunFolder) -> dict[str, str]:
+def prompt_fingerprints(config: ScoreConfig, clock: str) -> dict[str, str]:
     """Hash the token ids of prompts, as they are rendered now from the run's stored questions.
+
+    Chat templates are told the run's own `clock`, not the time of day.
 
     A reader whose model is not there any more is left out: a stage that needs it will say so.
     """
+    folder = RunFolder(config.output_dir)
     questions = list(islice(StoredQuestions(folder), RENDERED))
     found = {}
     with suppress(ModelError):
-        found["student's prompts"] = _rendered(config, config.student, questions, None)
+        found["student's prompts"] = _rendered(config, config.student, questions, None, clock)
     for spec in map(parse_teacher, config.teachers):
         model = config.student if spec.model == "self" else spec.model
         context = get_context(spec.context, StoredQuestions(folder))
         with suppress(ModelError):
-            found[f"prompts of teacher {spec.label}"] = _rendered(config, model, questions, context)
+            found[f"prompts of teacher {spec.label}"] = _rendered(
+                config, model, questions, context, clock
+            )
     return found
 
 
@@ -111,7 +116,7 @@ def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:
     """Put what the settings name into run.json; the questions have been written."""
     log.data["fingerprints"] = {
         **fingerprints(config, verifier),
-        **prompt_fingerprints(config, RunFolder(config.output_dir)),
+        **prompt_fingerprints(config, log.resolved["clock"]),
     }
 
 
@@ -125,7 +130,7 @@ def check_identity(config: ScoreConfig, log: RunLog) -> None:
     before = log.data["fingerprints"]
     now = fingerprints(config, log.resolved["verifier"])
     if not changed and log.prepared and not _differ(before, now):
-        now |= prompt_fingerprints(config, RunFolder(config.output_dir))
+        now |= prompt_fingerprints(config, log.resolved["clock"])
     changed += [f"the {name}" for name in _differ(before, now)]
     if changed:
         raise _changed(config.output_dir, changed)
@@ -220,7 +225,11 @@ def _code(spec: str, registry: Any) -> str | None:
 
 
 def _rendered(
-    config: ScoreConfig, model: str, questions: Iterable[Question], context: Any | None
+    config: ScoreConfig,
+    model: str,
+    questions: Iterable[Question],
+    context: Any | None,
+    clock: str,
 ) -> str:
     is_student = model == config.student
     tokenizer = load_tokenizer(
@@ -238,6 +247,7 @@ def _rendered(
             chat_template=template,
             template_kwargs=kwargs,
             response_prefix=config.response_prefix,
+            clock=clock,
         )
         digest.update(np.asarray([len(ids), *ids], dtype="<i8").tobytes())
     return "sha256:" + digest.hexdigest()
