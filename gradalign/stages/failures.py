@@ -54,7 +54,7 @@ class FailureWatch:
             counts = [(kind, kinds.count(kind)) for kind in dict.fromkeys(kinds)]
             raise VerifierError(
                 f"verifier {self._spec} fails on {self._failed:,} of {self._verified:,} responses; "
-                f"the last: {failures_in_words(counts, dict(examples))}.",
+                f"of the last, {failures_in_words(counts, dict(examples))}.",
                 "Mend the verifier and run the same command again: finished shards are kept. "
                 "--max-verifier-failures says what share may fail.",
             )

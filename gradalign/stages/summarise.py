@@ -92,7 +92,7 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
     updates = update_level(run) if run.config.alignment == "update" else {}
     rows = Rows("summary")
-    ahead = _rows(run, sums, updates)
+    ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
     while some := list(itertools.islice(ahead, ROWS)):
         rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
     table = rows.table_of()
@@ -120,17 +120,18 @@ def _rows(
     run: Run,
     sums: dict[tuple[str, str], _Sums],
     updates: dict[tuple[str, str], Interval],
+    *,
+    any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
     """Yield the summary's rows: every split, then every question.
 
     An arm without any position has a row all the same, of the split all, that says why.
     """
-    some = any(found.by_split for found in sums.values())
     for teacher, method in [*sums, *(arm for arm in directed(run) if arm not in sums)]:
         found = sums.get((teacher, method), _Sums())
         if "all" not in found.by_split:
             nothing = _row(run, teacher, method, "all", np.zeros((0, len(COLUMNS))))
-            why = NO_NODES if found.by_split or not some or not teacher else NOT_SHOWN
+            why = NOT_SHOWN if teacher and any_nodes and not found.by_split else NO_NODES
             yield nothing | _columns_of(_UNKNOWN) | {"reason": why}
         for split, parts in found.by_split.items():
             update = updates.get((teacher, method), _UNKNOWN) if split == "all" else _UNKNOWN

@@ -159,3 +159,17 @@ def test_a_comparison_of_runs_whose_positions_are_all_left_out(tmp_path):
     runs = [gradalign.read_report(str(tmp_path / name)) for name in ("one", "other")]
     (row,) = compare_runs(*runs)
     assert np.isnan([row.difference, row.low, row.p_value]).all()
+
+
+def test_it_is_said_where_no_other_teacher_was_shown_anything_either(tmp_path):
+    report = gradalign.score(
+        **TINY,
+        task=questions(tmp_path / "q.jsonl", ("31+42=", "none"), ("5+5=", "none")),
+        verifier="exact",
+        teachers=["self+sibling"],
+        methods=["gkd"],
+        diagnose=["none"],
+        output_dir=str(tmp_path / "run"),
+    )
+    (row,) = report.summary.to_dict("records")
+    assert row["reason"] == "the teacher was shown no question (nothing to show)"
