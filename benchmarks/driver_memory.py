@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gradalign.runlog import hardware, versions
+from gradalign.store.manifest import hardware, versions
 
 SETTINGS: dict[str, Any] = {
     "student": "demo:student",

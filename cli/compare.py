@@ -30,7 +30,7 @@ def _compare(
         bool, typer.Option("--json", help="Print the differences as JSON on stdout.")
     ] = False,
 ) -> None:
-    from gradalign.report.comparison import compare_runs
+    from gradalign.report.compare import compare_runs
     from gradalign.report.report import read_report
     from gradalign.report.text import interval, number
 

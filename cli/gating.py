@@ -43,7 +43,7 @@ def try_conditions(
         RunError: the JUnit file cannot be written.
     """
     from gradalign.report.gate import check, github_annotations, junit
-    from gradalign.report.output_file import replacing
+    from gradalign.store.output_file import replacing
 
     outcomes = check(report, conditions)
     if junit_file is not None:
@@ -61,7 +61,7 @@ def try_conditions(
 
 
 def _is_junit(path: str) -> bool:
-    from gradalign.report.output_file import head_of
+    from gradalign.store.output_file import head_of
 
     return b'<testsuite name="gradalign ' in head_of(path)
 

@@ -96,7 +96,7 @@ def print_previews(config: ScoreConfig, count: int, *, json_output: bool) -> Non
     """Print the exact prompts of a run."""
     from dataclasses import asdict
 
-    from gradalign.stages.preview import preview_prompts
+    from gradalign.stages.preparation.preview import preview_prompts
 
     views = preview_prompts(config, count)
     if json_output:

@@ -33,7 +33,7 @@ def _show(
     from rich.console import Console
 
     from gradalign.report.report import read_report
-    from gradalign.report.show import show_question
+    from gradalign.report.terminal import show_question
     from gradalign.report.text import visible
 
     report = read_report(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from gradalign.report.schema import SCHEMA_VERSION, meaning, schema, table_names
+from gradalign.store.schema import SCHEMA_VERSION, meaning, schema, table_names
 
 KEYS = {
     "question_id": "the task's id of the question",

@@ -11,22 +11,22 @@ from gradalign.executors import open_executor
 from gradalign.planning import Plan, make_plan, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
-from gradalign.report.folder import RunFolder
-from gradalign.report.lock import sole_writer
-from gradalign.report.remarks import sampling_warning
+from gradalign.store.folder import RunFolder
+from gradalign.store.lock import sole_writer
+from gradalign.report.summary_notes import sampling_warning
 from gradalign.report.report import Report
-from gradalign.runlog import RunLog
+from gradalign.store.manifest import RunLog
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.checks import check
-from gradalign.stages.diagnose_plan import diagnose_stages
-from gradalign.stages.diagnose_summary import summarise_diagnostics
+from gradalign.stages.preparation.preflight import check
+from gradalign.diagnostics.order import diagnose_stages
+from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.stages.ends import end_figures, outside_figures
-from gradalign.stages.identity import check_identity
+from gradalign.stages.preparation.identity import check_identity
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
-from gradalign.stages.order import scoring_stages, stages
-from gradalign.stages.prepare import check_only, prepare
-from gradalign.stages.summarise import summarise
-from gradalign.stages.workload import workload_of
+from gradalign.order import scoring_stages, stages
+from gradalign.stages.preparation.start import check_only, prepare
+from gradalign.analysis.summary import summarise
+from gradalign.stages.preparation.workload import workload_of
 
 
 def score_config(

@@ -20,9 +20,9 @@ from gradalign.contexts.builtin import pick_sibling
 from gradalign.errors import UnknownNameError, UsageError, VerifierError
 from gradalign.registry import Registry, load_object
 from gradalign.report.export import ExportSettings, export
-from gradalign.report.show import show_question
-from gradalign.report.splits import outcome_splits
-from gradalign.stages.checks import check
+from gradalign.report.terminal import show_question
+from gradalign.store.splits import outcome_splits
+from gradalign.stages.preparation.preflight import check
 from gradalign.stages.failures import FailureWatch, too_many
 from gradalign.tasks.base import Attempt, Question
 from gradalign.verifiers import FunctionVerifier, Verdict, VerifierFactory, VerifierPool, get

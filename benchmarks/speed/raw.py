@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from gradalign.rollouts import Request
+from gradalign.engines import Request
 from gradalign.stages.base import Run
-from gradalign.stages.branch import plan_shard
+from gradalign.stages.branch.stage import plan_shard
 from speed.figures import Figures, clock
 from speed.turns import Turns
 from speed.workloads import open_run, recorded_run, requests_of
@@ -38,8 +38,8 @@ class RawEngine:
         from vllm.sampling_params import RequestOutputKind
 
         from gradalign.models import resolve_model
-        from gradalign.rollouts.base import EngineSpec
-        from gradalign.rollouts.vllm_worker import engine_arguments
+        from gradalign.engines.base import EngineSpec
+        from gradalign.engines.vllm.worker import engine_arguments
 
         model = resolve_model(run.config.student)
         spec = EngineSpec(model, run.sampling, max_model_len=run.resolved.max_model_len)

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 
 from gradalign.executors.heap import frozen_heap
-from gradalign.metering import model_seconds
+from gradalign.runtime import model_seconds
 from gradalign.stages.base import Run, announce
-from gradalign.stages.branch import Branch
+from gradalign.stages.branch.stage import Branch
 from speed.figures import Figures, Row, clock
 from speed.raw import by_turns, one_call
 from speed.server import vllm_server
@@ -128,7 +128,7 @@ def plain(name: str, folder: Path, work_folder: Path) -> Figures:
 def ray_by_turns(name: str, folder: Path, work_folder: Path) -> Figures:
     """The branch stage on two Ray actors with a vLLM engine each, one stopped now and then."""
     from gradalign.executors import open_executor
-    from gradalign.runlog import RunLog
+    from gradalign.store.manifest import RunLog
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     settings: dict[str, Any] = {"engine": "vllm", "executor": "ray", "num_workers": 2}

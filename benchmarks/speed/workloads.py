@@ -14,12 +14,12 @@ import numpy as np
 from gradalign.config import ScoreConfig
 from gradalign.executors import open_executor
 from gradalign.progress import SilentReporter
-from gradalign.rollouts import Request, derive_seed
+from gradalign.engines import Request, derive_seed
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.branch import Branch
-from gradalign.stages.order import stages
-from gradalign.stages.prepare import prepare
-from gradalign.stages.records import read_questions, read_spines
+from gradalign.stages.branch.stage import Branch
+from gradalign.order import stages
+from gradalign.stages.preparation.start import prepare
+from gradalign.store.shard import read_questions, read_spines
 
 RANDOM_VOCABULARY = 32_000
 

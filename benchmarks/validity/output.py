@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradalign.runlog import hardware, versions
+from gradalign.store.manifest import hardware, versions
 
 
 def environment() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradalign.demo.addition import MAX_RESPONSE_TOKENS, generate, verify
-from gradalign.models.loading import resolve_model
+from gradalign.models.checkpoints.loading import resolve_model
 from gradalign.tasks.base import Question
 from gradalign.tasks.demo import question_of
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import gradalign
-from gradalign.rollouts import Request, SamplingSettings, derive_seed
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines import Request, SamplingSettings, derive_seed
+from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.tasks.base import Question
 from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
 

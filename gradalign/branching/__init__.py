@@ -10,7 +10,7 @@ from gradalign.branching.allocation import (
 )
 from gradalign.branching.candidates import Candidates, choose_candidates
 from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
-from gradalign.branching.routes import Passes, Stored
+from gradalign.branching.visits import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable
 from gradalign.branching.tree import PrefixTree
 

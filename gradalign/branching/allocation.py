@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import neyman
-from gradalign.branching.routes import Passes, Stored
+from gradalign.branching.visits import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable, node_table
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.values import estimate

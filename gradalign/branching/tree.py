@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.branching.routes import Passes, Router, Stored
+from gradalign.branching.visits import Passes, Router, Stored
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gradalign.config import ScoreConfig
 from gradalign.progress import Reporter
-from gradalign.runlog import RunLog
+from gradalign.store.manifest import RunLog
 from gradalign.stages.base import Run, Stage
 
 

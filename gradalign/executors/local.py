@@ -6,11 +6,11 @@ from itertools import zip_longest
 from types import TracebackType
 
 from gradalign.executors.heap import frozen_heap
-from gradalign.metering import model_seconds
+from gradalign.runtime import model_seconds
 from gradalign.progress import Reporter
-from gradalign.runlog import RunLog, Timer
+from gradalign.store.manifest import RunLog, Timer
 from gradalign.stages.base import Run, Stage, announce
-from gradalign.stages.identity import check_models
+from gradalign.stages.preparation.identity import check_models
 
 
 class LocalExecutor:

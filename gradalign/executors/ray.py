@@ -23,9 +23,9 @@ from gradalign.executors.cluster import open_cluster
 from gradalign.executors.worker import Outcome, Tidings
 from gradalign.executors.workers import ATTEMPTS, Workers, error_of
 from gradalign.progress import Reporter, StageProgress
-from gradalign.runlog import RunLog, Timer
+from gradalign.store.manifest import RunLog, Timer
 from gradalign.stages.base import Run, Stage
-from gradalign.stages.order import stages
+from gradalign.order import stages
 
 POLL_SECONDS = 0.5
 

@@ -17,7 +17,7 @@ from typing import Any
 from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
 from gradalign.executors.heap import frozen_heap
-from gradalign.metering import model_seconds
+from gradalign.runtime import model_seconds
 from gradalign.stages.base import Resolved, Run, Work, announce
 
 TICK_SECONDS = 0.5
@@ -157,8 +157,8 @@ class Worker:
 
     def _open(self, number: int) -> Work:
         if self._work is None or self._number != number:
-            from gradalign.stages.identity import check_models
-            from gradalign.stages.order import stages
+            from gradalign.stages.preparation.identity import check_models
+            from gradalign.order import stages
 
             self._close()
             run = run_from_json(self._run_json)

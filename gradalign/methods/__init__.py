@@ -20,7 +20,7 @@ from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.catalogue import get, method_class, names, register
 from gradalign.methods.distributions import Distributions
-from gradalign.methods.lemmas import centred, pulled, restrict
+from gradalign.methods.identities import centred, pulled, restrict
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 FAMILIES = (

@@ -12,8 +12,8 @@ from gradalign.methods.base import option
 from gradalign.methods.batch import NodeBatch, SpineView
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Floats, Ints
-from gradalign.methods.lemmas import divergence
-from gradalign.methods.rollouts import (
+from gradalign.methods.identities import divergence
+from gradalign.methods.returns import (
     Outcomes,
     continuations_of,
     discounted_sums,

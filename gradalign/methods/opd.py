@@ -12,7 +12,7 @@ from gradalign.methods.batch import NodeBatch
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Distributions, Floats, Support
 from gradalign.methods.gkd import set_reasons
-from gradalign.methods.lemmas import bucketed, centred, renormalised
+from gradalign.methods.identities import bucketed, centred, renormalised
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gradalign.methods.base import Ascent, Method, Reasons, no_reasons
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.distributions import Distributions, Floats, Ints
-from gradalign.methods.lemmas import centred, pulled
+from gradalign.methods.identities import centred, pulled
 
 NO_TOKEN = "undefined_method:the sampled token is unknown or outside the support"
 

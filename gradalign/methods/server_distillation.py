@@ -18,7 +18,7 @@ from gradalign.methods.batch import NodeBatch
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Distributions, Floats, Ints
 from gradalign.methods.gkd import SINGLE, set_reasons
-from gradalign.methods.lemmas import bucketed, centred, gain, renormalised
+from gradalign.methods.identities import bucketed, centred, gain, renormalised
 from gradalign.methods.sampled import NO_TOKEN, Draws, scaled
 from gradalign.methods.trl import LEAST_TAIL
 

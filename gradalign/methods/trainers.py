@@ -12,7 +12,7 @@ from gradalign.methods.batch import NodeBatch
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Support
 from gradalign.methods.gkd import set_reasons
-from gradalign.methods.lemmas import pulled, renormalised
+from gradalign.methods.identities import pulled, renormalised
 from gradalign.methods.sampled import scaled
 
 STRATEGIES: dict[str, Support] = {

@@ -13,9 +13,9 @@ from gradalign.methods.batch import NodeBatch
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Floats
 from gradalign.methods.gkd import set_reasons
-from gradalign.methods.lemmas import bucketed, divergence, renormalised
+from gradalign.methods.identities import bucketed, divergence, renormalised
 from gradalign.methods.opd import log_ratio_draws
-from gradalign.methods.rollouts import discounted_sums, spines_of
+from gradalign.methods.returns import discounted_sums, spines_of
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 LEAST_TAIL = float(-np.expm1(-1e-7))

@@ -12,7 +12,7 @@ from gradalign.methods.base import Ascent, Method, no_reasons, option
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Floats
-from gradalign.methods.lemmas import pulled
+from gradalign.methods.identities import pulled
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 SOURCE = "verl trainer/distillation/losses.py at 01dcf9f0, and its kl_penalty"

@@ -1,6 +1,6 @@
 """Checkpoints, tokenizers, prompts, and teacher-forced distributions."""
 
-from gradalign.models.loading import (
+from gradalign.models.checkpoints.loading import (
     commit_hash,
     config_number,
     context_length,

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.metering import forward_pass
+from gradalign.runtime import forward_pass
 from gradalign.models.distributions import (
     LOGITS_BYTES,
     ForcedSequence,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.models.forward import Sharing, last_logits, sharing_of
 from gradalign.models.frequencies import length_note
-from gradalign.models.loading import context_length
+from gradalign.models.checkpoints.loading import context_length
 from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
 

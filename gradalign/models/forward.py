@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ModelError
-from gradalign.metering import forward_pass
+from gradalign.runtime import forward_pass
 
 if TYPE_CHECKING:
     import torch
@@ -237,7 +237,7 @@ def logit_gap(truth_TV: torch.Tensor, found_TV: torch.Tensor) -> float:
 
 def trial_length(model: torch.nn.Module) -> int:
     """Return a length in tokens that reaches past a model's windows, where that is cheap."""
-    from gradalign.models.loading import context_length
+    from gradalign.models.checkpoints.loading import context_length
 
     text = _text_config(model)
     device = next(model.parameters()).device.type

@@ -9,7 +9,7 @@ from typing import Any
 from gradalign.config import ScoreConfig
 from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.distributions import LOGITS_BYTES
-from gradalign.models.loading import resolve_dtype
+from gradalign.models.checkpoints.loading import resolve_dtype
 from gradalign.stages.base import Resolved, Run
 
 LOGITS_COPIES = 3

@@ -12,8 +12,8 @@ from gradalign.planning.disk import disk_bytes
 from gradalign.planning.figures import Figures, Times
 from gradalign.planning.memory import Memory, plan_memory
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.order import stages
-from gradalign.stages.workload import Workload
+from gradalign.order import stages
+from gradalign.stages.preparation.workload import Workload
 
 
 @dataclass(frozen=True)

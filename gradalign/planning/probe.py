@@ -15,20 +15,20 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.progress import Reporter, SilentReporter
-from gradalign.rollouts.base import Completion, Request
+from gradalign.engines.base import Completion, Request
 from gradalign.stages.base import Resolved, Run, Stage
-from gradalign.stages.branch import plan_shard
-from gradalign.stages.branch_work import QuestionWork
-from gradalign.stages.distribute import (
+from gradalign.stages.branch.stage import plan_shard
+from gradalign.stages.branch.question import QuestionWork
+from gradalign.stages.distributions import (
     CommonPositions,
     StudentPositions,
     StudentSupports,
     TeacherPositions,
 )
-from gradalign.stages.prepare import prepare
-from gradalign.stages.records import read_questions, read_spines
+from gradalign.stages.preparation.start import prepare
+from gradalign.store.shard import read_questions, read_spines
 from gradalign.stages.sample import Sample
-from gradalign.stages.tools import open_student
+from gradalign.stages.student import open_student
 
 QUESTIONS = 4
 SPINES = 4

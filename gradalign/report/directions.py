@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import RunError
-from gradalign.report.sums import Arm
+from gradalign.report.node_scores import Arm
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -59,10 +59,10 @@ def directions(
     """
     # The stages stand above the report in the order of imports; only this function looks up.
     from gradalign import methods
-    from gradalign.stages.align import NO_TEACHER, on_candidates
+    from gradalign.analysis.align import NO_TEACHER, on_candidates
     from gradalign.stages.base import Resolved, Run
-    from gradalign.stages.distribute import tempering
-    from gradalign.stages.node_arrays import read_nodes, student_only, with_teacher
+    from gradalign.stages.distributions import tempering
+    from gradalign.analysis.node_views import read_nodes, student_only, with_teacher
 
     if "resolved" not in report.metadata:
         raise RunError(

@@ -23,9 +23,9 @@ from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
-from gradalign.report.output_file import head_of, replacing
+from gradalign.store.output_file import head_of, replacing
 from gradalign.report.plots import best_arm
-from gradalign.report.sums import Arm
+from gradalign.report.node_scores import Arm
 from gradalign.report.text import arm_name
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradalign.errors import MissingDependencyError, UsageError
-from gradalign.report.splits import ENTROPY_NAMES, QUARTERS
-from gradalign.report.sums import Arm
+from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
+from gradalign.report.node_scores import Arm
 from gradalign.report.text import arm_name, visible
 
 if TYPE_CHECKING:

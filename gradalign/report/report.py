@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
-from gradalign.report.folder import RunFolder
-from gradalign.report.remarks import remarks
-from gradalign.report.schema import SCHEMA_VERSION, schema, table_names
+from gradalign.store.folder import RunFolder
+from gradalign.report.summary_notes import remarks
+from gradalign.store.schema import SCHEMA_VERSION, schema, table_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ class Report:
     Every table of the run is an attribute that reads it as a pandas DataFrame and keeps it:
     `summary`, `alignment`, `nodes`, `branches`, `spines`, `tokens`, `questions` and, for
     closer looks, `distributions`, `continuations` and `branch_teachers`. The columns are
-    explained by `gradalign.report.schema.meaning(table, column)`. `plot` draws, `recommend`
+    explained by `gradalign.store.schema.meaning(table, column)`. `plot` draws, `recommend`
     judges; a notebook shows the summary as a table.
 
     A file that cannot be read is named in a warning, and the rest opens. Columns that a run of

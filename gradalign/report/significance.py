@@ -15,7 +15,7 @@ from scipy.stats import norm
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import UsageError
-from gradalign.report.sums import Arm, NodeScores
+from gradalign.report.node_scores import Arm, NodeScores
 from gradalign.rounding import difference
 
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, Literal
 
 from gradalign.report.significance import Pair
-from gradalign.report.sums import Arm
+from gradalign.report.node_scores import Arm
 from gradalign.report.text import visible
 
 Role = Literal["candidate", "control", "reference"]

@@ -20,7 +20,7 @@ from gradalign.contexts import get as get_context
 from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
-from gradalign.report.folder import RunFolder
+from gradalign.store.folder import RunFolder
 
 Tick = Callable[[int, int, int], None]
 """Called with (units done, units of this shard, units new since the last call)."""

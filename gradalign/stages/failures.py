@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from gradalign.errors import VerifierError
 from gradalign.stages.base import Run
 from gradalign.verifiers import Verdict
-from gradalign.verifiers.pool import failures_in_words
+from gradalign.verifiers.process.pool import failures_in_words
 
 CHANCE = 3.0
 """Standard errors that the share of failures may lie above what is allowed."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.models.numbers import NotNumbersError
-from gradalign.rollouts.base import Engine
+from gradalign.engines.base import Engine
 from gradalign.stages.base import Run
-from gradalign.stages.positions import read_positions
+from gradalign.store.positions import read_positions
 
 SPINES_PER_SHARD = 8
 

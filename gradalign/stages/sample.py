@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from gradalign.models.numbers import naming
-from gradalign.report.rows import Rows
-from gradalign.rollouts import start_engine_ahead
-from gradalign.rollouts.base import Completion, Request, derive_seed
+from gradalign.store.table_builder import Rows
+from gradalign.engines import start_engine_ahead
+from gradalign.engines.base import Completion, Request, derive_seed
 from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.noise_floor import engine_scores
-from gradalign.stages.records import StoredQuestion, read_questions
-from gradalign.stages.tools import StudentTools, open_student
+from gradalign.store.shard import StoredQuestion, read_questions
+from gradalign.stages.student import StudentTools, open_student
 
 
 class Sample:

@@ -11,11 +11,11 @@ from gradalign.contexts import parse_teacher
 from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
-from gradalign.rollouts.base import EngineSpec
-from gradalign.rollouts.registry import parse_engine_args
+from gradalign.engines.base import EngineSpec
+from gradalign.engines.registry import parse_engine_args
 
 if TYPE_CHECKING:
-    from gradalign.rollouts.server_engine import ServerEngine
+    from gradalign.engines.server.engine import ServerEngine
 
 TEACHER_FLAG = "--teacher-base-url"
 
@@ -72,7 +72,7 @@ def open_served_teacher(
         UsageError: a server that has not this model.
         EngineError: no server answers.
     """
-    from gradalign.rollouts.server_engine import ServerEngine
+    from gradalign.engines.server.engine import ServerEngine
 
     spec = EngineSpec(
         model,
@@ -102,7 +102,7 @@ def check_servers(config: ScoreConfig, engine: str, max_model_len: int) -> None:
     """
     served = teacher_servers(config)
     if engine == "server":
-        from gradalign.rollouts.server_engine import ServerEngine
+        from gradalign.engines.server.engine import ServerEngine
 
         spec = EngineSpec(
             config.student,
@@ -144,7 +144,7 @@ def _check_frequencies(config: ScoreConfig, served_length: int | None, flag: str
 
 def _check_top(teacher: ServerEngine, support_size: int, url: str) -> None:
     from gradalign.errors import EngineError
-    from gradalign.rollouts.server_messages import scoring_body
+    from gradalign.engines.server.messages import scoring_body
 
     num_top = min(support_size, teacher.limits.vocab_size)
     try:

@@ -8,7 +8,7 @@ from gradalign.demo.addition import CONTEXTS, Problem, generate
 from gradalign.errors import UnknownNameError, UsageError
 from gradalign.registry import parse_spec
 from gradalign.tasks.base import Question
-from gradalign.tasks.checks import select
+from gradalign.tasks.row_checks import select
 
 DEFAULT_SIZE = 64
 DEFAULT_SEED = 0

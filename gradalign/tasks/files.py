@@ -17,7 +17,7 @@ from typing import Any
 
 from gradalign.errors import TaskError
 from gradalign.tasks.base import Prompt, Question
-from gradalign.tasks.checks import (
+from gradalign.tasks.row_checks import (
     check_answer,
     check_question,
     check_unique,

@@ -15,8 +15,8 @@ from gradalign.tasks.base import Question
 from gradalign.verifiers import builtin, choice, mathematics, procedural  # noqa: F401  (they register)
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier, VerifierFactory
 from gradalign.verifiers.judge import Verdict
-from gradalign.verifiers.loader import try_to_load
-from gradalign.verifiers.pool import VerifierPool
+from gradalign.verifiers.process.loader import try_to_load
+from gradalign.verifiers.process.pool import VerifierPool
 
 __all__ = [
     "VERIFIERS",

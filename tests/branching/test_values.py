@@ -11,7 +11,7 @@ import pytest
 from language import STOP, Language, drive
 
 from gradalign.branching import Passes, QuestionBranching
-from gradalign.branching.routes import Router
+from gradalign.branching.visits import Router
 from gradalign.ideal import ideal_gradient, noise_trace
 
 REPEATS = 500

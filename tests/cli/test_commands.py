@@ -14,8 +14,8 @@ from runs import SMALL, flags
 
 import gradalign
 from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of
-from gradalign.report.folder import RunFolder
-from gradalign.report.schema import schema
+from gradalign.store.folder import RunFolder
+from gradalign.store.schema import schema
 from gradalign_cli.main import main
 from gradalign_cli.output import print_report
 

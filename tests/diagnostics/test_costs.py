@@ -11,7 +11,7 @@ from runs import SMALL
 
 import gradalign
 from gradalign.pipeline import diagnose_run
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines.transformers.engine import TransformersEngine
 
 NO_SAMPLING = ["overlap", "topk", "contexts", "horizon", "predictors"]
 

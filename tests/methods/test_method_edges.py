@@ -10,7 +10,7 @@ import pytest
 
 from gradalign.errors import UsageError
 from gradalign.methods import NodeBatch, get, restrict
-from gradalign.methods.rollouts import discounted_sums, geometric_sum
+from gradalign.methods.returns import discounted_sums, geometric_sum
 from tests.methods.made_up import error, logits, scatter, thin, with_rollouts
 from tests.methods.test_method_properties import SPECS
 
@@ -309,7 +309,7 @@ def test_discounted_sums_by_loops(gamma):
 
 
 def test_discounted_sums_do_not_leak(monkeypatch):
-    monkeypatch.setattr("gradalign.methods.rollouts.WINDOW_TOKENS", 64)
+    monkeypatch.setattr("gradalign.methods.returns.WINDOW_TOKENS", 64)
     values = np.concatenate([np.full(100, 1.0), [-np.inf], np.full(100_000, 1e-3), [1e300]])
     start, stop = np.array([0, 100, 101, 5]), np.array([100, 101, 100_101, 5])
     found = discounted_sums(values, start, stop, 1.0)

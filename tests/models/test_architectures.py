@@ -11,9 +11,9 @@ import torch
 
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
-from gradalign.rollouts import Request, SamplingSettings
-from gradalign.rollouts.sampler import uniforms
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines import Request, SamplingSettings
+from gradalign.engines.transformers.sampler import uniforms
+from gradalign.engines.transformers.engine import TransformersEngine
 from tests.models.architectures import ARCHITECTURES, VOCAB, make
 
 READABLE = [*ARCHITECTURES, "mamba", "recurrent_gemma", "rwkv", "xglm"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradalign.errors import UsageError
-from gradalign.models.prompts import prompt_text, render, template_notes
+from gradalign.models.prompts.render import prompt_text, render, template_notes
 from gradalign.tasks.base import Message
 from tests.models.made_tokenizers import TURNS, build
 

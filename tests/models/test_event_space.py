@@ -16,9 +16,9 @@ from gradalign.demo import model_path
 from gradalign.errors import TokenizerMismatchError
 from gradalign.models.distributions import ForcedSequence, forced_log_probs, top_tokens
 from gradalign.models.event_space import EventSpace, event_space, only
-from gradalign.models.tokenizers import load_tokenizer
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.rescore import rescore
-from gradalign.rollouts import Request, open_engine
+from gradalign.engines import Request, open_engine
 from tests.models.altered import bundled_copy, edit_json, padded_copy
 
 IDS = st.sets(st.integers(0, 30))

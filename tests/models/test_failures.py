@@ -11,11 +11,11 @@ import pytest
 import gradalign
 from gradalign.errors import ModelError, UsageError
 from gradalign.models import config_number, load_config, load_model, vocab_size
-from gradalign.models.failures import explained
-from gradalign.models.generation import end_token_ids
-from gradalign.models.tokenizers import load_tokenizer
+from gradalign.models.checkpoints.failures import explained
+from gradalign.models.checkpoints.generation import end_token_ids
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.planning.memory import kv_numbers_per_token
-from gradalign.rollouts.base import EngineSpec
+from gradalign.engines.base import EngineSpec
 from tests.models.made_checkpoints import copy_of, set_config
 
 
@@ -163,7 +163,7 @@ def test_a_plan_of_a_model_without_heads(role: str, tmp_path: Path) -> None:
 
 
 def test_vllm_may_not_draw_its_weights() -> None:
-    from gradalign.rollouts.vllm_engine import VllmEngine
+    from gradalign.engines.vllm.engine import VllmEngine
 
     with pytest.raises(UsageError, match="at random"):
         VllmEngine(EngineSpec("demo:student", engine_args={"load_format": "dummy"}))

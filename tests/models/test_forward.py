@@ -12,9 +12,9 @@ from gradalign.errors import ModelError
 from gradalign.models.continuations import Offshoot, copies_agree, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.forward import Sharing, logit_gap, sharing_of
-from gradalign.rollouts import Request
-from gradalign.rollouts.transformers_engine import TransformersEngine
-from gradalign.stages.update_level import output_layer_inputs
+from gradalign.engines import Request
+from gradalign.engines.transformers.engine import TransformersEngine
+from gradalign.analysis.update import output_layer_inputs
 from tests.models.architectures import VOCAB, make
 
 
@@ -175,6 +175,6 @@ def test_a_sequence_scored_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch)
     ids = [tuple(map(int, np.random.default_rng(4).integers(3, VOCAB, 40)))]
     with TransformersEngine(make(name), max_model_len=64) as engine:
         whole = engine.logprobs(ids, [1])[0]
-        monkeypatch.setattr("gradalign.rollouts.scoring._LOGITS", 9 * VOCAB)
+        monkeypatch.setattr("gradalign.engines.transformers.scoring._LOGITS", 9 * VOCAB)
         pieces = engine.logprobs(ids, [1])[0]
     np.testing.assert_allclose(pieces, whole, atol=1e-4)

@@ -15,8 +15,8 @@ from gradalign.models import context_length
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.frequencies import length_note, served_otherwise, steady_length
-from gradalign.rollouts import Request
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines import Request
+from gradalign.engines.transformers.engine import TransformersEngine
 from tests.models.architectures import VOCAB, long_rope_config, make_from
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}

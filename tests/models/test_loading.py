@@ -8,7 +8,7 @@ import pytest
 
 from gradalign.errors import ModelError, UnknownNameError, UsageError
 from gradalign.models import context_length, load_config, loaded_model, resolve_device
-from gradalign.models.loading import resolve_model
+from gradalign.models.checkpoints.loading import resolve_model
 
 
 def test_demo_names_are_folders():

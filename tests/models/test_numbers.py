@@ -11,8 +11,8 @@ from gradalign.models import loaded_model
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.numbers import NotNumbersError
-from gradalign.rollouts import Request, open_engine
-from gradalign.rollouts.server_messages import read_scores, token_logprobs
+from gradalign.engines import Request, open_engine
+from gradalign.engines.server.messages import read_scores, token_logprobs
 from gradalign_cli.main import main
 from tests.models.altered import edited_weights
 
@@ -68,7 +68,7 @@ def test_the_embedded_engine_says_which_request_it_was():
     with loaded_model("demo:student", device="cpu") as model:
         with open_engine("transformers", "demo:student") as engine:
             assert len(dict(engine.generate([Request((1, 77), 1, 0)]))) == 1
-        from gradalign.rollouts.transformers_engine import TransformersEngine
+        from gradalign.engines.transformers.engine import TransformersEngine
 
         with TransformersEngine(model) as engine:
             model.register_forward_hook(hook, with_kwargs=True)

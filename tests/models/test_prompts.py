@@ -7,14 +7,14 @@ from transformers import GenerationConfig
 
 from gradalign.demo import model_path
 from gradalign.errors import UsageError
-from gradalign.models.prompts import (
+from gradalign.models.prompts.render import (
     end_of_turn_id,
     render,
     special_token_ids,
     stop_token_ids,
     template_hash,
 )
-from gradalign.models.tokenizers import load_tokenizer
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.tasks.base import Message
 from tests.models.made_tokenizers import NO_SYSTEM, TURNS, build
 

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from gradalign.models.texts import texts_after, whole_text
-from gradalign.stages.tools import StudentTools
+from gradalign.models.prompts.texts import texts_after, whole_text
+from gradalign.stages.student import StudentTools
 from tests.models.made_tokenizers import build
 
 BLANK = "\u2581"

@@ -10,7 +10,7 @@ import pytest
 
 from gradalign.demo import model_path
 from gradalign.errors import ModelError, TokenizerMismatchError
-from gradalign.models.tokenizers import check_agreement, check_ids_known, load_tokenizer
+from gradalign.models.checkpoints.tokenizers import check_agreement, check_ids_known, load_tokenizer
 from tests.models.made_tokenizers import build
 
 

@@ -16,8 +16,8 @@ import gradalign
 from gradalign.errors import EngineError, ModelError
 from gradalign.models import load_config, load_model
 from gradalign.models import weight_check as weight_check_module
-from gradalign.models.weight_check import check_weights, judge
-from gradalign.models.weight_files import find_weights, read_by_vllm
+from gradalign.models.checkpoints.weight_check import check_weights, judge
+from gradalign.models.checkpoints.weight_files import find_weights, read_by_vllm
 from gradalign_cli.main import main
 from tests.models.made_checkpoints import copy_of, set_config, weights_of, write_weights
 from tests.requires import require

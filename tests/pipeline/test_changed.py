@@ -12,10 +12,10 @@ import pytest
 import gradalign
 from gradalign.errors import RunError
 from gradalign.pipeline import diagnose_run
-from gradalign.report.folder import RunFolder
+from gradalign.store.folder import RunFolder
 from gradalign.rescore import rescore
 from gradalign.stages import sample
-from gradalign.stages.order import Branch
+from gradalign.order import Branch
 from tests.stages.made_checkpoints import copy_of, scale_weights
 
 TINY = {

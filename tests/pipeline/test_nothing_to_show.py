@@ -13,7 +13,7 @@ from runs import flags
 
 import gradalign
 from gradalign.errors import UsageError
-from gradalign.report.comparison import compare_runs
+from gradalign.report.compare import compare_runs
 from gradalign.report.gate import check
 from gradalign.report.page import write_page
 from gradalign_cli.main import main

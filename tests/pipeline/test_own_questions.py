@@ -11,7 +11,7 @@ from runs import SMALL
 import gradalign
 from gradalign.demo import addition, model_path
 from gradalign.errors import RunError
-from gradalign.stages.preview import preview_prompts
+from gradalign.stages.preparation.preview import preview_prompts
 
 PROBLEMS = addition.generate(3, seed=11)
 SETTINGS = {**SMALL, "methods": ["gkd:beta=0", "opd"], "nodes": 3}

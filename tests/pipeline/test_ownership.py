@@ -13,7 +13,7 @@ import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
 from gradalign.pipeline import diagnose_run, plan_config
-from gradalign.report.folder import RunFolder
+from gradalign.store.folder import RunFolder
 from gradalign.report.report import read_report
 from gradalign.rescore import rescore
 

@@ -16,10 +16,10 @@ from gradalign.contexts import CONTEXTS, SimpleContext, parse_teacher
 from gradalign.demo import model_path
 from gradalign.errors import GradalignError
 from gradalign.rescore import rescore
-from gradalign.stages.checks import check
-from gradalign.stages.prepare import prepare
-from gradalign.stages.preview import preview_prompts
-from gradalign.stages.tools import Prompter
+from gradalign.stages.preparation.preflight import check
+from gradalign.stages.preparation.start import prepare
+from gradalign.stages.preparation.preview import preview_prompts
+from gradalign.stages.student import Prompter
 from gradalign.tasks.base import Attempt, Message
 
 QUICK: dict[str, Any] = {
@@ -61,7 +61,7 @@ def no_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("an engine was opened")
 
-    monkeypatch.setattr("gradalign.stages.tools.open_engine", opened)
+    monkeypatch.setattr("gradalign.stages.student.open_engine", opened)
 
 
 def refused(settings: dict[str, Any], tmp_path: Path) -> str:
@@ -259,13 +259,13 @@ def test_teachers_that_come_later_are_told_the_runs_time(
 
 
 def read(run: Any) -> Any:
-    from gradalign.stages.records import read_questions
+    from gradalign.store.shard import read_questions
 
     return read_questions(run.folder, run.shards()[0])
 
 
 def test_a_context_may_want_more_of_an_attempt_than_a_made_up_one_holds(tmp_path: Path) -> None:
-    from gradalign.stages.prompt_checks import sketch, without_begin
+    from gradalign.stages.preparation.prompt_checks import sketch, without_begin
 
     def first_number(question: Any, attempt: Attempt | None, others: Any) -> Any:
         assert attempt is not None

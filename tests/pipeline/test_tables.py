@@ -13,7 +13,7 @@ from runs import SMALL
 from gradalign import methods
 from gradalign.alignment import balanced, pooled
 from gradalign.ideal import ideal_gradient
-from gradalign.report.schema import schema, table_names
+from gradalign.store.schema import schema, table_names
 
 # Tables of diagnostics are there when asked for or possible: see tests/diagnostics; those of
 # update-level alignment when asked for: see tests/stages/test_update_level.py; those of teachers

@@ -16,7 +16,7 @@ import pytest
 import gradalign
 from gradalign.errors import RunError
 from gradalign.pipeline import diagnose_run
-from gradalign.report.folder import LOCK_NAME
+from gradalign.store.folder import LOCK_NAME
 from gradalign.rescore import rescore
 from gradalign.stages.sample import Sample
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gradalign.report.folder import RunFolder
-from gradalign.report.rows import Rows
-from gradalign.report.schema import SCHEMA_VERSION, schema
+from gradalign.store.folder import RunFolder
+from gradalign.store.table_builder import Rows
+from gradalign.store.schema import SCHEMA_VERSION, schema
 
 
 def write_run(

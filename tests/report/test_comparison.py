@@ -11,9 +11,9 @@ from report.made_run import filled, write_run
 
 import gradalign
 from gradalign.errors import RunError
-from gradalign.report.comparison import compare_runs
-from gradalign.report.folder import RunFolder
-from gradalign.report.rows import Rows
+from gradalign.report.compare import compare_runs
+from gradalign.store.folder import RunFolder
+from gradalign.store.table_builder import Rows
 
 
 def made(folder, arms, **options):

@@ -18,8 +18,8 @@ from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
 from gradalign.models.sampling import SamplingSettings
 from gradalign.report.export import export
-from gradalign.rollouts.base import Request
-from gradalign.rollouts.registry import ENGINES, open_engine
+from gradalign.engines.base import Request
+from gradalign.engines.registry import ENGINES, open_engine
 from gradalign_cli.main import main
 from tests.requires import require
 

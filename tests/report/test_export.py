@@ -13,7 +13,7 @@ from gradalign.errors import UsageError
 from gradalign.ideal import covariance
 from gradalign.report.directions import directions
 from gradalign.report.export import ExportSettings, choose_arm, export
-from gradalign.report.sums import Arm
+from gradalign.report.node_scores import Arm
 
 ARM = {"teacher": "demo:strong", "method": "gkd"}
 

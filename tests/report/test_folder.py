@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from gradalign.errors import RunError
-from gradalign.report.folder import RunFolder
-from gradalign.report.rows import Rows
-from gradalign.report.schema import SCHEMA_VERSION, meaning, schema, table_names
+from gradalign.store.folder import RunFolder
+from gradalign.store.table_builder import Rows
+from gradalign.store.schema import SCHEMA_VERSION, meaning, schema, table_names
 
 
 def questions(*ids: str) -> pa.Table:
@@ -50,7 +50,7 @@ def test_any_fsspec_url(tmp_path):
 
 READ_AND_END = """
 import sys
-from gradalign.report.folder import RunFolder
+from gradalign.store.folder import RunFolder
 folder = RunFolder(sys.argv[1])
 if not folder.has_table("questions", "shard-00000"):  # a memory of its own
     local = RunFolder(sys.argv[2])

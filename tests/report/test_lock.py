@@ -17,13 +17,13 @@ import pytest
 
 from gradalign.errors import RunError
 from gradalign.report import lock
-from gradalign.report.folder import LOCK_NAME, RunFolder
-from gradalign.report.lock import sole_writer
+from gradalign.store.folder import LOCK_NAME, RunFolder
+from gradalign.store.lock import sole_writer
 
 HOLD = """
 import sys, time
-from gradalign.report.folder import RunFolder
-from gradalign.report.lock import sole_writer
+from gradalign.store.folder import RunFolder
+from gradalign.store.lock import sole_writer
 with sole_writer(RunFolder(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

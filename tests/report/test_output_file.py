@@ -9,8 +9,8 @@ import pytest
 
 from gradalign.errors import RunError
 from gradalign.report.export import SCHEMA, is_export
-from gradalign.report.folder import RunFolder
-from gradalign.report.output_file import PAGE_MARK, is_page, remove_page, replacing
+from gradalign.store.folder import RunFolder
+from gradalign.store.output_file import PAGE_MARK, is_page, remove_page, replacing
 from tests.requires import require
 
 

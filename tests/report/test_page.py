@@ -19,7 +19,7 @@ from runs import SMALL
 
 import gradalign
 from gradalign.diagnostics import chosen
-from gradalign.report.folder import RunFolder
+from gradalign.store.folder import RunFolder
 from gradalign.report.page import MAX_BYTES, render, write_page
 from gradalign.report.page_data import choose_questions, page_data
 from gradalign.report.report import Report

@@ -16,7 +16,7 @@ import pytest
 
 import gradalign
 from gradalign.errors import MissingDependencyError, RunError, UsageError
-from gradalign.report.schema import table_names
+from gradalign.store.schema import table_names
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from scipy.stats import norm
 import gradalign
 from gradalign.alignment import pooled_of_sums
 from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
-from gradalign.report.sums import Arm, read_scores
+from gradalign.report.node_scores import Arm, read_scores
 from gradalign.report.verdict import role_of
-from gradalign.report.wording import duration
+from gradalign.report.recommend_text import duration
 
 
 def made(tmp_path, arms, **options):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from gradalign.rollouts import Engine, Request, SamplingSettings, open_engine
+from gradalign.engines import Engine, Request, SamplingSettings, open_engine
 from tests.requires import require
 from tests.rollouts.servers import FARM, open_on
 

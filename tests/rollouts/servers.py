@@ -20,7 +20,7 @@ from unittest import mock
 
 import httpx
 
-from gradalign.rollouts import Engine, open_engine
+from gradalign.engines import Engine, open_engine
 
 KEY = "key-of-the-test-servers"
 START_SECONDS = 600.0

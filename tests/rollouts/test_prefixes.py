@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradalign.rollouts.prefixes import find_trunks
+from gradalign.engines.transformers.shared_prefixes import find_trunks
 
 ids = st.lists(st.integers(0, 2), max_size=6).map(tuple)
 

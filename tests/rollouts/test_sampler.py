@@ -11,7 +11,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 from gradalign.errors import EngineError
 from gradalign.models.sampling import SamplingSettings, probabilities
-from gradalign.rollouts.sampler import draw, uniforms
+from gradalign.engines.transformers.sampler import draw, uniforms
 
 
 def splitmix64(state: int) -> int:
@@ -81,7 +81,7 @@ def test_a_row_is_drawn_alone_as_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
     seeds, steps = np.arange(50, dtype=np.uint64) ** 3, np.arange(50)
     nucleus = SamplingSettings(top_p=0.9)
     together = draw(logits, rows, seeds, steps, nucleus)
-    monkeypatch.setattr("gradalign.rollouts.sampler._DRAW_NUMBERS", 7 * 300)
+    monkeypatch.setattr("gradalign.engines.transformers.sampler._DRAW_NUMBERS", 7 * 300)
     assert (draw(logits, rows, seeds, steps, nucleus) == together).all()
     for i in range(0, 50, 9):
         alone = logits[rows[i] : rows[i] + 1]

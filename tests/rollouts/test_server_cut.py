@@ -8,9 +8,9 @@ import pytest
 from gradalign.errors import EngineError, UsageError
 from gradalign.models.continuations import Offshoot
 from gradalign.models.distributions import ForcedSequence
-from gradalign.rollouts.intake import ModelLimits
-from gradalign.rollouts.server_cut import HIDDEN_MASS, bans, cut, hidden_mass
-from gradalign.rollouts.server_distributions import (
+from gradalign.engines.requests import ModelLimits
+from gradalign.engines.server.cut import HIDDEN_MASS, bans, cut, hidden_mass
+from gradalign.engines.server.distributions import (
     AskedSequence,
     served_offshoot_logprobs,
     served_readings,

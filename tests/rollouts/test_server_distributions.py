@@ -10,7 +10,7 @@ from gradalign.demo import model_path
 from gradalign.models import loaded_model
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs, position_view
-from gradalign.rollouts.server_distributions import (
+from gradalign.engines.server.distributions import (
     ENTROPY_TOLERANCE,
     AskedSequence,
     served_offshoot_logprobs,

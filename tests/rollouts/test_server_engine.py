@@ -15,8 +15,8 @@ import pytest
 
 from gradalign.demo import model_path
 from gradalign.errors import EngineError, GradalignError, UsageError
-from gradalign.rollouts import Completion, Engine, Request, SamplingSettings
-from gradalign.rollouts.server_http import parse_addresses
+from gradalign.engines import Completion, Engine, Request, SamplingSettings
+from gradalign.engines.server.http import parse_addresses
 from tests.requires import require
 from tests.rollouts.conftest import EnginePool, tree_requests
 from tests.rollouts.servers import FARM, KEY, FaultyProxy, Server, api_key, open_on

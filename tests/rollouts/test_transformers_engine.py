@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from gradalign.errors import EngineError
-from gradalign.rollouts import Completion, Request, SamplingSettings
-from gradalign.rollouts.sampler import uniforms
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines import Completion, Request, SamplingSettings
+from gradalign.engines.transformers.sampler import uniforms
+from gradalign.engines.transformers.engine import TransformersEngine
 from tests.rollouts.conftest import make_model, tree_requests
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90))
@@ -133,7 +133,7 @@ def test_little_cache_memory_changes_nothing(kind: str) -> None:
 
 
 def test_growth_beyond_the_memory_pauses_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradalign.rollouts.transformers_engine._ROOM_TOKENS", 8)
+    monkeypatch.setattr("gradalign.engines.transformers.engine._ROOM_TOKENS", 8)
     model = make_model("qwen3")
     requests = [Request((4, 9, i % 7), 150, i) for i in range(24)]
     with TransformersEngine(model) as engine:
@@ -252,7 +252,7 @@ def test_a_sequence_too_long_for_one_pass_is_scored_in_pieces(
     ids = [tuple(map(int, np.random.default_rng(4).integers(0, 128, 90)))]
     with TransformersEngine(make_model(kind)) as engine:
         whole = [engine.logprobs(ids, [start])[0] for start in (1, 40, 90)]
-        monkeypatch.setattr("gradalign.rollouts.scoring._LOGITS", 20 * 128)
+        monkeypatch.setattr("gradalign.engines.transformers.scoring._LOGITS", 20 * 128)
         pieces = [engine.logprobs(ids, [start])[0] for start in (1, 40, 90)]
     for left, right in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5, rtol=0)

@@ -16,7 +16,7 @@ import torch
 
 from gradalign.demo import model_path
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
-from gradalign.rollouts import (
+from gradalign.engines import (
     Request,
     SamplingSettings,
     open_engine,
@@ -117,7 +117,7 @@ def test_a_model_that_vllm_cannot_load(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(qwen: Path) -> None:
     code = f"""
-from gradalign.rollouts import Request, open_engine
+from gradalign.engines import Request, open_engine
 with open_engine("vllm", {str(qwen)!r}) as engine:
     requests = (Request((4, i % 9), 200, i) for i in range(10**9))
     for number, _ in enumerate(engine.generate(requests)):
@@ -165,7 +165,7 @@ def spare_pid() -> int:
 
 def test_a_process_that_was_started_ahead_in_vain_ends_at_once() -> None:
     code = """
-from gradalign.rollouts import start_engine_ahead, vllm_engine
+from gradalign.engines import start_engine_ahead, vllm_engine
 start_engine_ahead("vllm")
 print(vllm_engine._spare[1].pid, flush=True)
 """

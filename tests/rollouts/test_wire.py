@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradalign.rollouts.wire import Kind, Receiver, pack_rows, send, unpack_rows
+from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, unpack_rows
 
 number = st.integers(-(2**63), 2**63 - 1)
 row = st.tuples(

@@ -13,13 +13,13 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import EngineError, RunError
 from gradalign.executors import open_executor
 from gradalign.progress import SilentReporter
-from gradalign.rollouts.transformers_engine import TransformersEngine
+from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.stages import branch
 from gradalign.stages.base import Run, announce
-from gradalign.stages.branch import Branch
-from gradalign.stages.order import stages
-from gradalign.stages.prepare import prepare
-from gradalign.stages.records import read_questions
+from gradalign.stages.branch.stage import Branch
+from gradalign.order import stages
+from gradalign.stages.preparation.start import prepare
+from gradalign.store.shard import read_questions
 
 
 def ready_to_branch(folder, **settings):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gradalign
-from gradalign.report.remarks import end_remarks
+from gradalign.report.summary_notes import end_remarks
 from gradalign.stages.ends import end_warning
 from gradalign_cli.main import main
 from tests.models.altered import bundled_copy, edit_json, edited_weights

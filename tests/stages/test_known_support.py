@@ -7,7 +7,7 @@ import pytest
 
 from gradalign import methods
 from gradalign.methods.batch import NodeBatch
-from gradalign.stages.known_support import Support, known_support
+from gradalign.analysis.known_support import Support, known_support
 
 VOCAB = 12
 

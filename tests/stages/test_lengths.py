@@ -16,7 +16,7 @@ import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.errors import ContextOverflowError, UsageError
 from gradalign.models import loaded_model
-from gradalign.stages.checks import Checked, check
+from gradalign.stages.preparation.preflight import Checked, check
 from tests.models.architectures import long_rope_config, save
 
 ORIGINAL = 90
@@ -113,7 +113,7 @@ def test_a_server_of_the_student_must_use_the_same_frequencies(
         def ask(self, bodies: list[Any]) -> list[Any]:
             return bodies
 
-    monkeypatch.setattr("gradalign.rollouts.server_engine.ServerEngine", Served)
+    monkeypatch.setattr("gradalign.engines.server.engine.ServerEngine", Served)
     url = "http://127.0.0.1:9"
     served = {"engine": "server", "base_urls": [url]}
     with pytest.raises(UsageError, match="long longrope frequencies") as refusal:

@@ -10,8 +10,8 @@ import pytest
 from runs import SMALL
 
 import gradalign
-from gradalign.report.folder import RunFolder
-from gradalign.report.schema import schema
+from gradalign.store.folder import RunFolder
+from gradalign.store.schema import schema
 
 
 def test_halves_that_cancel_are_not_above_zero(small_run, tmp_path):

@@ -17,9 +17,9 @@ import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
-from gradalign.report.schema import schema
+from gradalign.store.schema import schema
 from gradalign.rescore import rescore
-from gradalign.stages.update_level import output_layer_inputs
+from gradalign.analysis.update import output_layer_inputs
 from gradalign_cli.main import main
 
 SETTINGS = {

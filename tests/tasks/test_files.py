@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gradalign.errors import TaskError
 from gradalign.tasks import Message, Question, load_task
-from gradalign.tasks.checks import select_ids
+from gradalign.tasks.row_checks import select_ids
 
 FULL = {
     "id": "a",

@@ -12,7 +12,7 @@ import pytest
 
 from gradalign.errors import TaskError
 from gradalign.tasks import Message, Question, load_task
-from gradalign.tasks.checks import check_question
+from gradalign.tasks.row_checks import check_question
 
 ASK = {"role": "user", "content": "What is on it?"}
 

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradalign.errors import TaskError
-from gradalign.stages.records import question_from_json, question_to_json
+from gradalign.store.shard import question_from_json, question_to_json
 from gradalign.tasks import load_task
 from gradalign.tasks.base import Question
-from gradalign.tasks.checks import text_of
+from gradalign.tasks.row_checks import text_of
 from gradalign.verifiers import get
-from gradalign.verifiers.wire import pack, question_to_wire
+from gradalign.verifiers.process.protocol import pack, question_to_wire
 from gradalign_cli.main import main
 from tests.requires import require
 

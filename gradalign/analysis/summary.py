@@ -1,0 +1,317 @@
+"""Stage 6: from per-node alignments to one row per teacher, method and split.
+
+Shards are read one after the other and reduced to sums per question, which is all that the
+estimates and their intervals need: memory does not grow with the number of nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.compute as pc
+
+from gradalign import methods
+from gradalign.alignment import (
+    Interval,
+    cluster_bootstrap,
+    mean_of_sums,
+    pooled_of_sums,
+)
+from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
+from gradalign.store.table_builder import Rows
+from gradalign.store.splits import (
+    QUESTION,
+    entropy_edges,
+    entropy_splits,
+    outcome_splits,
+    position_splits,
+)
+from gradalign.store.manifest import RunLog
+from gradalign.stages.base import Run
+from gradalign.analysis.update import directed, update_level
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+POOLED = ("dot", "ideal_norm2", "method_norm2", "ideal_size", "method_size")
+MEAN = ("cosine_sum", "num_cosines")
+BALANCED = ("unit_dot", "unit_ideal_norm2", "unit_weight", "unit_ideal_size", "unit_size")
+COLUMNS = (
+    *POOLED,
+    *MEAN,
+    *BALANCED,
+    "num_positive",
+    "num_nodes",
+    "num_flat",
+    "weight",
+    "coverage",
+    "advantage",
+    "advantage_weight",
+)
+
+DUST = 1e-9
+"""Halves that point opposite ways have a mean cosine of 0 but for rounding: it is not above 0."""
+
+_UNKNOWN = Interval(np.nan, np.nan, np.nan, np.nan)
+
+NOT_SHOWN = "the teacher was shown no question (nothing to show)"
+NO_NODES = "no position was measured"
+
+ROWS = 1024
+"""Rows of the summary that are held as Python objects at once."""
+
+
+@dataclass
+class _Sums:
+    """Sums of COLUMNS over the nodes of each question, for one teacher and method.
+
+    Attributes:
+        by_split: per split, an array [Q, K] for every shard.
+        questions: ids of the questions of the split "all", in order.
+    """
+
+    by_split: dict[str, list[Floats]] = field(default_factory=dict)
+    questions: list[str] = field(default_factory=list)
+
+
+def summarise(run: Run, log: RunLog) -> None:
+    """Write summary.parquet, summary.json and the totals of run.json."""
+    edges = _entropy_edges(run)
+    sums: dict[tuple[str, str], _Sums] = {}
+    totals: Counter[str] = Counter()
+    for shard in run.shards():
+        _add_shard(run, shard, edges, sums)
+        totals += _totals(run, shard)
+    updates = update_level(run) if run.config.alignment == "update" else {}
+    rows = Rows("summary")
+    ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
+    while some := list(itertools.islice(ahead, ROWS)):
+        rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
+    table = rows.table_of()
+    run.folder.write_summary(table)
+    # As text: a row per question, teacher and method is too much for objects.
+    records = table.to_pandas().to_json(
+        orient="records", double_precision=15, indent=2, force_ascii=False
+    )
+    run.folder.write_bytes("summary.json", f"{records}\n".encode())
+    failures = sorted(name for name in totals if name.startswith("verifier_"))
+    log.data["totals"] = {name: totals[name] for name in (*TOTALS, *failures)}
+    log.save()
+
+
+def _entropy_edges(run: Run) -> Floats:
+    """Return the thirds of the student's entropy over all nodes of the run."""
+    parts = [
+        run.folder.read_table("nodes", shard)["student_entropy"].to_numpy()
+        for shard in run.shards()
+    ]
+    return entropy_edges(np.concatenate(parts) if parts else [])
+
+
+def _rows(
+    run: Run,
+    sums: dict[tuple[str, str], _Sums],
+    updates: dict[tuple[str, str], Interval],
+    *,
+    any_nodes: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield the summary's rows: every split, then every question.
+
+    An arm without any position has a row all the same, of the split all, that says why.
+    """
+    for teacher, method in [*sums, *(arm for arm in directed(run) if arm not in sums)]:
+        found = sums.get((teacher, method), _Sums())
+        if "all" not in found.by_split:
+            nothing = _row(run, teacher, method, "all", np.zeros((0, len(COLUMNS))))
+            why = NOT_SHOWN if teacher and any_nodes and not found.by_split else NO_NODES
+            yield nothing | _columns_of(_UNKNOWN) | {"reason": why}
+        for split, parts in found.by_split.items():
+            update = updates.get((teacher, method), _UNKNOWN) if split == "all" else _UNKNOWN
+            yield _row(run, teacher, method, split, np.concatenate(parts)) | _columns_of(update)
+        place = 0
+        for part in found.by_split.get("all", []):
+            for i in range(len(part)):
+                split = QUESTION + found.questions[place]
+                row = _row(run, teacher, method, split, part[i : i + 1])
+                yield row | _columns_of(_UNKNOWN)
+                place += 1
+
+
+def _columns_of(update: Interval) -> dict[str, float]:
+    return {"update": update.estimate, "update_low": update.low, "update_high": update.high}
+
+
+def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[tuple[str, str], _Sums]) -> None:
+    nodes = run.folder.read_table("nodes", shard).to_pandas()
+    about = nodes[["node_id", "relative_position", "student_entropy", "coverage", "special"]]
+    frame = run.folder.read_table("alignment", shard).to_pandas()
+    frame = frame.merge(about, on="node_id", how="left", validate="many_to_one")
+    for (teacher, method), group in frame.groupby(["teacher", "method"], sort=False, observed=True):
+        columns_NK = _columns(group)
+        question_N = group["question_id"].astype(str).to_numpy()
+        found = sums.setdefault((str(teacher), str(method)), _Sums())
+        for name, inside_N in _splits(group, edges, mask_special=run.config.mask_special):
+            questions = pd.unique(question_N[inside_N])
+            if not len(questions):
+                continue
+            parts = [
+                columns_NK[inside_N & (question_N == question)].sum(axis=0)
+                for question in questions
+            ]
+            found.by_split.setdefault(name, []).append(np.stack(parts))
+            if name == "all":
+                found.questions += map(str, questions)
+
+
+def _columns(group: pd.DataFrame) -> Floats:
+    """Return what is summed over nodes, [N, K] in order of COLUMNS."""
+    weight = group["weight"].to_numpy(dtype=np.float64)
+    cosine = group["cosine"].to_numpy(dtype=np.float64)
+    there = np.isfinite(cosine)
+    advantage = group["teacher_advantage"].to_numpy(dtype=np.float64)
+    known = np.isfinite(advantage)
+    dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED[:3])
+    points = length2 > ZERO_NORM**2
+    unit_dot = np.where(points, dot / np.sqrt(np.where(points, length2, 1.0)), 0.0)
+    return np.column_stack(
+        [
+            pooling_columns(dot, ideal, length2, weight),
+            np.where(there, cosine, 0.0),
+            there,
+            pooling_columns(unit_dot, np.where(points, ideal, 0.0), points, weight),
+            there & (np.where(there, cosine, 0.0) > DUST),
+            np.ones(len(group)),
+            group["reason"].astype(str).to_numpy() == "flat",
+            weight,
+            weight * group["coverage"].to_numpy(dtype=np.float64),
+            np.where(known, weight * np.where(known, advantage, 0.0), 0.0),
+            np.where(known, weight, 0.0),
+        ]
+    ).astype(np.float64)
+
+
+def _splits(
+    group: pd.DataFrame, edges: Floats, *, mask_special: bool
+) -> Iterator[tuple[str, Bools]]:
+    everything = np.ones(len(group), dtype=np.bool_)
+    special = group["special"].to_numpy(dtype=np.bool_)
+    kept = ~special if mask_special else everything
+    for name, inside in _kept_splits(group, edges):
+        yield name, inside & kept
+    yield "with-special", everything
+    yield "without-special", ~special
+
+
+def _kept_splits(group: pd.DataFrame, edges: Floats) -> Iterator[tuple[str, Bools]]:
+    yield from outcome_splits(group["correct"]).items()
+    yield from position_splits(group["relative_position"]).items()
+    yield from entropy_splits(group["student_entropy"], edges).items()
+
+
+def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> dict[str, Any]:
+    total = dict(zip(COLUMNS, sums_QK.sum(axis=0), strict=True))
+    pooled = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
+    mean = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in MEAN]], "mean")
+    balanced = (
+        _UNKNOWN  # the length of such a direction is not known
+        if methods.get(method).uses_continuations
+        else _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
+    )
+    return {
+        "teacher": teacher,
+        "method": method,
+        "split": split,
+        "num_questions": len(sums_QK),
+        "num_nodes": int(total["num_nodes"]),
+        "num_flat": int(total["num_flat"]),
+        "num_undefined": int(total["num_nodes"] - total["num_flat"] - total["num_cosines"]),
+        "mean_cosine": mean.estimate,
+        "mean_low": float(np.maximum(mean.low, -1.0)),  # no mean of cosines lies outside
+        "mean_high": float(np.minimum(mean.high, 1.0)),
+        "pooled": pooled.estimate,
+        "pooled_low": pooled.low,
+        "pooled_high": pooled.high,
+        "balanced": balanced.estimate,
+        "balanced_low": balanced.low,
+        "balanced_high": balanced.high,
+        "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
+        "coverage": _ratio(total["coverage"], total["weight"]),
+        "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
+        "reason": _why(total),
+    }
+
+
+def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Interval:
+    statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
+    if split.startswith(QUESTION):  # a single cluster has no interval
+        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
+    return cluster_bootstrap(
+        sums_QK, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
+    )
+
+
+def _why(total: dict[str, float]) -> str:
+    why = why_unpooled([total[name] for name in POOLED])
+    return ALL_FLAT if why and total["num_flat"] == total["num_nodes"] else why
+
+
+def _mean_of_cosines(sums: Floats) -> Floats:
+    """Mean of cosines; those that cancel leave a residue of rounding, which is 0."""
+    mean = mean_of_sums(sums)
+    return np.where(np.abs(mean) <= ZERO_NORM, 0.0, mean)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator > 0 else np.nan
+
+
+TOTALS = (
+    "questions",
+    "spines",
+    "correct_spines",
+    "spine_tokens",
+    "nodes",
+    "branches",
+    "continuations",
+    "continuation_tokens",
+    "truncated",
+    "skipped_pairs",
+)
+
+
+def _totals(run: Run, shard: str) -> Counter[str]:
+    """Count what a shard's tables hold; the same however often the run was interrupted."""
+    spines = run.folder.read_table("spines", shard).to_pandas()
+    made = run.folder.read_table("continuations", shard)
+    cut = made["finish_reason"].to_pandas().astype(str) == "length"
+    shown = sum(
+        len(pc.unique(run.folder.read_table("tokens", name)["spine_id"]))
+        for name in run.folder.files("tokens")
+        if name.startswith(shard)
+    )
+    kinds = Counter(
+        f"verifier_{kind}"
+        for column in (spines["verifier_error"], made["verifier_error"].to_pandas())
+        for kind in column.astype(str)
+        if kind
+    )
+    return kinds + Counter(
+        questions=len(run.folder.read_table("questions", shard)),
+        spines=len(spines),
+        correct_spines=int(outcome_splits(spines["correct"])["correct"].sum()),
+        spine_tokens=int(spines["num_tokens"].sum()),
+        nodes=len(run.folder.read_table("nodes", shard)),
+        branches=len(run.folder.read_table("branches", shard)),
+        continuations=len(made),
+        continuation_tokens=len(made["token_ids"].combine_chunks().flatten()),
+        truncated=int((spines["finish_reason"] == "length").sum() + cut.sum()),
+        skipped_pairs=len(spines) * len(run.teachers) - shown,
+    )

@@ -1,0 +1,191 @@
+"""Collecting what the summary of the diagnostics is made of: sums per question, by split.
+
+Shards come one after the other; memory grows with the number of questions, not of nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
+from gradalign.alignment.scores import POOLING, pooling_columns
+from gradalign.store.splits import QUESTION
+from gradalign.rounding import difference
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Splits = Mapping[str, Bools]
+
+
+BOUNDS = {
+    **dict.fromkeys(
+        (
+            "overlap_ratio",
+            "overlap_mass_student",
+            "overlap_mass_teacher",
+            "shared_share",
+            "negative_share",
+            "success",
+            "validity",
+            "right_to_wrong",
+            "wrong_to_right",
+        ),
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(("cosine_to_full", "drop", "edge"), (-1.0, 1.0)),
+    **dict.fromkeys(
+        ("entropy_gap", "norm_ratio", "distance", "conflict", "divergence", "shared_kl"),
+        (0.0, np.inf),
+    ),
+    **dict.fromkeys(("noise_ratio", "relative_bias"), (0.0, np.inf)),
+}
+"""What a diagnostic cannot exceed; widened intervals of few questions may."""
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What a figure of the summary is of; see the table's columns."""
+
+    mechanism: str
+    teacher: str
+    diagnostic: str
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the summary, but for its advice."""
+
+    key: Key
+    split: str
+    num_questions: int
+    value: float
+    low: float
+    high: float
+
+
+Part = tuple[npt.NDArray[np.int32], Floats]
+"""Numbers of some questions, [Q], and their sums, [Q, K]."""
+
+
+class Collector:
+    """Adds up columns per key, split and question.
+
+    There are many figures, so a question costs no more in each than its sums: they are kept as
+    one array per call of `add`.
+    """
+
+    def __init__(self) -> None:
+        self._statistic: dict[Key, Callable[[Floats], Floats]] = {}
+        self._sums: dict[Key, dict[str, list[Part]]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def add(
+        self,
+        key: Key,
+        statistic: Callable[[Floats], Floats],
+        question_N: npt.NDArray[np.object_],
+        columns_NK: Floats,
+        splits: Splits,
+    ) -> None:
+        """Add nodes (or tokens) to a figure.
+
+        Args:
+            key: the figure.
+            statistic: of summed columns, as `cluster_bootstrap` takes it.
+            question_N: the question of each, [N].
+            columns_NK: weighted columns; rows that are not finite are left out, [N, K].
+            splits: which belong to each split; a question's own split has no interval.
+        """
+        self._statistic[key] = statistic
+        by_split = self._sums.setdefault(key, {})
+        finite_N = np.isfinite(columns_NK).all(axis=1)
+        for split, inside_N in splits.items():
+            use_N = finite_N & inside_N
+            names, at_N = np.unique(question_N[use_N].astype(str), return_inverse=True)
+            sums_QK = np.zeros((len(names), columns_NK.shape[1]))
+            np.add.at(sums_QK, at_N, columns_NK[use_N])
+            parts = by_split.setdefault(split, [])
+            if len(names):
+                numbers = [
+                    self._numbers.setdefault(name, len(self._numbers)) for name in names.tolist()
+                ]
+                parts.append((np.asarray(numbers, dtype=np.int32), sums_QK))
+
+    def mean(
+        self,
+        key: Key,
+        question_N: npt.NDArray[np.object_],
+        value_N: Floats,
+        splits: Splits,
+        weight_N: Floats | None = None,
+    ) -> None:
+        """Add to a weighted mean."""
+        weights_N = np.ones(len(value_N)) if weight_N is None else weight_N
+        columns_NK = np.column_stack([weights_N * value_N, weights_N])
+        self.add(key, mean_of_sums, question_N, columns_NK, splits)
+
+    def pooled(self, key: Key, frame: pd.DataFrame, splits: Splits) -> None:
+        """Add to a pooled alignment the rows of a table with dot, norms and weight."""
+        self.add(key, pooled_of_sums, questions_of(frame), pooled_columns(frame), splits)
+
+    def figures(self, seed: int, num_resamples: int) -> Iterator[Figure]:
+        """Yield every figure with its interval over questions."""
+        for key, by_split in self._sums.items():
+            for split, parts in by_split.items():
+                if not parts:
+                    continue
+                sums_QK = _per_question(parts)
+                found = interval(sums_QK, self._statistic[key], split, seed, num_resamples)
+                least, most = BOUNDS.get(key.diagnostic, (-np.inf, np.inf))
+                low, high = np.clip([found.low, found.high], least, most).tolist()
+                yield Figure(key, split, len(sums_QK), found.estimate, low, high)
+
+
+def _per_question(parts: list[Part]) -> Floats:
+    """Add up what came of the same question; in the order in which questions first came."""
+    number_R = np.concatenate([numbers for numbers, _ in parts])
+    sums_RK = np.concatenate([sums for _, sums in parts])
+    _, first_Q, at_R = np.unique(number_R, return_index=True, return_inverse=True)
+    if len(first_Q) == len(number_R):
+        return sums_RK
+    sums_QK = np.zeros((len(first_Q), sums_RK.shape[1]))
+    np.add.at(sums_QK, at_R, sums_RK)
+    return np.asarray(sums_QK[np.argsort(first_Q)])
+
+
+def interval(
+    sums_QK: Floats,
+    statistic: Callable[[Floats], Floats],
+    split: str,
+    seed: int,
+    num_resamples: int,
+) -> Interval:
+    """Return the bootstrap interval; of a single question only the estimate."""
+    if split.startswith(QUESTION):
+        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
+    return cluster_bootstrap(sums_QK, statistic, seed=seed, num_resamples=num_resamples)
+
+
+def pooled_difference(sums: Floats) -> Floats:
+    """Pooled alignment of the first sums less that of the others, [..., 2 POOLING] -> [...]."""
+    return difference(pooled_of_sums(sums[..., :POOLING]), pooled_of_sums(sums[..., POOLING:]))
+
+
+def pooled_columns(frame: pd.DataFrame) -> Floats:
+    """Return what pooling sums, weighted, [N, POOLING]."""
+    columns = (
+        frame[name].to_numpy(dtype=np.float64)
+        for name in ("dot", "ideal_norm2", "method_norm2", "weight")
+    )
+    return pooling_columns(*columns)
+
+
+def questions_of(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Return the question of each row."""
+    return np.asarray(frame["question_id"].astype(str).to_numpy(dtype=object))

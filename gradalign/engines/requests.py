@@ -1,0 +1,143 @@
+"""Where an engine gets its requests: checked one by one and pulled only as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gradalign.errors import ContextOverflowError, UsageError
+from gradalign.engines.base import Request
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can take.
+
+    Attributes:
+        vocab_size: token ids are below this.
+        max_model_len: prompt and response together have at most this many tokens.
+    """
+
+    vocab_size: int
+    max_model_len: int
+
+    def check(self, index: int, request: Request) -> None:
+        """Refuse a request that the model cannot answer in full.
+
+        Raises:
+            ContextOverflowError: prompt and response do not fit into the context.
+            ValueError: an empty prompt, an id outside the vocabulary, or max_tokens < 1.
+        """
+        if request.max_tokens < 1:
+            raise ValueError(f"request {index} has max_tokens {request.max_tokens}, must be >= 1")
+        if request.seed < 0 or request.seed >= 2**63:
+            raise ValueError(f"request {index} has seed {request.seed}, must be in [0, 2**63)")
+        self.check_ids(index, request.prompt_ids)
+        total = len(request.prompt_ids) + request.max_tokens
+        if total > self.max_model_len:
+            raise ContextOverflowError(
+                f"request {index} needs {len(request.prompt_ids)} prompt tokens and up to "
+                f"{request.max_tokens} new ones, {total} in all, but the model's context is "
+                f"{self.max_model_len}.",
+                "Lower --max-tokens or leave the question out.",
+            )
+
+    def check_ids(self, index: int, ids: Sequence[int]) -> None:
+        """Refuse an empty sequence and ids that the model has no embedding for.
+
+        Raises:
+            ValueError: with the index of the request and the first offending id.
+        """
+        if not ids:
+            raise ValueError(f"request {index} has an empty prompt")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            bad = next(token for token in ids if not 0 <= token < self.vocab_size)
+            raise ValueError(
+                f"request {index} holds token id {bad}, outside the model's vocabulary "
+                f"[0, {self.vocab_size})"
+            )
+
+    def check_sequence(self, index: int, ids: Sequence[int], start: int) -> None:
+        """Refuse a sequence whose tokens from `start` on cannot be scored.
+
+        Raises:
+            ContextOverflowError: the sequence is longer than the context.
+            ValueError: `start` is not in [1, len(ids)], or an id is outside the vocabulary.
+        """
+        self.check_ids(index, ids)
+        if not 1 <= start <= len(ids):
+            raise ValueError(
+                f"sequence {index} has start {start}; the first token has no log-probability, so "
+                f"it must be in [1, {len(ids)}]"
+            )
+        if len(ids) > self.max_model_len:
+            raise ContextOverflowError(
+                f"sequence {index} has {len(ids)} tokens, but the model's context is "
+                f"{self.max_model_len}.",
+                "Lower --max-tokens or leave the question out.",
+            )
+
+
+def context_length(configured: int | None, asked: int | None, model: str) -> int:
+    """Return the context length in use: the model's own, or a shorter one on demand.
+
+    Raises:
+        UsageError: more was asked for than the model was made for.
+    """
+    if configured is None:
+        return asked if asked is not None else 2**31 - 1
+    if asked is None:
+        return configured
+    if asked > configured:
+        raise UsageError(
+            f"a context of {asked} tokens was asked for, but {model} has {configured}.",
+            "Lower the context length.",
+        )
+    return asked
+
+
+class Intake:
+    """A lazy, checked, numbered view of the caller's requests.
+
+    Attributes:
+        exhausted: the iterable has ended.
+    """
+
+    def __init__(self, requests: Iterable[Request | None], limits: ModelLimits) -> None:
+        self._limits = limits
+        self._next_index = 0
+        self._last: Request | None = None
+        self.exhausted = False
+        if isinstance(requests, Sequence):
+            # A list can be judged before anything is spent on its first entries.
+            for index, request in enumerate(r for r in requests if r is not None):
+                limits.check(index, request)
+        self._requests = iter(requests)
+
+    def pull(self, room: int) -> list[tuple[int, Request]]:
+        """Take up to `room` requests; fewer if the source has none at the moment or has ended."""
+        taken: list[tuple[int, Request]] = []
+        while len(taken) < room and not self.exhausted:
+            try:
+                request = next(self._requests)
+            except StopIteration:
+                self.exhausted = True
+                break
+            if request is None:
+                break
+            self._check(request)
+            taken.append((self._next_index, request))
+            self._next_index += 1
+        return taken
+
+    def _check(self, request: Request) -> None:
+        """Check a request, but not what it shares with the one before."""
+        last = self._last
+        if (
+            last is None
+            or request.prompt_ids is not last.prompt_ids
+            or request.max_tokens != last.max_tokens
+            or not 0 <= request.seed < 2**63
+        ):
+            self._limits.check(self._next_index, request)
+        self._last = request

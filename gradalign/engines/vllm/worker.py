@@ -1,0 +1,356 @@
+"""The process that holds a vLLM engine: `python -m gradalign.engines.vllm.worker FD`.
+
+vLLM reseeds the global generators, sets thread counts, binds memory to a NUMA node and exports
+LD_PRELOAD; in a process of its own none of it reaches the caller, and when the process ends
+all of its memory is free. The environment is set by the parent before this module is loaded. vLLM
+is imported at once, before the parent says which model it wants: it may start the process ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.models.checkpoints.loading import config_number, context_length, load_config
+from gradalign.models.checkpoints.weight_files import has_consolidated
+from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
+
+STOP, LENGTH = 0, 1
+
+
+class BrokenLogits(Exception):
+    """The model gave logits that are not numbers; `args` has the request's number or None."""
+
+
+class Worker:
+    """Serves one parent until it says goodbye or disappears.
+
+    Args:
+        sock: the connection to the parent.
+        settings: what the OPEN frame said.
+    """
+
+    def __init__(self, sock: socket.socket, settings: dict[str, Any]) -> None:
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        self._sock = sock
+        self._final_only = RequestOutputKind.FINAL_ONLY
+        self._params = vllm.SamplingParams
+        self._sampling: dict[str, Any] = settings["sampling"]
+        with tempfile.TemporaryDirectory(prefix="gradalign-vllm-") as empty:
+            # vLLM reads the checkpoint's own file even when told not to use it: an invalid one
+            # stops it, and some models mask the tokens that one lists.
+            Path(empty, "generation_config.json").write_text("{}", encoding="utf-8")
+            self.llm: Any = vllm.LLM(**engine_arguments(settings), generation_config=empty)
+        self.engine: Any = self.llm.llm_engine
+        tokens = settings.get("tokens") or {"ranges": ()}
+        self.llm.collective_rpc("gradalign_cut", args=(tokens["ranges"],))
+        config = self.engine.vllm_config
+        self.max_model_len = int(config.model_config.max_model_len)
+        self.about = {
+            "vllm": vllm.__version__,
+            "vocab_size": int(config.model_config.get_vocab_size()),
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": int(config.scheduler_config.max_num_seqs),
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "block_size": int(config.cache_config.block_size),
+            "num_blocks": int(config.cache_config.num_gpu_blocks or 0),
+        }
+        self._running: set[str] = set()
+        self._done: list[tuple[tuple[int, int, int], list[int]]] = []
+        self._seconds = 0.0
+
+    def serve(self, receiver: Receiver) -> None:
+        """Take requests, step the engine, and send results as they finish."""
+        while True:
+            frames = [receiver.wait()] if not self._running else list(receiver.poll())
+            for frame in frames:
+                if frame is None or frame[0] is Kind.CLOSE:
+                    return
+                kind, payload = frame
+                if kind is Kind.SAMPLING:
+                    self._sampling = json.loads(payload)
+                elif kind is Kind.ADD:
+                    self._add(payload)
+                elif kind is Kind.ABORT:
+                    self.engine.abort_request(sorted(self._running))
+                    self._running.clear()
+                elif kind is Kind.SCORE:
+                    self._score(payload)
+            if self._running:
+                self._step()
+
+    def _add(self, payload: bytes) -> None:
+        for (number, max_tokens, seed), ids in unpack_rows(payload, "<i4"):
+            params = self._params(
+                temperature=self._sampling["temperature"],
+                top_p=self._sampling["top_p"],
+                top_k=self._sampling["top_k"] or -1,
+                stop_token_ids=list(self._sampling["stop_token_ids"]),
+                # Only what the caller named ends a response, not what a config file says.
+                ignore_eos=True,
+                max_tokens=max_tokens,
+                seed=seed,
+                detokenize=False,
+                output_kind=self._final_only,
+            )
+            if hasattr(params, "skip_clone"):
+                params.skip_clone = True  # nobody else has it: no deep copy, which takes as long
+            name = str(number)
+            self.engine.add_request(name, {"prompt_token_ids": ids.tolist()}, params)
+            self._running.add(name)
+
+    def _step(self) -> None:
+        begin = time.perf_counter()
+        outputs = self.engine.step()
+        self._seconds += time.perf_counter() - begin
+        done, arrays = [], []
+        for output in outputs:
+            if not output.finished or output.request_id not in self._running:
+                continue
+            self._running.discard(output.request_id)
+            found = output.outputs[0]
+            reason = STOP if found.finish_reason == "stop" else LENGTH
+            cached = int(output.num_cached_tokens or 0)
+            done.append((int(output.request_id), reason, cached))
+            arrays.append(list(found.token_ids))
+        if done:
+            self._check_numbers()
+            # The first row carries the time spent in steps, in microseconds.
+            done.insert(0, (-1, int(self._seconds * 1e6), 0))
+            arrays.insert(0, [])
+            self._seconds = 0.0
+            send(self._sock, Kind.DONE, pack_rows(done, arrays, "<i4"))
+
+    def _check_numbers(self) -> None:
+        """Stop if logits were no numbers: what was drawn from them means nothing.
+
+        Raises:
+            BrokenLogits: with the number of a request that they were for, if it is known.
+        """
+        for names in self.llm.collective_rpc("gradalign_broken"):
+            if names is not None:
+                # vLLM may put a suffix of its own behind a request's name.
+                numbers = [name.partition("-")[0] for name in names]
+                known = [int(number) for number in numbers if number.isdecimal()]
+                raise BrokenLogits(known[0] if known else None)
+
+    def _score(self, payload: bytes) -> None:
+        """Answer with the log-probabilities of each sequence's tokens from its start on."""
+        rows = list(unpack_rows(payload, "<i4"))
+        waiting: dict[str, int] = {}
+        for place, (_, array) in enumerate(rows):
+            ids = array.tolist()
+            # vLLM always samples a token, so a sequence that fills the context leaves its last
+            # token to be that one, forced; its reported log-probability is before the forcing.
+            full = len(ids) >= self.max_model_len
+            params = self._params(
+                temperature=1.0,
+                top_p=1.0,
+                top_k=-1,
+                max_tokens=1,
+                ignore_eos=True,
+                detokenize=False,
+                prompt_logprobs=0,
+                logprobs=0 if full else None,
+                allowed_token_ids=[ids[-1]] if full else None,
+                output_kind=self._final_only,
+            )
+            name = f"score-{place}"
+            prompt = ids[:-1] if full else ids
+            self.engine.add_request(name, {"prompt_token_ids": prompt}, params)
+            waiting[name] = place
+        found: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
+        while waiting:
+            for output in self.engine.step():
+                if output.finished and output.request_id in waiting:
+                    place = waiting.pop(output.request_id)
+                    (start, _, _), ids_T = rows[place]
+                    found[place] = _scores(output, ids_T.tolist(), start)
+        fields = [(place, 0, 0) for place in range(len(rows))]
+        send(self._sock, Kind.SCORES, pack_rows(fields, found, "<f4"))
+
+
+def _scores(output: Any, ids: list[int], start: int) -> npt.NDArray[np.float32]:
+    entries = list(output.prompt_logprobs)
+    if len(entries) < len(ids):
+        entries.append(output.outputs[0].logprobs[0])
+    return np.array([entries[t][ids[t]].logprob for t in range(start, len(ids))], np.float32)
+
+
+def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of vllm.LLM: what suits many short requests, then the user's own."""
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    longest = settings["max_model_len"]
+    arguments: dict[str, Any] = {
+        "model": settings["model"],
+        "revision": settings["revision"],
+        "trust_remote_code": settings["trust_remote_code"],
+        "dtype": settings["dtype"],
+        "max_model_len": longest,
+        "seed": settings["seed"],
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": True,
+        "worker_extension_cls": "gradalign.engines.vllm.extension.CutLogits",
+        "disable_log_stats": True,
+        "max_num_seqs": 128 if on_cpu else 256,
+    }
+    if on_cpu:
+        arguments["dtype"] = "float32" if settings["dtype"] == "auto" else settings["dtype"]
+        arguments["enforce_eager"] = True  # compiling brought nothing on CPU
+        arguments["block_size"] = 32  # the default of 128 shares far fewer prefixes
+        # A prompt split over two steps makes vLLM rewind the request's generator, which a CPU
+        # generator cannot do; unsplit, a step must have room for the longest prompt.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(4096, longest or _configured_length(settings))
+        rows = int(settings["engine_args"].get("max_num_seqs", arguments["max_num_seqs"]))
+        # Without this vLLM takes nearly all of the machine's memory.
+        arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(settings, arguments["dtype"], rows)
+    if has_consolidated(Path(settings["model"])):
+        # vLLM prefers Mistral's own files; all other passes read those of transformers.
+        arguments |= {"load_format": "safetensors", "config_format": "hf"}
+    arguments |= settings["engine_args"]
+    return arguments
+
+
+def _config(settings: dict[str, Any]) -> Any:
+    return load_config(
+        settings["model"],
+        revision=settings["revision"],
+        trust_remote_code=settings["trust_remote_code"],
+    )
+
+
+def _configured_length(settings: dict[str, Any]) -> int:
+    return context_length(_config(settings)) or 4096
+
+
+def _cpu_cache_bytes(settings: dict[str, Any], dtype: str, rows: int) -> int:
+    """Return room for the running rows at full length and as much again for cached prefixes."""
+    import torch
+
+    config = _config(settings)
+    layers = config_number(config, "num_hidden_layers") or 1
+    heads = config_number(config, "num_attention_heads") or 1
+    kv_heads = config_number(config, "num_key_value_heads") or heads
+    size = config_number(config, "head_dim")
+    size = size or (config_number(config, "hidden_size") or 0) // heads
+    item = torch.empty(0, dtype=getattr(torch, dtype, torch.float32)).element_size()
+    per_token = 2 * layers * kv_heads * size * item
+    longest = settings["max_model_len"] or _configured_length(settings)
+    wanted = 2 * rows * longest * per_token
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(max(min(wanted, free * 0.4), 2 * longest * per_token, 64 * 2**20))
+
+
+def _check_environment(settings: dict[str, Any]) -> str:
+    """Return what is wrong with this machine for the installed vLLM, or an empty string."""
+    from vllm.platforms import current_platform
+
+    kind = current_platform.device_type
+    if not kind:
+        return "the installed vllm has no device to run on here"
+    wanted = str(settings["device"]).partition(":")[0]
+    if wanted not in ("auto", kind):
+        return f"--device {wanted} was asked for, but the installed vllm runs on {kind}"
+    return ""
+
+
+def _check_arguments(settings: dict[str, Any]) -> str:
+    """Return what is wrong with the user's engine arguments, or an empty string."""
+    import dataclasses
+
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+
+    given = settings["engine_args"]
+    unknown = sorted(set(given) - {field.name for field in dataclasses.fields(EngineArgs)})
+    if unknown:
+        return f"vllm has no engine argument {unknown[0]!r}"
+    if given.get("enable_chunked_prefill") and current_platform.is_cpu():
+        return "on CPU vllm cannot split a prompt (enable_chunked_prefill) and keep seeds"
+    return ""
+
+
+def _import_vllm() -> Exception | None:
+    """Import what takes longer than opening an engine does; return what went wrong."""
+    try:
+        import vllm
+
+        _ = vllm.LLM, vllm.SamplingParams  # imported when they are first looked at
+    except Exception as error:  # a broken installation raises anything
+        return error
+    return None
+
+
+def _open(
+    sock: socket.socket, settings: dict[str, Any], failure: Exception | None
+) -> Worker | None:
+    """Start the engine, or tell the parent why it did not start."""
+    fault, message = "platform", ""
+    try:
+        if failure is not None:
+            raise failure
+        message = _check_environment(settings)
+        if not message and (message := _check_arguments(settings)):
+            fault = "usage"
+        if not message:
+            fault = "engine"
+            return Worker(sock, settings)
+    except Exception as error:  # vLLM raises whatever its many parts raise
+        traceback.print_exc()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        fault = "platform" if isinstance(error, ImportError) else fault
+        message = f"{type(error).__name__}: {lines[0]}"
+    send_json(sock, Kind.ERROR, {"fault": fault, "message": message})
+    return None
+
+
+def main() -> int:
+    """Serve the socket whose file descriptor is the first argument."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    receiver = Receiver(sock)
+    failure = _import_vllm()
+    first = receiver.wait()
+    if first is None or first[0] is Kind.CLOSE:
+        return 0
+    worker = _open(sock, json.loads(first[1]), failure)
+    if worker is None:
+        return 1
+    send_json(sock, Kind.READY, worker.about)
+    try:
+        worker.serve(receiver)
+    except BrokenPipeError:
+        return 0
+    except BrokenLogits as error:
+        send_json(sock, Kind.ERROR, {"fault": "numbers", "number": error.args[0], "message": ""})
+        return 1
+    except Exception as error:  # after any failure the engine may hang: it is given up
+        traceback.print_exc()
+        lines = str(error).strip().splitlines() or [""]
+        message = f"{type(error).__name__}: {lines[0]}"
+        send_json(sock, Kind.ERROR, {"fault": "engine", "message": message})
+        return 1
+    worker.engine.engine_core.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads and exit handlers of the libraries inside may hang; nothing is left to save.
+    os._exit(status)

@@ -1,0 +1,191 @@
+"""Two runs side by side: paired where their nodes or questions coincide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.scores import POOLING
+from gradalign.errors import RunError
+from gradalign.report.significance import check_level, holm, resamples_for
+from gradalign.report.node_scores import Arm, NodeScores, read_scores
+
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
+
+Bools = npt.NDArray[np.bool_]
+Pairing = Literal["nodes", "questions", "none"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Pooled alignment of one arm in two runs, second minus first.
+
+    Attributes:
+        teacher, method: the arm; both runs have it.
+        pairing: `nodes` (the same positions of the same responses), `questions` (the same
+            questions, other responses), or `none` (independent runs).
+        first, second: pooled alignment in each; on the shared nodes or questions where paired.
+        difference, low, high: second - first with its interval.
+        p_value, adjusted_p: of no difference, as it is and after Holm's correction over arms.
+        num_first, num_second: nodes of each run behind it.
+    """
+
+    teacher: str
+    method: str
+    pairing: Pairing
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    adjusted_p: float
+    num_first: int
+    num_second: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, None where a number is not known."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[Difference]:
+    """Compare every arm that both runs have.
+
+    Nodes coincide where both runs chose the same position of the same response (same question,
+    same token ids); if at least half of the smaller run's nodes do, only these are compared.
+
+    Raises:
+        RunError: the runs share no teacher and method.
+        UsageError: `level` is not in [0.5, 1).
+    """
+    check_level(level)
+    scores = (read_scores(first), read_scores(second))
+    shared = [arm for arm in scores[0].arms if arm in scores[1].arms]
+    if not shared:
+        raise RunError(
+            f"{first.path} and {second.path} share no teacher and method.",
+            "Use gradalign rescore to add one to a run without sampling again.",
+        )
+    seed = int(first.metadata.get("config", {}).get("seed", 0))
+    nodes = _same_nodes(first, second, scores)
+    rows = [_one(arm, scores, nodes, seed, level) for arm in shared]
+    adjusted = holm([row.p_value for row in rows])
+    return [replace(row, adjusted_p=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _same_nodes(
+    first: Report, second: Report, scores: tuple[NodeScores, NodeScores]
+) -> tuple[Bools, Bools]:
+    """Mark the nodes that both runs have, on responses with the same tokens."""
+    tokens = [
+        {
+            str(spine): (str(question), tuple(ids))
+            for question, spine, ids in zip(
+                table["question_id"], table["spine_id"], table["token_ids"], strict=True
+            )
+        }
+        for table in (
+            report.table("spines", ["question_id", "spine_id", "token_ids"])
+            for report in (first, second)
+        )
+    ]
+    same = {spine for spine, value in tokens[0].items() if tokens[1].get(spine) == value}
+    both = set(scores[0].node_id_N) & set(scores[1].node_id_N)
+    both = {node for node in both if str(node).rpartition("/")[0] in same}
+    marks = [np.array([node in both for node in part.node_id_N], dtype=bool) for part in scores]
+    return marks[0], marks[1]
+
+
+def _one(
+    arm: Arm,
+    scores: tuple[NodeScores, NodeScores],
+    nodes: tuple[Bools, Bools],
+    seed: int,
+    level: float,
+) -> Difference:
+    inside = [part.there(arm) for part in scores]
+    both = [mark & there for mark, there in zip(nodes, inside, strict=True)]
+    ids = [part.node_id_N[keep] for part, keep in zip(scores, both, strict=True)]
+    common = set(ids[0]) & set(ids[1])
+    questions = set(scores[0].questions) & set(scores[1].questions)
+    pairing: Pairing = "none"
+    if len(common) * 2 >= min(int(mark.sum()) for mark in inside) and common:
+        pairing = "nodes"
+        inside = [
+            np.array([node in common for node in part.node_id_N], dtype=bool) for part in scores
+        ]
+    elif len(questions) >= 2:
+        pairing = "questions"
+        inside = [
+            mark & np.isin(np.array(part.questions, dtype=object)[part.question_N], list(questions))
+            for mark, part in zip(inside, scores, strict=True)
+        ]
+    by_question = [
+        dict(zip(part.questions, part.sums(arm, mark), strict=True))
+        for part, mark in zip(scores, inside, strict=True)
+    ]
+    counted = [
+        {part.questions[q] for q in np.unique(part.question_N[mark])}
+        for part, mark in zip(scores, inside, strict=True)
+    ]
+    if pairing == "none":
+        sums = [
+            _stacked([by[q] for q in sorted(has)])
+            for by, has in zip(by_question, counted, strict=True)
+        ]
+        numbers = _unpaired(sums[0], sums[1], seed, level)
+    else:
+        order = sorted(counted[0] & counted[1])
+        sums = [_stacked([by[q] for q in order]) for by in by_question]
+        result = compare(
+            sums[1], sums[0], pooled_of_sums,
+            seed=seed, num_resamples=resamples_for(len(order)), level=level,
+        )  # fmt: skip
+        numbers = (result.difference, result.low, result.high, result.p_value)
+    values = [float(pooled_of_sums(part.sum(axis=0))) for part in sums]
+    return Difference(
+        teacher=arm.teacher,
+        method=arm.method,
+        pairing=pairing,
+        first=values[0],
+        second=values[1],
+        difference=float(numbers[0]),
+        low=float(numbers[1]),
+        high=float(numbers[2]),
+        p_value=float(numbers[3]),
+        adjusted_p=math.nan,
+        num_first=int(inside[0].sum()),
+        num_second=int(inside[1].sum()),
+    )
+
+
+def _stacked(rows: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Stack sums of questions, of which there may be none, [Q, POOLING]."""
+    return np.stack(rows) if rows else np.zeros((0, POOLING))
+
+
+def _unpaired(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int, level: float
+) -> tuple[float, float, float, float]:
+    """Difference of independent estimates: their standard errors add in squares."""
+    one, other = (
+        cluster_bootstrap(sums, pooled_of_sums, seed=seed, level=level) for sums in (first, second)
+    )
+    difference = other.estimate - one.estimate
+    se = math.hypot(one.se, other.se)
+    ends = (one.low, one.high, other.low, other.high)
+    if not (math.isfinite(se) and se > 0 and all(map(math.isfinite, ends))):
+        return difference, math.nan, math.nan, math.nan
+    reach = float(norm.ppf((1.0 + level) / 2)) * se
+    p_value = 2.0 * float(norm.sf(abs(difference) / se))
+    return difference, difference - reach, difference + reach, p_value

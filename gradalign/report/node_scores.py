@@ -1,0 +1,153 @@
+"""Nodes of a run side by side for every teacher and method, and their sums per question.
+
+Comparisons are made on the same nodes: two arms (a teacher with a method) differ in what they
+say of a node, not in which nodes they saw. Axes: _A arms, _N nodes, _Q questions, _K sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gradalign.alignment.scores import pooling_columns
+from gradalign.store.splits import (
+    entropy_edges,
+    entropy_splits,
+    outcome_splits,
+    position_splits,
+)
+from gradalign.report.text import arm_name
+
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """A teacher (model and context) with a method; the teacher is "" where none is looked at."""
+
+    teacher: str
+    method: str
+
+    def __str__(self) -> str:
+        return arm_name(self.teacher, self.method)
+
+
+@dataclass(frozen=True, eq=False)
+class NodeScores:
+    """What pooling needs of every node, for every arm.
+
+    Attributes:
+        arms: the arms, in the order of the run.
+        questions: ids of the questions, sorted.
+        node_id_N: the nodes' ids, sorted.
+        question_N: index of each node's question.
+        weight_N: 1 / inclusion probability.
+        correct_N: whether the node's spine is correct; None where it is not known.
+        relative_position_N: 0 at the first token of the spine, 1 at the last.
+        entropy_N: the student's entropy, nats.
+        dot_AN, method_norm2_AN: NaN where the arm has no such node.
+        ideal_norm2_N: unbiased |g*|^2.
+    """
+
+    arms: tuple[Arm, ...]
+    questions: tuple[str, ...]
+    node_id_N: npt.NDArray[np.object_]
+    question_N: Ints
+    weight_N: Floats
+    correct_N: npt.NDArray[Any]
+    relative_position_N: Floats
+    entropy_N: Floats
+    dot_AN: Floats
+    method_norm2_AN: Floats
+    ideal_norm2_N: Floats
+
+    def there(self, *arms: Arm) -> Bools:
+        """Nodes that every one of the arms has, [N]."""
+        rows = [self.arms.index(arm) for arm in arms]
+        return np.asarray(np.isfinite(self.dot_AN[rows]).all(axis=0))
+
+    def sums(self, arm: Arm, inside_N: Bools | None = None) -> Floats:
+        """Sum what pooling needs per question over some nodes, [Q, POOLING]; 0 where none are.
+
+        Args:
+            arm: whose nodes.
+            inside_N: which nodes; those that the arm lacks are left out anyway.
+        """
+        row = self.arms.index(arm)
+        keep_N = self.there(arm) if inside_N is None else self.there(arm) & inside_N
+        columns = (self.dot_AN[row], self.ideal_norm2_N, self.method_norm2_AN[row], self.weight_N)
+        columns_NK = pooling_columns(*(column[keep_N] for column in columns))
+        return np.stack(
+            [
+                np.bincount(
+                    self.question_N[keep_N], weights=column_N, minlength=len(self.questions)
+                )
+                for column_N in columns_NK.T
+            ],
+            axis=1,
+        )
+
+    def splits(self) -> dict[str, Bools]:
+        """Return the named parts of the nodes, as in the summary (questions left out)."""
+        return {
+            **outcome_splits(self.correct_N),
+            **position_splits(self.relative_position_N),
+            **entropy_splits(self.entropy_N, entropy_edges(self.entropy_N)),
+        }
+
+
+_ABOUT = (
+    "question_id",
+    "node_id",
+    "correct",
+    "relative_position",
+    "inclusion_prob",
+    "student_entropy",
+    "ideal_norm2",
+)
+
+
+def read_scores(report: Report) -> NodeScores:
+    """Read a run's alignments as arrays."""
+    columns = ["teacher", "method", "node_id", "dot", "method_norm2"]
+    table = report.table("alignment", columns)
+    masked = bool(report.metadata.get("config", {}).get("mask_special"))
+    about = report.table("nodes", [*_ABOUT, *(["special"] if masked else [])])
+    about = about.assign(node_id=about["node_id"].astype(object)).sort_values("node_id")
+    node_id_N = about["node_id"].to_numpy(dtype=object)
+    keys = pd.MultiIndex.from_frame(table[["teacher", "method"]].drop_duplicates())
+    arms = tuple(Arm(str(teacher), str(method)) for teacher, method in keys)
+    at = keys.get_indexer(pd.MultiIndex.from_frame(table[["teacher", "method"]]))
+    column = pd.Index(node_id_N).get_indexer(pd.Index(table["node_id"].astype(object)))
+    known = column >= 0
+    dot_AN = np.full((len(arms), len(node_id_N)), np.nan)
+    norm2_AN = np.full_like(dot_AN, np.nan)
+    dot_AN[at[known], column[known]] = table["dot"].to_numpy(dtype=np.float64)[known]
+    if masked:  # such a run leaves nodes at special tokens out of every split
+        dot_AN[:, about["special"].to_numpy(dtype=np.bool_)] = np.nan
+    norm2_AN[at[known], column[known]] = table["method_norm2"].to_numpy(dtype=np.float64)[known]
+    questions, question_N = np.unique(
+        about["question_id"].astype(object).to_numpy(dtype=object).astype(str), return_inverse=True
+    )
+    return NodeScores(
+        arms=arms,
+        questions=tuple(str(question) for question in questions),
+        node_id_N=node_id_N,
+        question_N=question_N.astype(np.int64),
+        weight_N=1.0 / about["inclusion_prob"].to_numpy(dtype=np.float64),
+        correct_N=about["correct"].to_numpy(),
+        relative_position_N=about["relative_position"].to_numpy(dtype=np.float64),
+        entropy_N=about["student_entropy"].to_numpy(dtype=np.float64),
+        dot_AN=dot_AN,
+        method_norm2_AN=norm2_AN,
+        ideal_norm2_N=about["ideal_norm2"].to_numpy(dtype=np.float64),
+    )

@@ -1,0 +1,61 @@
+"""One question on its way through the branch stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.branching import BranchRequest, Candidates, QuestionBranching
+from gradalign.engines.base import Request, derive_seed, nth_seed
+from gradalign.stages.base import Run
+from gradalign.store.shard import StoredQuestion, StoredSpine
+
+
+@dataclass
+class Continued:
+    """What became of one request, besides what the tree keeps."""
+
+    request: BranchRequest
+    token_ids: npt.NDArray[np.int32]
+    reward: float | None
+    finish_reason: str
+    verifier_error: str
+    round_index: int
+
+
+@dataclass
+class QuestionWork:
+    """One question while its continuations are made.
+
+    Attributes:
+        stored: the question.
+        spines: its spines, in order.
+        candidates: those of each chosen node, in order of `branching.plans`.
+        entropies: the student's entropy at each chosen node.
+        branching: the algorithm's state.
+        results: every continuation so far, in the order in which rounds were closed.
+    """
+
+    stored: StoredQuestion
+    spines: list[StoredSpine]
+    candidates: list[Candidates]
+    entropies: list[float]
+    branching: QuestionBranching
+    results: list[Continued] = field(default_factory=list)
+    open_requests: list[BranchRequest] = field(default_factory=list)
+    arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
+    asked: dict[tuple[int, int], Request] = field(default_factory=dict)
+
+    def ask(self, request: BranchRequest, run: Run) -> Request:
+        """Return what the engine is asked for: the prompt, the response so far, the candidate."""
+        key = (request.node, request.slot)
+        if key not in self.asked:
+            prefix = self.branching.prefix(request)
+            ids = (*self.stored.prompt_ids, *prefix.tolist())
+            seed = derive_seed(run.config.seed, self.stored.question.id, ids, 0)
+            self.asked[key] = Request(ids, run.resolved.max_tokens - len(prefix), seed)
+        first = self.asked[key]
+        seed = nth_seed(first.seed, request.number)
+        return Request(first.prompt_ids, first.max_tokens, seed)

@@ -1,0 +1,236 @@
+"""Can a teacher go on from what the student began? The one diagnostic that samples.
+
+The teacher continues every spine from several depths and from scratch; the student continues
+from the same depths (its spines are its responses from scratch).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradalign.contexts import TeacherSpec
+from gradalign.diagnostics.prefixes import DEPTHS, SAMPLES, cut
+from gradalign.models import resolve_model
+from gradalign.models.numbers import naming
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
+from gradalign.store.table_builder import Rows
+from gradalign.engines import open_engine, resolve_engine
+from gradalign.engines.base import Completion, Request, derive_seed
+from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.continuations import STUDENT
+from gradalign.stages.failures import watch
+from gradalign.store.shard import StoredQuestion, StoredSpine, read_questions, read_spines
+from gradalign.stages.servers import teacher_servers
+from gradalign.stages.student import Prompter, StudentTools
+from gradalign.verifiers import VerifierPool
+
+TABLE = "diagnostics_prefix"
+
+Prompts = dict[str, Sequence[int] | None]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One continuation to be made."""
+
+    question: StoredQuestion
+    spine: StoredSpine
+    depth: float
+    given: int
+    index: int
+    request: Request
+
+
+class ContinuePrefixes:
+    """One checkpoint goes on from the student's prefixes, in all its contexts.
+
+    Args:
+        model: the checkpoint.
+        teachers: the teachers with that checkpoint; none of them for the student itself.
+    """
+
+    unit = "continuations"
+
+    def __init__(self, model: str, teachers: Sequence[TeacherSpec]) -> None:
+        self.name = f"continue prefixes: {model if teachers else 'student'}"
+        self.model = model
+        self.teachers = list(teachers)
+
+    @property
+    def _labels(self) -> list[str]:
+        return [teacher.label for teacher in self.teachers] or [STUDENT]
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether every context's rows are there."""
+        return all(run.folder.has_table(TABLE, teacher_file(shard, name)) for name in self._labels)
+
+    @contextmanager
+    def session(self, run: Run) -> Iterator[Work]:
+        """Hold the engine, the verifiers and all prompts."""
+        prompters = [Prompter(run, teacher) for teacher in self.teachers]
+        prompts = {
+            shard: _prompts(run, prompters, shard)
+            for shard in run.shards()
+            if not self.done(run, shard)
+        }
+        longest = max(
+            (
+                len(ids)
+                for by_label in prompts.values()
+                for by_spine in by_label.values()
+                for ids in by_spine.values()
+                if ids is not None
+            ),
+            default=0,
+        )
+        room = longest + run.resolved.max_tokens
+        with _open(run, self.model, room, teacher=bool(self.teachers)) as tools:
+
+            def work(shard: str, tick: Tick) -> Counter[str]:
+                counts: Counter[str] = Counter()
+                for label, by_spine in prompts[shard].items():
+                    if not run.folder.has_table(TABLE, teacher_file(shard, label)):
+                        counts += _continue(run, tools, shard, label, by_spine, tick)
+                return counts
+
+            yield work
+
+
+def _prompts(run: Run, prompters: Sequence[Prompter], shard: str) -> dict[str, Prompts]:
+    """Return, by teacher and spine, what is read before the response; the student's own if none."""
+    if not prompters:
+        spines = read_spines(run.folder, shard)
+        own: Prompts = {
+            spine.spine_id: item.prompt_ids
+            for item in read_questions(run.folder, shard)
+            for spine in spines.get(item.question.id, [])
+        }
+        return {STUDENT: own}
+    return {prompter.teacher.label: dict(prompter.spine_prompts(shard)) for prompter in prompters}
+
+
+@contextmanager
+def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterator[StudentTools]:
+    """Open a checkpoint as a sampler that stops where the student does."""
+    config = run.config
+    engine_name, urls = _engine_of(run, model, teacher=teacher)
+    with ExitStack() as stack:
+        tokenizer = load_tokenizer(
+            resolve_model(config.student),
+            run.revision_of(config.student),
+            config.trust_remote_code,
+        )
+        pool = stack.enter_context(
+            VerifierPool(
+                run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
+            )
+        )
+        engine = stack.enter_context(
+            open_engine(
+                engine_name,
+                resolve_model(model),
+                sampling=run.sampling,
+                max_model_len=max_model_len,
+                engine_args=config.engine_args if engine_name == run.resolved.engine else None,
+                base_urls=urls,
+                tokens=run.common_tokens(model),
+                **run.model_options(model),
+            )
+        )
+        yield StudentTools(
+            engine,
+            tokenizer,
+            pool,
+            config.response_prefix,
+            run.resolved.stop_token_ids,
+            watch(run),
+        )
+
+
+def _engine_of(run: Run, model: str, *, teacher: bool) -> tuple[str, Sequence[str]]:
+    """Return the engine that samples from a checkpoint, and its servers if it is on some."""
+    if not teacher:
+        return run.resolved.engine, run.config.base_urls
+    served = teacher_servers(run.config).get(model, [])
+    if served:
+        return "server", served
+    own = run.resolved.engine
+    return (resolve_engine("auto") if own == "server" else own), ()
+
+
+def _jobs(run: Run, shard: str, label: str, prompts: Prompts) -> Iterator[_Job]:
+    """Yield every continuation of a shard; a depth of which nothing is left is not repeated."""
+    depths = DEPTHS if label == STUDENT else (0.0, *DEPTHS)
+    spines = read_spines(run.folder, shard)
+    for item in read_questions(run.folder, shard):
+        for spine in spines.get(item.question.id, []):
+            prompt = prompts.get(spine.spine_id)
+            if prompt is None:
+                continue
+            seen = set()
+            for depth in depths:
+                given = cut(len(spine.token_ids), depth)
+                if given in seen or (depth > 0 and given == 0):
+                    continue
+                seen.add(given)
+                ids = (*prompt, *spine.token_ids[:given].tolist())
+                for index in range(SAMPLES):
+                    # Spines share the prompt from scratch, so the seed needs their name too.
+                    seed = derive_seed(
+                        run.config.seed, f"prefix\x00{label}\x00{spine.spine_id}", ids, index
+                    )
+                    request = Request(ids, run.resolved.max_tokens - given, seed)
+                    yield _Job(item, spine, depth, given, index, request)
+
+
+def _continue(
+    run: Run, tools: StudentTools, shard: str, label: str, prompts: Prompts, tick: Tick
+) -> Counter[str]:
+    jobs = list(_jobs(run, shard, label, prompts))
+    made: list[Completion | None] = [None] * len(jobs)
+    finished = tools.engine.generate([job.request for job in jobs]) if jobs else iter(())
+    words = f"teacher {label}" if label != STUDENT else f"student {run.config.student}"
+    with naming(words, lambda i: jobs[i].question.question.id):
+        for done, (index, completion) in enumerate(finished, start=1):
+            made[index] = completion
+            tick(done, len(jobs), 1)
+    drawn = [completion for completion in made if completion is not None]
+    texts = tools.texts(
+        [
+            np.concatenate([job.spine.token_ids[: job.given], completion.token_ids])
+            for job, completion in zip(jobs, drawn, strict=True)
+        ]
+    )
+    verdicts = tools.verify(
+        [
+            (text, job.question.question, completion.finish_reason)
+            for text, job, completion in zip(texts, jobs, drawn, strict=True)
+        ]
+    )
+    rows = Rows(TABLE)
+    rows.add(
+        len(jobs),
+        question_id=[job.question.question.id for job in jobs],
+        spine_id=[job.spine.spine_id for job in jobs],
+        teacher=label,
+        depth=np.array([job.depth for job in jobs]),
+        prefix_tokens=[job.given for job in jobs],
+        index=[job.index for job in jobs],
+        correct=[job.spine.correct for job in jobs],
+        reward=[verdict.reward for verdict in verdicts],
+        valid=[
+            completion.finish_reason == "stop" and verdict.error_kind is None
+            for completion, verdict in zip(drawn, verdicts, strict=True)
+        ],
+        num_tokens=[len(completion.token_ids) for completion in drawn],
+        seed=[job.request.seed for job in jobs],
+    )
+    run.folder.write_table(TABLE, teacher_file(shard, label), rows.table_of())
+    return Counter(
+        prefix_continuations=len(jobs), prefix_tokens=sum(len(c.token_ids) for c in drawn)
+    )

@@ -1,0 +1,412 @@
+"""Everything that can be known to go wrong before a model runs, found out without writing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from gradalign import diagnostics, methods
+from gradalign.config import ScoreConfig
+from gradalign.contexts import Context, TeacherSpec, parse_teacher
+from gradalign.contexts import get as get_context
+from gradalign.errors import ContextOverflowError, TaskError, UsageError
+from gradalign.models import (
+    commit_hash,
+    context_length,
+    load_config,
+    resolve_device,
+    resolve_model,
+    vocab_size,
+)
+from gradalign.models.event_space import EventSpace, event_space
+from gradalign.models.frequencies import length_note
+from gradalign.models.checkpoints.generation import end_token_ids
+from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
+from gradalign.models.checkpoints.tokenizers import check_agreement, load_tokenizer
+from gradalign.models.checkpoints.weight_check import check_weights
+from gradalign.engines import resolve_engine
+from gradalign.stages.base import Resolved, read_template
+from gradalign.stages.ends import end_warning
+from gradalign.stages.preparation.precision import pass_dtype
+from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
+from gradalign.stages.preparation.rendered import RenderedPrompts
+from gradalign.stages.servers import check_servers, teacher_servers
+from gradalign.tasks import load_task
+from gradalign.tasks.base import Attempt, Prompt, Question, Task
+from gradalign.verifiers import get_checked as get_verifier
+
+DEFAULT_MAX_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model as a reader of prompts.
+
+    Attributes:
+        label: the words for it in messages, such as "teacher demo:strong".
+        model: its checkpoint.
+        tokenizer: its tokenizer.
+        template: the text of a chat template of the user's own, if any.
+        template_kwargs: what its chat template is given.
+        limit: its context length, None if unknown.
+        limit_note: why that is less than its configuration says, for messages; mostly empty.
+        vocab_size: size of its output layer.
+        commit: the hub commit of its configuration, None for a folder.
+        generation_stops: end tokens of its generation_config.json.
+        clock: the moment that its chat template is told when it asks for the time.
+        notes: where to put what is to be minded about its chat template.
+        tokens: what it can say.
+    """
+
+    label: str
+    model: str
+    tokenizer: Any
+    template: str | None
+    template_kwargs: dict[str, Any]
+    limit: int | None
+    limit_note: str
+    vocab_size: int
+    commit: str | None
+    generation_stops: tuple[int, ...]
+    clock: str
+    notes: PromptNotes
+    tokens: EventSpace
+
+    def render(self, question: Question, prompt: Prompt, response_prefix: str) -> list[int]:
+        """Turn a prompt into token ids that the model has rows for.
+
+        Raises:
+            UsageError: it cannot be rendered, or not without loss; the question is named.
+        """
+        with naming(question.id, self.label):
+            ids = render(
+                self.tokenizer,
+                prompt,
+                chat_template=self.template,
+                template_kwargs=self.template_kwargs,
+                response_prefix=response_prefix,
+                clock=self.clock,
+            )
+            check_rows(ids, self.vocab_size, self.tokenizer, self.model)
+            self.notes.look(
+                self.label, prompt, self.tokenizer, self.template, self.template_kwargs, self.clock
+            )
+        return ids
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration that was held against the world.
+
+    Attributes:
+        config: the settings.
+        resolved: what they come to.
+        task: the source of the questions.
+        questions: in the order of the run.
+        prompts: the student's prompt of each, as token ids.
+        student: the student as a reader.
+        teachers: each teacher with its reader and context, and with the prompt of every question
+            (of the bare question where the context depends on the student's attempts).
+        weights: by model, the files that its weights are read from, as far as they are known.
+        notes: what to mind about chat templates, a sentence each.
+    """
+
+    config: ScoreConfig
+    resolved: Resolved
+    task: Task
+    questions: Sequence[Question]
+    prompts: RenderedPrompts
+    student: Reader
+    teachers: list[CheckedTeacher]
+    weights: dict[str, tuple[str, ...]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckedTeacher:
+    """A teacher with what it reads; see `Checked`."""
+
+    spec: TeacherSpec
+    reader: Reader
+    context: Context
+    prompts: RenderedPrompts
+
+
+def check(config: ScoreConfig, clock: str = "") -> Checked:
+    """Resolve every name, read the questions, render every prompt, and measure it.
+
+    Args:
+        config: all settings.
+        clock: the moment that chat templates are told, in ISO format; empty for now.
+
+    Raises:
+        GradalignError: any of the things that can be known to go wrong before models run.
+    """
+    _check_methods(config)
+    engine = resolve_engine(config.engine, config.base_urls)
+    if config.executor == "local":  # Ray's workers have devices of their own
+        resolve_device(config.device)
+    task = load_task(config.task, verifier=config.verifier)
+    verifier = config.verifier or task.verifier
+    get_verifier(verifier)
+    specs = [parse_teacher(spec) for spec in config.teachers]
+    if len({spec.label for spec in specs}) != len(specs):
+        raise UsageError(f"--teacher: two of {', '.join(config.teachers)} are the same teacher.")
+    clock, notes = clock or datetime.now().isoformat(timespec="seconds"), PromptNotes()
+    student = _reader(config, config.student, "student", clock, notes, teacher=False)
+    readers = []
+    for spec in specs:
+        model = config.student if spec.model == "self" else spec.model
+        label = f"teacher {spec.label}"
+        readers.append(_reader(config, model, label, clock, notes, teacher=True))
+        check_agreement(student.tokenizer, readers[-1].tokenizer, spec.label)
+    weights = _weights(config, engine, [config.student, *(reader.model for reader in readers)])
+    questions = task.questions(config.limit, config.sample_ids, config.seed)
+    if not questions:
+        raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
+    prompts = RenderedPrompts(
+        questions, lambda item: student.render(item, item.prompt, config.response_prefix)
+    )
+    teachers = []
+    for spec, reader in zip(specs, readers, strict=True):
+        context = get_context(spec.context, questions)
+        shown = _teacher_prompts(config, reader, context, questions)
+        teachers.append(CheckedTeacher(spec, reader, context, shown))
+    resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
+    for line in notes.lines:
+        warnings.warn(line, stacklevel=2)
+    check_servers(config, engine, resolved.max_model_len)
+    return Checked(
+        config=config,
+        resolved=resolved,
+        task=task,
+        questions=questions,
+        prompts=prompts,
+        student=student,
+        teachers=teachers,
+        weights=weights,
+        notes=notes.lines,
+    )
+
+
+def _check_methods(config: ScoreConfig) -> None:
+    """Refuse unknown methods, and two ways of writing the same one."""
+    spec_of = {asked: methods.get(asked).spec for asked in config.methods}
+    twice = [asked for asked, spec in spec_of.items() if list(spec_of.values()).count(spec) > 1]
+    if twice:
+        raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
+
+
+def _resolve(
+    config: ScoreConfig,
+    engine: str,
+    verifier: str,
+    questions: Sequence[Question],
+    prompts: RenderedPrompts,
+    student: Reader,
+    teachers: Sequence[CheckedTeacher],
+) -> Resolved:
+    rooms = [(room, student) for room in _rooms(student, questions, prompts)]
+    for teacher in teachers:
+        rooms += [(room, teacher.reader) for room in _teacher_rooms(config, teacher, questions)]
+    room, narrowest = min(rooms, key=lambda item: item[0], default=(DEFAULT_MAX_TOKENS, student))
+    max_tokens = config.max_tokens or min(room, DEFAULT_MAX_TOKENS)
+    if rooms and max_tokens > room:
+        raise ContextOverflowError(
+            f"--max-tokens {max_tokens} does not fit: the longest prompt leaves room for {room} "
+            f"in the context of the {narrowest.label}, {narrowest.limit}{narrowest.limit_note}.",
+            f"Use --max-tokens {room}, or leave long questions out with --sample-id.",
+        )
+    stops = _stops(config, student)
+    return Resolved(
+        max_tokens=max_tokens,
+        max_model_len=max(prompts.lengths) + max_tokens,
+        engine=engine,
+        verifier=verifier,
+        stop_token_ids=stops,
+        vocab_size=student.vocab_size,
+        special_token_ids=tuple(sorted(special_token_ids(student.tokenizer, student.template))),
+        clock=student.clock,
+        commits={
+            reader.model: reader.commit
+            for reader in (student, *(teacher.reader for teacher in teachers))
+            if reader.commit is not None
+        },
+        pass_dtype=pass_dtype(config),
+        token_ranges=student.tokens.ranges,
+        common_token_ranges={
+            teacher.reader.model: student.tokens.common(teacher.reader.tokens).ranges
+            for teacher in teachers
+        },
+        warnings=tuple(
+            line for teacher in teachers for line in _other_ends(student, teacher, stops)
+        ),
+    )
+
+
+def _stops(config: ScoreConfig, student: Reader) -> tuple[int, ...]:
+    """Return the tokens that end a response, of those that the student can draw.
+
+    Raises:
+        UsageError: there is none, or one that the user named cannot be drawn.
+    """
+    for token in config.stop_token_ids:
+        if token not in student.tokens:
+            raise UsageError(
+                f"stop token id {token} cannot be drawn: {config.student} has no token or no row "
+                "of its output layer for it.",
+                "Check --stop-token-id.",
+            )
+    named = stop_token_ids(
+        student.tokenizer,
+        student.generation_stops,
+        config.stop_token_ids,
+        chat_template=student.template,
+        template_kwargs=student.template_kwargs,
+    )
+    stops = tuple(token for token in named if token in student.tokens)
+    if not named:
+        raise UsageError(
+            f"nothing says which token ends a response of {config.student}: not its tokenizer, "
+            "generation_config.json, or chat template.",
+            "Name it with --stop-token-id.",
+        )
+    if not stops:
+        raise UsageError(
+            f"{config.student} cannot end a response: it has no token, or no row of its output "
+            f"layer, for its end token id{'s' if len(named) > 1 else ''} "
+            f"{', '.join(map(str, named[:3]))}.",
+            "Name one that it can draw with --stop-token-id.",
+        )
+    return stops
+
+
+def _other_ends(student: Reader, teacher: CheckedTeacher, stops: Sequence[int]) -> list[str]:
+    """Say that a teacher ends responses with other tokens than the student, if it does."""
+    reader = teacher.reader
+    if reader.model == student.model:
+        return []
+    # What it was trained to end with; the tokenizer's own may be a base model's.
+    own = reader.generation_stops or stop_token_ids(
+        reader.tokenizer, chat_template=reader.template, template_kwargs=reader.template_kwargs
+    )
+    texts = {token: str(reader.tokenizer.decode([token])) for token in own}
+    texts |= {token: str(student.tokenizer.decode([token])) for token in stops}
+    return end_warning(teacher.spec.label, sorted(own), stops, texts)
+
+
+def _reader(
+    config: ScoreConfig, model: str, label: str, clock: str, notes: PromptNotes, *, teacher: bool
+) -> Reader:
+    revision = config.revision if model == config.student else config.teacher_revision
+    settings = load_config(model, revision=revision, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(resolve_model(model), revision, config.trust_remote_code)
+    return Reader(
+        label=label,
+        model=model,
+        tokenizer=tokenizer,
+        template=read_template(config, teacher=teacher),
+        template_kwargs=(
+            config.teacher_chat_template_kwargs if teacher else config.chat_template_kwargs
+        ),
+        limit=context_length(settings),
+        limit_note=length_note(settings),
+        vocab_size=vocab_size(model, settings),
+        commit=commit_hash(settings),
+        generation_stops=end_token_ids(
+            model, resolve_model(model), settings, commit=commit_hash(settings)
+        ),
+        clock=clock,
+        notes=notes,
+        tokens=event_space(tokenizer, vocab_size(model, settings)),
+    )
+
+
+def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Check the weights of every model that is read here, from their headers.
+
+    Teachers on servers are not: a folder with their tokenizer may stand for them.
+    """
+    served = teacher_servers(config)
+    teachers_sample = "prefix" in diagnostics.chosen(config.diagnose)
+    found = {}
+    for model in dict.fromkeys(models):
+        if model in served and model != config.student:
+            continue
+        settings = load_config(
+            model,
+            revision=config.revision if model == config.student else config.teacher_revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+        found[model] = check_weights(
+            model,
+            resolve_model(model),
+            settings,
+            commit=commit_hash(settings),
+            trust_remote_code=config.trust_remote_code,
+            vllm=engine == "vllm" and (teachers_sample or model == config.student),
+            # Workers of a cluster may have what this machine lacks.
+            complete=config.executor == "local",
+        )
+    return found
+
+
+def _teacher_prompts(
+    config: ScoreConfig, reader: Reader, context: Context, questions: Sequence[Question]
+) -> RenderedPrompts:
+    """Render what a teacher sees; for contexts that need attempts, the bare question."""
+
+    def rendered(question: Question) -> list[int]:
+        context.check(question)
+        if context.needs_attempts:
+            likeness = sketch(context, question)
+            if likeness is not None:
+                reader.render(question, likeness, config.response_prefix)
+            prompt = None
+        else:
+            prompt = context.prompt(question, None, ())
+        shown = question.prompt if prompt is None else prompt
+        return reader.render(question, shown, config.response_prefix)
+
+    return RenderedPrompts(questions, rendered)
+
+
+def _rooms(
+    reader: Reader, questions: Sequence[Question], prompts: RenderedPrompts
+) -> Iterable[int]:
+    """Yield how many response tokens each prompt leaves in the reader's context."""
+    if reader.limit is None:
+        return
+    for question, length in zip(questions, prompts.lengths, strict=True):
+        if length >= reader.limit:
+            raise ContextOverflowError(
+                f"question {question.id}: its prompt has {length} tokens for the "
+                f"{reader.label}, whose context is {reader.limit}{reader.limit_note}.",
+                "Shorten the question, leave it out with --sample-id, or use a model with a longer "
+                "context.",
+            )
+        yield reader.limit - length
+
+
+def _teacher_rooms(
+    config: ScoreConfig, teacher: CheckedTeacher, questions: Sequence[Question]
+) -> Iterable[int]:
+    """Yield the rooms of a teacher; one that is shown an attempt may read as much again.
+
+    That is foreseen only where a length counts that is shorter than the model's own context.
+    """
+    reader, context = teacher.reader, teacher.context
+    if not (context.needs_attempts and reader.limit_note):
+        yield from _rooms(reader, questions, teacher.prompts)
+        return
+
+    def shown(question: Question) -> list[int]:
+        prompt = context.prompt(question, None, [Attempt("", "", 1.0)])
+        shown = question.prompt if prompt is None else prompt
+        return reader.render(question, shown, config.response_prefix)
+
+    for room in _rooms(reader, questions, RenderedPrompts(questions, shown)):
+        yield room // 2

@@ -1,0 +1,149 @@
+"""Reading back what earlier stages wrote, as objects."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.store.folder import RunFolder
+from gradalign.tasks.base import Attempt, Message, Prompt, Question
+
+
+@dataclass(frozen=True)
+class StoredQuestion:
+    """A question with the student's prompt as token ids."""
+
+    question: Question
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredSpine:
+    """A sampled response."""
+
+    question_id: str
+    spine_id: str
+    token_ids: npt.NDArray[np.int32]
+    text: str
+    reward: float  # NaN where the verification failed, and
+    correct: bool | None  # None
+
+    @property
+    def attempt(self) -> Attempt:
+        """The spine as contexts see it."""
+        return Attempt(self.spine_id, self.text, self.reward)
+
+
+def question_to_json(question: Question) -> str:
+    """Write a question as one JSON object."""
+    return json.dumps(
+        {
+            "id": question.id,
+            "prompt": _prompt_to_json(question.prompt),
+            "answer": question.answer,
+            "solution": question.solution,
+            "choices": list(question.choices),
+            "feedback": question.feedback,
+            "contexts": {
+                name: _prompt_to_json(prompt) for name, prompt in question.contexts.items()
+            },
+            "metadata": dict(question.metadata),
+        },
+        ensure_ascii=False,
+        default=str,
+    )
+
+
+def question_from_json(text: str) -> Question:
+    """Read what `question_to_json` wrote."""
+    record: dict[str, Any] = json.loads(text)
+    return Question(
+        id=record["id"],
+        prompt=_prompt_from_json(record["prompt"]),
+        answer=record["answer"],
+        solution=record["solution"],
+        choices=tuple(record["choices"]),
+        feedback=record["feedback"],
+        contexts={name: _prompt_from_json(item) for name, item in record["contexts"].items()},
+        metadata=record["metadata"],
+    )
+
+
+def read_questions(folder: RunFolder, shard: str) -> list[StoredQuestion]:
+    """Read a shard's questions."""
+    table = folder.read_table("questions", shard)
+    return [
+        StoredQuestion(question_from_json(record), tuple(ids))
+        for record, ids in zip(
+            table["record"].to_pylist(), table["prompt_ids"].to_pylist(), strict=True
+        )
+    ]
+
+
+class StoredQuestions(Sequence[Question]):
+    """All questions of a run, read shard by shard when they are looked at."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._shards = folder.files("questions")
+        lengths = [len(folder.read_table("questions", shard)) for shard in self._shards]
+        self._ends = list(itertools.accumulate(lengths))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Question]:
+        for shard in self._shards:
+            for stored in read_questions(self._folder, shard):
+                yield stored.question
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Question]: ...
+
+    def __getitem__(self, index: int | slice) -> Question | list[Question]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        shard = bisect.bisect_right(self._ends, place)
+        before = self._ends[shard - 1] if shard else 0
+        return read_questions(self._folder, self._shards[shard])[place - before].question
+
+
+def read_spines(folder: RunFolder, shard: str) -> dict[str, list[StoredSpine]]:
+    """Read a shard's spines by question id, in order."""
+    spines: dict[str, list[StoredSpine]] = {}
+    for row in folder.read_table("spines", shard).to_pylist():
+        spines.setdefault(row["question_id"], []).append(
+            StoredSpine(
+                question_id=row["question_id"],
+                spine_id=row["spine_id"],
+                token_ids=np.asarray(row["token_ids"], dtype=np.int32),
+                text=row["text"],
+                reward=math.nan if row["reward"] is None else row["reward"],
+                correct=row["correct"],
+            )
+        )
+    return spines
+
+
+def _prompt_to_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
+
+
+def _prompt_from_json(value: str | list[Mapping[str, str]]) -> Prompt:
+    if isinstance(value, str):
+        return value
+    return tuple(Message(item["role"], item["content"]) for item in value)
