@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from gradalign.store.folder import RunFolder
-from gradalign.store.table_builder import Rows
 from gradalign.store.schema import SCHEMA_VERSION, schema
+from gradalign.store.table_builder import Rows
 
 TEACHERS = ("strong", "weak", "self+answer")
 METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm")

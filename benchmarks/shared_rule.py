@@ -52,8 +52,8 @@ from gradalign.demo.addition import Problem, context_prompt, generate, with_hint
 from gradalign.demo.tokenizer import build_tokenizer
 from gradalign.demo.train import ROLES, Role, export, train
 from gradalign.models.prompts.render import render
-from gradalign.report.report import Report
 from gradalign.report.node_scores import read_scores
+from gradalign.report.report import Report
 from gradalign.store.manifest import hardware, versions
 from gradalign.tasks import load_task
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from shared_rule_text import CONTROL, LEVEL, METHODS, SHARED, SPECIFIC, SPLITS
 
 from gradalign.alignment import cluster_bootstrap, compare, mean_of_sums, pooled_of_sums
+from gradalign.report.node_scores import Arm, NodeScores
 from gradalign.report.report import Report
 from gradalign.report.significance import holm
-from gradalign.report.node_scores import Arm, NodeScores
 
 Floats = npt.NDArray[np.float64]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gradalign import diagnostics
-from gradalign.contexts import TeacherSpec
 from gradalign.analysis.align import Align
+from gradalign.analysis.update import StudentHidden, UpdateDirections
+from gradalign.contexts import TeacherSpec
+from gradalign.diagnostics.order import diagnose_stages, looks_ahead
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
-from gradalign.diagnostics.order import diagnose_stages, looks_ahead
 from gradalign.stages.distributions import (
     CommonPositions,
     StudentPositions,
@@ -16,7 +17,6 @@ from gradalign.stages.distributions import (
     TeacherPositions,
 )
 from gradalign.stages.sample import Sample
-from gradalign.analysis.update import StudentHidden, UpdateDirections
 
 
 def stages(run: Run) -> list[Stage]:

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradalign import diagnostics
+from gradalign.analysis.summary import summarise
 from gradalign.config import ScoreConfig
+from gradalign.diagnostics.order import diagnose_stages
+from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.errors import RunError, UsageError
 from gradalign.executors import open_executor
+from gradalign.order import scoring_stages, stages
 from gradalign.planning import Plan, make_plan, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
+from gradalign.report.report import Report
+from gradalign.report.summary_notes import sampling_warning
+from gradalign.stages.base import Resolved, Run
+from gradalign.stages.ends import end_figures, outside_figures
+from gradalign.stages.noise_floor import noise_floor, unknown_candidates
+from gradalign.stages.preparation.identity import check_identity
+from gradalign.stages.preparation.preflight import check
+from gradalign.stages.preparation.start import check_only, prepare
+from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.lock import sole_writer
-from gradalign.report.summary_notes import sampling_warning
-from gradalign.report.report import Report
 from gradalign.store.manifest import RunLog
-from gradalign.stages.base import Resolved, Run
-from gradalign.stages.preparation.preflight import check
-from gradalign.diagnostics.order import diagnose_stages
-from gradalign.diagnostics.summary import summarise_diagnostics
-from gradalign.stages.ends import end_figures, outside_figures
-from gradalign.stages.preparation.identity import check_identity
-from gradalign.stages.noise_floor import noise_floor, unknown_candidates
-from gradalign.order import scoring_stages, stages
-from gradalign.stages.preparation.start import check_only, prepare
-from gradalign.analysis.summary import summarise
-from gradalign.stages.preparation.workload import workload_of
 
 
 def score_config(

@@ -14,17 +14,17 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
-from gradalign.store.folder import RunFolder
-from gradalign.store.lock import sole_writer
 from gradalign.report.report import Report
-from gradalign.store.schema import table_names
-from gradalign.store.manifest import RunLog
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.preparation.preflight import Checked, check
 from gradalign.stages.distributions import tempering
 from gradalign.stages.preparation.identity import check_identity, record_identity
+from gradalign.stages.preparation.preflight import Checked, check
 from gradalign.stages.preparation.start import model_record
 from gradalign.stages.preparation.workload import workload_of
+from gradalign.store.folder import RunFolder
+from gradalign.store.lock import sole_writer
+from gradalign.store.manifest import RunLog
+from gradalign.store.schema import table_names
 
 SAMPLED = (
     "questions",

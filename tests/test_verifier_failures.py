@@ -21,9 +21,9 @@ from gradalign.errors import UnknownNameError, UsageError, VerifierError
 from gradalign.registry import Registry, load_object
 from gradalign.report.export import ExportSettings, export
 from gradalign.report.terminal import show_question
-from gradalign.store.splits import outcome_splits
-from gradalign.stages.preparation.preflight import check
 from gradalign.stages.failures import FailureWatch, too_many
+from gradalign.stages.preparation.preflight import check
+from gradalign.store.splits import outcome_splits
 from gradalign.tasks.base import Attempt, Question
 from gradalign.verifiers import FunctionVerifier, Verdict, VerifierFactory, VerifierPool, get
 from gradalign.verifiers import mathematics as mathematics_module

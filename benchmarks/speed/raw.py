@@ -37,9 +37,9 @@ class RawEngine:
         import vllm
         from vllm.sampling_params import RequestOutputKind
 
-        from gradalign.models import resolve_model
         from gradalign.engines.base import EngineSpec
         from gradalign.engines.vllm.worker import engine_arguments
+        from gradalign.models import resolve_model
 
         model = resolve_model(run.config.student)
         spec = EngineSpec(model, run.sampling, max_model_len=run.resolved.max_model_len)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from gradalign.config import ScoreConfig
-from gradalign.executors import open_executor
-from gradalign.progress import SilentReporter
 from gradalign.engines import Request, derive_seed
+from gradalign.executors import open_executor
+from gradalign.order import stages
+from gradalign.progress import SilentReporter
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.stage import Branch
-from gradalign.order import stages
 from gradalign.stages.preparation.start import prepare
 from gradalign.store.shard import read_questions, read_spines
 

@@ -13,11 +13,6 @@ import numpy.typing as npt
 from gradalign import methods
 from gradalign.alignment import cosine, cross_fit, node_sums
 from gradalign.alignment.scores import FLAT
-from gradalign.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
-from gradalign.methods import Direction, Method, restrict
-from gradalign.store.table_builder import Rows
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.stages.distributions import tempering
 from gradalign.analysis.node_views import (
     Bools,
     Floats,
@@ -27,6 +22,11 @@ from gradalign.analysis.node_views import (
     student_only,
     with_teacher,
 )
+from gradalign.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
+from gradalign.methods import Direction, Method, restrict
+from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.distributions import tempering
+from gradalign.store.table_builder import Rows
 
 NO_TEACHER = ""
 """The `teacher` under which methods are filed that look at none."""

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gradalign.analysis.known_support import Support, known_support
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.continuations import STUDENT, student_label
-from gradalign.analysis.known_support import Support, known_support
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

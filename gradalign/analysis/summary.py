@@ -25,7 +25,9 @@ from gradalign.alignment import (
     pooled_of_sums,
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
-from gradalign.store.table_builder import Rows
+from gradalign.analysis.update import directed, update_level
+from gradalign.stages.base import Run
+from gradalign.store.manifest import RunLog
 from gradalign.store.splits import (
     QUESTION,
     entropy_edges,
@@ -33,9 +35,7 @@ from gradalign.store.splits import (
     outcome_splits,
     position_splits,
 )
-from gradalign.store.manifest import RunLog
-from gradalign.stages.base import Run
-from gradalign.analysis.update import directed, update_level
+from gradalign.store.table_builder import Rows
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -19,15 +19,7 @@ import numpy.typing as npt
 from gradalign import methods
 from gradalign.alignment import Interval
 from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
-from gradalign.ideal import ideal_gradient
-from gradalign.models.distributions import ForcedSequence, forced_log_probs
-from gradalign.models.forward import sharing_of
-from gradalign.models.numbers import check_logits, naming
-from gradalign.models.output_layer import logit_slopes
-from gradalign.store.table_builder import Rows
 from gradalign.analysis.align import NO_TEACHER, on_candidates
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.stages.distributions import student_sequences, tempering
 from gradalign.analysis.node_views import (
     ShardNodes,
     padded,
@@ -35,7 +27,15 @@ from gradalign.analysis.node_views import (
     student_only,
     with_teacher,
 )
+from gradalign.ideal import ideal_gradient
+from gradalign.models.distributions import ForcedSequence, forced_log_probs
+from gradalign.models.forward import sharing_of
+from gradalign.models.numbers import check_logits, naming
+from gradalign.models.output_layer import logit_slopes
+from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.distributions import student_sequences, tempering
 from gradalign.stages.teachers import open_student_model
+from gradalign.store.table_builder import Rows
 
 if TYPE_CHECKING:
     import torch

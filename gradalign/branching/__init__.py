@@ -10,9 +10,9 @@ from gradalign.branching.allocation import (
 )
 from gradalign.branching.candidates import Candidates, choose_candidates
 from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
-from gradalign.branching.visits import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable
 from gradalign.branching.tree import PrefixTree
+from gradalign.branching.visits import Passes, Stored
 
 __all__ = [
     "Allocation",

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import neyman
-from gradalign.branching.visits import Passes, Stored
 from gradalign.branching.table import NodePlan, NodeTable, node_table
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.values import estimate
+from gradalign.branching.visits import Passes, Stored
 from gradalign.errors import UnknownNameError
 from gradalign.ideal import ideal_gradient, influence, noise_trace
 

@@ -6,14 +6,10 @@ import numpy as np
 import pandas as pd
 
 from gradalign.alignment import mean_of_sums
-from gradalign.diagnostics.horizon import imbalance, noise_ratio, root_ratio
-from gradalign.diagnostics.prefixes import transitions
-from gradalign.diagnostics.topk import FORMS
-from gradalign.store.splits import QUESTION, outcome_splits, position_splits
-from gradalign.rounding import pass_error
-from gradalign.stages.base import Run, teacher_file
 from gradalign.diagnostics.contexts_stage import TABLE as CONTEXTS_TABLE
+from gradalign.diagnostics.horizon import imbalance, noise_ratio, root_ratio
 from gradalign.diagnostics.horizon_stage import TABLE as HORIZON_TABLE
+from gradalign.diagnostics.prefixes import transitions
 from gradalign.diagnostics.sums import (
     Bools,
     Collector,
@@ -23,8 +19,12 @@ from gradalign.diagnostics.sums import (
     pooled_difference,
     questions_of,
 )
+from gradalign.diagnostics.topk import FORMS
 from gradalign.diagnostics.topk_stage import TABLE as TOPK_TABLE
+from gradalign.rounding import pass_error
+from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.prefix import TABLE as PREFIX_TABLE
+from gradalign.store.splits import QUESTION, outcome_splits, position_splits
 
 OVERLAP = (
     "overlap_ratio",

@@ -10,14 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradalign import methods
-from gradalign.contexts import CONTEXTS, TeacherSpec
-from gradalign.contexts import get as get_context
-from gradalign.diagnostics.consensus import Consensus, consensus
-from gradalign.diagnostics.divergence import kl_divergence
-from gradalign.store.table_builder import Rows
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.diagnostics.nodes import against_ideal, ideal_columns, key_columns
-from gradalign.stages.distributions import tempering
 from gradalign.analysis.node_views import (
     Bools,
     Floats,
@@ -27,6 +19,14 @@ from gradalign.analysis.node_views import (
     slots,
     with_teacher,
 )
+from gradalign.contexts import CONTEXTS, TeacherSpec
+from gradalign.contexts import get as get_context
+from gradalign.diagnostics.consensus import Consensus, consensus
+from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.diagnostics.nodes import against_ideal, ideal_columns, key_columns
+from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.distributions import tempering
+from gradalign.store.table_builder import Rows
 
 TABLE = "diagnostics_contexts"
 

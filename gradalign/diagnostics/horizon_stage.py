@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from gradalign import methods
-from gradalign.diagnostics.horizon import GAMMAS, bias2, spec
-from gradalign.methods import Method
-from gradalign.store.table_builder import Rows
 from gradalign.analysis.align import on_candidates, score_nodes
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.diagnostics.nodes import ideal_columns, key_columns
-from gradalign.stages.distributions import tempering
 from gradalign.analysis.node_views import Floats, ShardNodes, TeacherNodes, read_nodes, with_teacher
+from gradalign.diagnostics.horizon import GAMMAS, bias2, spec
+from gradalign.diagnostics.nodes import ideal_columns, key_columns
+from gradalign.methods import Method
+from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.distributions import tempering
+from gradalign.store.table_builder import Rows
 
 TABLE = "diagnostics_horizon"
 

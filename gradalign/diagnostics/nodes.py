@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gradalign.alignment import cosine, node_sums
-from gradalign.ideal import ideal_gradient, unbiased_norm2
 from gradalign.analysis.align import on_candidates
 from gradalign.analysis.node_views import Floats, Ints, ShardNodes, TeacherNodes
+from gradalign.ideal import ideal_gradient, unbiased_norm2
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradalign.contexts import TeacherSpec
-from gradalign.stages.base import Run, Stage
-from gradalign.diagnostics.stage import Diagnose
 from gradalign.diagnostics.contexts_stage import DiagnoseContexts
 from gradalign.diagnostics.horizon_stage import DiagnoseHorizon
+from gradalign.diagnostics.stage import Diagnose
 from gradalign.diagnostics.topk_stage import DiagnoseTopK
+from gradalign.stages.base import Run, Stage
 from gradalign.stages.prefix import ContinuePrefixes
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from gradalign.alignment import Interval, cluster_bootstrap
 from gradalign.diagnostics.ranks import rank_correlation
-from gradalign.store.table_builder import Rows
 from gradalign.stages.base import Run, teacher_file
+from gradalign.store.table_builder import Rows
 
 TABLE = "diagnostics_predictors"
 FILE = "all"

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from gradalign.analysis.node_views import read_nodes, with_teacher
 from gradalign.diagnostics.divergence import kl_divergence
-from gradalign.store.table_builder import Rows
 from gradalign.stages.base import Run, Tick, Work, teacher_file
 from gradalign.stages.distributions import tempering
-from gradalign.analysis.node_views import read_nodes, with_teacher
+from gradalign.store.table_builder import Rows
 
 FROM_TOKENS = (
     "overlap_ratio",

@@ -8,8 +8,6 @@ import numpy as np
 
 from gradalign.diagnostics import advice
 from gradalign.diagnostics.advice import Value
-from gradalign.store.table_builder import Rows
-from gradalign.stages.base import Run
 from gradalign.diagnostics.collect import (
     collect_contexts,
     collect_horizon,
@@ -24,6 +22,8 @@ from gradalign.diagnostics.predictors import FILE, correlate_predictors
 from gradalign.diagnostics.predictors import TABLE as PREDICTORS_TABLE
 from gradalign.diagnostics.sums import Collector, Figure, Key
 from gradalign.diagnostics.topk_stage import TABLE as TOPK_TABLE
+from gradalign.stages.base import Run
+from gradalign.store.table_builder import Rows
 
 TABLE = "diagnostics_summary"
 

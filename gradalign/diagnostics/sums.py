@@ -14,8 +14,8 @@ import pandas as pd
 
 from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
 from gradalign.alignment.scores import POOLING, pooling_columns
-from gradalign.store.splits import QUESTION
 from gradalign.rounding import difference
+from gradalign.store.splits import QUESTION
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

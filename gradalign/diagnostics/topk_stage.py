@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import numpy as np
 
 from gradalign import methods
-from gradalign.diagnostics.topk import FORMS, SIZES, SUPPORT, distortion, spec
-from gradalign.store.table_builder import Rows
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.diagnostics.nodes import against_ideal, ideal_columns, key_columns
-from gradalign.stages.distributions import tempering
 from gradalign.analysis.node_views import TeacherNodes, read_nodes, with_teacher
+from gradalign.diagnostics.nodes import against_ideal, ideal_columns, key_columns
+from gradalign.diagnostics.topk import FORMS, SIZES, SUPPORT, distortion, spec
+from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.distributions import tempering
+from gradalign.store.table_builder import Rows
 
 TABLE = "diagnostics_topk"
 FULL = "full"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gradalign.models.sampling import SamplingSettings
 from gradalign.engines.base import (
     Completion,
     Engine,
@@ -19,6 +18,7 @@ from gradalign.engines.registry import (
     resolve_engine,
     start_engine_ahead,
 )
+from gradalign.models.sampling import SamplingSettings
 
 __all__ = [
     "ENGINES",

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.runtime import add_model_seconds
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
+from gradalign.runtime import add_model_seconds
 
 FinishReason = Literal["stop", "length"]
 

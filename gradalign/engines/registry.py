@@ -13,11 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from gradalign.engines.base import Engine, EngineSpec
 from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.registry import Registry
-from gradalign.engines.base import Engine, EngineSpec
 
 EngineFactory = Callable[[EngineSpec], Engine]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradalign.errors import ContextOverflowError, UsageError
 from gradalign.engines.base import Request
+from gradalign.errors import ContextOverflowError, UsageError
 
 
 @dataclass(frozen=True)

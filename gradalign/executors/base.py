@@ -7,8 +7,8 @@ from typing import Protocol
 
 from gradalign.config import ScoreConfig
 from gradalign.progress import Reporter
-from gradalign.store.manifest import RunLog
 from gradalign.stages.base import Run, Stage
+from gradalign.store.manifest import RunLog
 
 
 class Executor(Protocol):

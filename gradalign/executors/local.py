@@ -6,11 +6,11 @@ from itertools import zip_longest
 from types import TracebackType
 
 from gradalign.executors.heap import frozen_heap
-from gradalign.runtime import model_seconds
 from gradalign.progress import Reporter
-from gradalign.store.manifest import RunLog, Timer
+from gradalign.runtime import model_seconds
 from gradalign.stages.base import Run, Stage, announce
 from gradalign.stages.preparation.identity import check_models
+from gradalign.store.manifest import RunLog, Timer
 
 
 class LocalExecutor:

@@ -22,10 +22,10 @@ from gradalign.errors import EngineError
 from gradalign.executors.cluster import open_cluster
 from gradalign.executors.worker import Outcome, Tidings
 from gradalign.executors.workers import ATTEMPTS, Workers, error_of
-from gradalign.progress import Reporter, StageProgress
-from gradalign.store.manifest import RunLog, Timer
-from gradalign.stages.base import Run, Stage
 from gradalign.order import stages
+from gradalign.progress import Reporter, StageProgress
+from gradalign.stages.base import Run, Stage
+from gradalign.store.manifest import RunLog, Timer
 
 POLL_SECONDS = 0.5
 

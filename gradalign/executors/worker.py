@@ -157,8 +157,8 @@ class Worker:
 
     def _open(self, number: int) -> Work:
         if self._work is None or self._number != number:
-            from gradalign.stages.preparation.identity import check_models
             from gradalign.order import stages
+            from gradalign.stages.preparation.identity import check_models
 
             self._close()
             run = run_from_json(self._run_json)

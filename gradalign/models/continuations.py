@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.runtime import forward_pass
 from gradalign.models.distributions import (
     LOGITS_BYTES,
     ForcedSequence,
@@ -36,6 +35,7 @@ from gradalign.models.forward import (
 )
 from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
+from gradalign.runtime import forward_pass
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ContextOverflowError, EngineError
+from gradalign.models.checkpoints.loading import context_length
 from gradalign.models.forward import Sharing, last_logits, sharing_of
 from gradalign.models.frequencies import length_note
-from gradalign.models.checkpoints.loading import context_length
 from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from gradalign.config import ScoreConfig
 from gradalign.models import config_number, load_config, resolve_device
-from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.models.checkpoints.loading import resolve_dtype
+from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.stages.base import Resolved, Run
 
 LOGITS_COPIES = 3

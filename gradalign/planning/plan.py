@@ -7,12 +7,12 @@ from typing import Any
 
 from gradalign.config import ScoreConfig
 from gradalign.diagnostics import chosen, prefixes
+from gradalign.order import stages
 from gradalign.planning.calibration import Calibration, assumed
 from gradalign.planning.disk import disk_bytes
 from gradalign.planning.figures import Figures, Times
 from gradalign.planning.memory import Memory, plan_memory
 from gradalign.stages.base import Resolved, Run
-from gradalign.order import stages
 from gradalign.stages.preparation.workload import Workload
 
 

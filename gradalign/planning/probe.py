@@ -13,12 +13,12 @@ import numpy as np
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
+from gradalign.engines.base import Completion, Request
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.progress import Reporter, SilentReporter
-from gradalign.engines.base import Completion, Request
 from gradalign.stages.base import Resolved, Run, Stage
-from gradalign.stages.branch.stage import plan_shard
 from gradalign.stages.branch.question import QuestionWork
+from gradalign.stages.branch.stage import plan_shard
 from gradalign.stages.distributions import (
     CommonPositions,
     StudentPositions,
@@ -26,9 +26,9 @@ from gradalign.stages.distributions import (
     TeacherPositions,
 )
 from gradalign.stages.preparation.start import prepare
-from gradalign.store.shard import read_questions, read_spines
 from gradalign.stages.sample import Sample
 from gradalign.stages.student import open_student
+from gradalign.store.shard import read_questions, read_spines
 
 QUESTIONS = 4
 SPINES = 4

@@ -13,10 +13,10 @@ from gradalign.planning.figures import Figures, times_of
 from gradalign.planning.plan import make_plan, scored_by, student_reads
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter
-from gradalign.store.manifest import RunLog
 from gradalign.stages.base import Run, teacher_file
-from gradalign.store.shard import read_questions
 from gradalign.stages.preparation.workload import Workload
+from gradalign.store.manifest import RunLog
+from gradalign.store.shard import read_questions
 
 
 def record_plan(run: Run, log: RunLog, reporter: Reporter, *, with_probe: bool = False) -> None:

@@ -13,8 +13,8 @@ from scipy.stats import norm
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
-from gradalign.report.significance import check_level, holm, resamples_for
 from gradalign.report.node_scores import Arm, NodeScores, read_scores
+from gradalign.report.significance import check_level, holm, resamples_for
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report

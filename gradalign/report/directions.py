@@ -60,9 +60,9 @@ def directions(
     # The stages stand above the report in the order of imports; only this function looks up.
     from gradalign import methods
     from gradalign.analysis.align import NO_TEACHER, on_candidates
+    from gradalign.analysis.node_views import read_nodes, student_only, with_teacher
     from gradalign.stages.base import Resolved, Run
     from gradalign.stages.distributions import tempering
-    from gradalign.analysis.node_views import read_nodes, student_only, with_teacher
 
     if "resolved" not in report.metadata:
         raise RunError(

@@ -23,10 +23,10 @@ from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
-from gradalign.store.output_file import head_of, replacing
-from gradalign.report.plots import best_arm
 from gradalign.report.node_scores import Arm
+from gradalign.report.plots import best_arm
 from gradalign.report.text import arm_name
+from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign.alignment.scores import pooling_columns
+from gradalign.report.text import arm_name
 from gradalign.store.splits import (
     entropy_edges,
     entropy_splits,
     outcome_splits,
     position_splits,
 )
-from gradalign.report.text import arm_name
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report

@@ -14,12 +14,12 @@ import numpy as np
 
 from gradalign.errors import RunError, UsageError
 from gradalign.report.directions import directions
-from gradalign.report.plots import best_arm
-from gradalign.store.schema import table_names
-from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 from gradalign.report.node_scores import Arm
+from gradalign.report.plots import best_arm
 from gradalign.report.text import visible
 from gradalign.report.value_interval import branch_interval, value_interval
+from gradalign.store.schema import table_names
+from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
     import pandas as pd

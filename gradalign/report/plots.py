@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradalign.errors import MissingDependencyError, UsageError
-from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 from gradalign.report.node_scores import Arm
 from gradalign.report.text import arm_name, visible
+from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
     import pandas as pd

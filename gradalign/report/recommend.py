@@ -12,7 +12,15 @@ import numpy as np
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import why_unpooled
 from gradalign.errors import RunError
-from gradalign.report.summary_notes import end_remarks
+from gradalign.report.node_scores import Arm, NodeScores, read_scores
+from gradalign.report.recommend_text import (
+    control_remarks,
+    headline,
+    method_remark,
+    part_remarks,
+    settle_remarks,
+    unpooled_remarks,
+)
 from gradalign.report.significance import (
     Pair,
     check_level,
@@ -23,7 +31,7 @@ from gradalign.report.significance import (
     questions_needed,
     resamples_for,
 )
-from gradalign.report.node_scores import Arm, NodeScores, read_scores
+from gradalign.report.summary_notes import end_remarks
 from gradalign.report.verdict import (
     CONTROL_METHODS,
     Part,
@@ -33,14 +41,6 @@ from gradalign.report.verdict import (
     TeacherPlace,
     above,
     role_of,
-)
-from gradalign.report.recommend_text import (
-    control_remarks,
-    headline,
-    method_remark,
-    part_remarks,
-    settle_remarks,
-    unpooled_remarks,
 )
 
 if TYPE_CHECKING:

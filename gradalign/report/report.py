@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
-from gradalign.store.folder import RunFolder
 from gradalign.report.summary_notes import remarks
+from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION, schema, table_names
 
 if TYPE_CHECKING:

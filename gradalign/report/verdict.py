@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Literal
 
-from gradalign.report.significance import Pair
 from gradalign.report.node_scores import Arm
+from gradalign.report.significance import Pair
 from gradalign.report.text import visible
 
 Role = Literal["candidate", "control", "reference"]

@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.contexts import TeacherSpec
+from gradalign.models.checkpoints.tokenizers import check_common
 from gradalign.models.continuations import Offshoot
 from gradalign.models.numbers import naming
-from gradalign.models.checkpoints.tokenizers import check_common
-from gradalign.store.table_builder import Rows
 from gradalign.stages.base import Run, Tick, Work, teacher_file
-from gradalign.store.shard import read_questions, read_spines
+from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
     LocalReader,
     ServedReader,
     open_student_model,
     open_teacher,
 )
-from gradalign.stages.student import Prompter
+from gradalign.store.shard import read_questions, read_spines
+from gradalign.store.table_builder import Rows
 
 STUDENT = ""
 """The `teacher` under which the student's own scores are filed."""

@@ -19,6 +19,7 @@ import pyarrow as pa
 from gradalign.branching import choose_nodes
 from gradalign.contexts import TeacherSpec
 from gradalign.diagnostics.overlap import TOP_K, overlap
+from gradalign.models.checkpoints.tokenizers import check_common
 from gradalign.models.distributions import (
     ForcedSequence,
     PositionView,
@@ -31,11 +32,8 @@ from gradalign.models.distributions import (
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.numbers import naming
 from gradalign.models.output_layer import check_output_layer
-from gradalign.models.checkpoints.tokenizers import check_common
-from gradalign.store.table_builder import Rows
 from gradalign.stages.base import Run, Tick, Work, teacher_file
-from gradalign.store.positions import SpinePositions, read_positions
-from gradalign.store.shard import StoredSpine, read_questions, read_spines
+from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
     LocalReader,
     Reading,
@@ -43,7 +41,9 @@ from gradalign.stages.teachers import (
     open_student_model,
     open_teacher,
 )
-from gradalign.stages.student import Prompter
+from gradalign.store.positions import SpinePositions, read_positions
+from gradalign.store.shard import StoredSpine, read_questions, read_spines
+from gradalign.store.table_builder import Rows
 
 if TYPE_CHECKING:
     import torch

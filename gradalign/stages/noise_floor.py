@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.models.numbers import NotNumbersError
 from gradalign.engines.base import Engine
+from gradalign.models.numbers import NotNumbersError
 from gradalign.stages.base import Run
 from gradalign.store.positions import read_positions
 

@@ -15,18 +15,18 @@ import numpy as np
 
 from gradalign.contexts import TeacherSpec
 from gradalign.diagnostics.prefixes import DEPTHS, SAMPLES, cut
-from gradalign.models import resolve_model
-from gradalign.models.numbers import naming
-from gradalign.models.checkpoints.tokenizers import load_tokenizer
-from gradalign.store.table_builder import Rows
 from gradalign.engines import open_engine, resolve_engine
 from gradalign.engines.base import Completion, Request, derive_seed
+from gradalign.models import resolve_model
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
+from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
 from gradalign.stages.failures import watch
-from gradalign.store.shard import StoredQuestion, StoredSpine, read_questions, read_spines
 from gradalign.stages.servers import teacher_servers
 from gradalign.stages.student import Prompter, StudentTools
+from gradalign.store.shard import StoredQuestion, StoredSpine, read_questions, read_spines
+from gradalign.store.table_builder import Rows
 from gradalign.verifiers import VerifierPool
 
 TABLE = "diagnostics_prefix"

@@ -8,14 +8,14 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from gradalign.models.numbers import naming
-from gradalign.store.table_builder import Rows
 from gradalign.engines import start_engine_ahead
 from gradalign.engines.base import Completion, Request, derive_seed
+from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick, Work
 from gradalign.stages.noise_floor import engine_scores
-from gradalign.store.shard import StoredQuestion, read_questions
 from gradalign.stages.student import StudentTools, open_student
+from gradalign.store.shard import StoredQuestion, read_questions
+from gradalign.store.table_builder import Rows
 
 
 class Sample:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
+from gradalign.engines.base import EngineSpec
+from gradalign.engines.registry import parse_engine_args
 from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
-from gradalign.engines.base import EngineSpec
-from gradalign.engines.registry import parse_engine_args
 
 if TYPE_CHECKING:
     from gradalign.engines.server.engine import ServerEngine
@@ -143,8 +143,8 @@ def _check_frequencies(config: ScoreConfig, served_length: int | None, flag: str
 
 
 def _check_top(teacher: ServerEngine, support_size: int, url: str) -> None:
-    from gradalign.errors import EngineError
     from gradalign.engines.server.messages import scoring_body
+    from gradalign.errors import EngineError
 
     num_top = min(support_size, teacher.limits.vocab_size)
     try:

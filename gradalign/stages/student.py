@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from gradalign.contexts import TeacherSpec
 from gradalign.contexts import get as get_context
+from gradalign.engines import open_engine
+from gradalign.engines.base import Engine, FinishReason
 from gradalign.errors import ContextOverflowError
 from gradalign.models import context_length, load_config, resolve_model, vocab_size
+from gradalign.models.checkpoints.tokenizers import check_ids_known, load_tokenizer
 from gradalign.models.frequencies import length_note
 from gradalign.models.prompts.render import render
 from gradalign.models.prompts.texts import texts_after
-from gradalign.models.checkpoints.tokenizers import check_ids_known, load_tokenizer
-from gradalign.engines import open_engine
-from gradalign.engines.base import Engine, FinishReason
 from gradalign.stages.base import Run
 from gradalign.stages.failures import FailureWatch, watch
 from gradalign.stages.preparation.prompt_checks import check_rows, naming, without_begin

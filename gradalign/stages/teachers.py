@@ -24,8 +24,8 @@ from gradalign.models.distributions import (
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.sampling import SamplingSettings
 from gradalign.stages.base import Run
-from gradalign.store.positions import SpinePositions
 from gradalign.stages.servers import open_served_teacher, teacher_servers
+from gradalign.store.positions import SpinePositions
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ import hashlib
 import re
 
 from gradalign.tasks.base import LABELS, Question
-from gradalign.tasks.row_checks import text_of
 from gradalign.tasks.benchmark_rows import Benchmark, Row
+from gradalign.tasks.row_checks import text_of
 
 BOX_INSTRUCTION = "Think step by step and end with the final answer inside \\boxed{}."
 LETTER_INSTRUCTION = (

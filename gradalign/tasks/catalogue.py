@@ -10,8 +10,8 @@ from typing import Any
 from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError
 from gradalign.registry import Registry, load_object, parse_spec
 from gradalign.tasks.base import Question, Task
-from gradalign.tasks.row_checks import check_answer, check_question, check_unique, in_text
 from gradalign.tasks.files import SUFFIXES, FileTask, user_path
+from gradalign.tasks.row_checks import check_answer, check_question, check_unique, in_text
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ options after the colon as keyword arguments."""
 
 
 def _register_own() -> None:
+    from gradalign.tasks.benchmark_rows import Benchmark
     from gradalign.tasks.benchmarks import BENCHMARKS
     from gradalign.tasks.hub import HubTask
-    from gradalign.tasks.benchmark_rows import Benchmark
 
     def hub(benchmark: Benchmark) -> Callable[[str], Task]:
         return lambda argument: HubTask(benchmark, argument)

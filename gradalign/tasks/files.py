@@ -17,6 +17,8 @@ from typing import Any
 
 from gradalign.errors import TaskError
 from gradalign.tasks.base import Prompt, Question
+from gradalign.tasks.fields import message_of, refuse_lost_fields
+from gradalign.tasks.numbers import WrittenFloat, parse_int
 from gradalign.tasks.row_checks import (
     check_answer,
     check_question,
@@ -24,8 +26,6 @@ from gradalign.tasks.row_checks import (
     select,
     text_of,
 )
-from gradalign.tasks.fields import message_of, refuse_lost_fields
-from gradalign.tasks.numbers import WrittenFloat, parse_int
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 

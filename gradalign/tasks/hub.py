@@ -12,11 +12,11 @@ from typing import Any
 from gradalign.errors import MissingDependencyError, TaskError, UsageError
 from gradalign.registry import parse_spec
 from gradalign.tasks.base import Message, Question
-from gradalign.tasks.row_checks import check_answer, check_question, select_ids
+from gradalign.tasks.benchmark_rows import Benchmark, Row
 from gradalign.tasks.fields import refuse_lost_fields
 from gradalign.tasks.files import user_path
 from gradalign.tasks.hub_data import load_hub, load_local
-from gradalign.tasks.benchmark_rows import Benchmark, Row
+from gradalign.tasks.row_checks import check_answer, check_question, select_ids
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gradalign.errors import TaskError
+from gradalign.tasks.benchmark_rows import Benchmark
 from gradalign.tasks.files import file_hash
 from gradalign.tasks.local_rows import SUFFIXES, read_file, read_folder
-from gradalign.tasks.benchmark_rows import Benchmark
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

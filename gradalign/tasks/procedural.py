@@ -13,8 +13,8 @@ from typing import Any
 from gradalign.errors import MissingDependencyError, TaskError, UnknownNameError, UsageError
 from gradalign.registry import parse_spec
 from gradalign.tasks.base import Message, Question
-from gradalign.tasks.row_checks import check_question, select, text_of
 from gradalign.tasks.numbers import without_long_ints
+from gradalign.tasks.row_checks import check_question, select, text_of
 
 DEFAULT_SIZE = 100
 

@@ -7,8 +7,8 @@ import warnings
 import pytest
 
 from gradalign.config import ScoreConfig
-from gradalign.errors import UsageError
 from gradalign.engines.server.http import KEY_VARIABLES
+from gradalign.errors import UsageError
 from gradalign_cli.main import main
 from gradalign_cli.variables import check_variables
 

@@ -10,8 +10,8 @@ import pytest
 from runs import SMALL
 
 import gradalign
-from gradalign.pipeline import diagnose_run
 from gradalign.engines.transformers.engine import TransformersEngine
+from gradalign.pipeline import diagnose_run
 
 NO_SAMPLING = ["overlap", "topk", "contexts", "horizon", "predictors"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from gradalign.engines import Request, SamplingSettings
+from gradalign.engines.transformers.engine import TransformersEngine
+from gradalign.engines.transformers.sampler import uniforms
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
-from gradalign.engines import Request, SamplingSettings
-from gradalign.engines.transformers.sampler import uniforms
-from gradalign.engines.transformers.engine import TransformersEngine
 from tests.models.architectures import ARCHITECTURES, VOCAB, make
 
 READABLE = [*ARCHITECTURES, "mamba", "recurrent_gemma", "rwkv", "xglm"]

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import gradalign
 from gradalign.demo import model_path
+from gradalign.engines import Request, open_engine
 from gradalign.errors import TokenizerMismatchError
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.distributions import ForcedSequence, forced_log_probs, top_tokens
 from gradalign.models.event_space import EventSpace, event_space, only
-from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.rescore import rescore
-from gradalign.engines import Request, open_engine
 from tests.models.altered import bundled_copy, edit_json, padded_copy
 
 IDS = st.sets(st.integers(0, 30))

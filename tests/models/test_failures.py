@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 import gradalign
+from gradalign.engines.base import EngineSpec
 from gradalign.errors import ModelError, UsageError
 from gradalign.models import config_number, load_config, load_model, vocab_size
 from gradalign.models.checkpoints.failures import explained
 from gradalign.models.checkpoints.generation import end_token_ids
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.planning.memory import kv_numbers_per_token
-from gradalign.engines.base import EngineSpec
 from tests.models.made_checkpoints import copy_of, set_config
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
+from gradalign.engines import Request
+from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import ContextOverflowError
 from gradalign.models import context_length
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.frequencies import length_note, served_otherwise, steady_length
-from gradalign.engines import Request
-from gradalign.engines.transformers.engine import TransformersEngine
 from tests.models.architectures import VOCAB, long_rope_config, make_from
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}

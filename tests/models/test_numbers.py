@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from gradalign.engines import Request, open_engine
+from gradalign.engines.server.messages import read_scores, token_logprobs
 from gradalign.models import loaded_model
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.numbers import NotNumbersError
-from gradalign.engines import Request, open_engine
-from gradalign.engines.server.messages import read_scores, token_logprobs
 from gradalign_cli.main import main
 from tests.models.altered import edited_weights
 

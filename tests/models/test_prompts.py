@@ -7,6 +7,7 @@ from transformers import GenerationConfig
 
 from gradalign.demo import model_path
 from gradalign.errors import UsageError
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.prompts.render import (
     end_of_turn_id,
     render,
@@ -14,7 +15,6 @@ from gradalign.models.prompts.render import (
     stop_token_ids,
     template_hash,
 )
-from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.tasks.base import Message
 from tests.models.made_tokenizers import NO_SYSTEM, TURNS, build
 

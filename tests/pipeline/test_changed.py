@@ -11,11 +11,11 @@ import pytest
 
 import gradalign
 from gradalign.errors import RunError
+from gradalign.order import Branch
 from gradalign.pipeline import diagnose_run
-from gradalign.store.folder import RunFolder
 from gradalign.rescore import rescore
 from gradalign.stages import sample
-from gradalign.order import Branch
+from gradalign.store.folder import RunFolder
 from tests.stages.made_checkpoints import copy_of, scale_weights
 
 TINY = {

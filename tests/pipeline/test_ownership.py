@@ -13,9 +13,9 @@ import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
 from gradalign.pipeline import diagnose_run, plan_config
-from gradalign.store.folder import RunFolder
 from gradalign.report.report import read_report
 from gradalign.rescore import rescore
+from gradalign.store.folder import RunFolder
 
 TINY = {
     "student": "demo:student",

@@ -17,8 +17,8 @@ from gradalign.demo import model_path
 from gradalign.errors import GradalignError
 from gradalign.rescore import rescore
 from gradalign.stages.preparation.preflight import check
-from gradalign.stages.preparation.start import prepare
 from gradalign.stages.preparation.preview import preview_prompts
+from gradalign.stages.preparation.start import prepare
 from gradalign.stages.student import Prompter
 from gradalign.tasks.base import Attempt, Message
 

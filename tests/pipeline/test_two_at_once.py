@@ -16,9 +16,9 @@ import pytest
 import gradalign
 from gradalign.errors import RunError
 from gradalign.pipeline import diagnose_run
-from gradalign.store.folder import LOCK_NAME
 from gradalign.rescore import rescore
 from gradalign.stages.sample import Sample
+from gradalign.store.folder import LOCK_NAME
 
 TINY = {
     "student": "demo:student",

@@ -16,10 +16,10 @@ from gradalign.contexts import get as get_context
 from gradalign.contexts.base import CONTEXTS
 from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
-from gradalign.models.sampling import SamplingSettings
-from gradalign.report.export import export
 from gradalign.engines.base import Request
 from gradalign.engines.registry import ENGINES, open_engine
+from gradalign.models.sampling import SamplingSettings
+from gradalign.report.export import export
 from gradalign_cli.main import main
 from tests.requires import require
 

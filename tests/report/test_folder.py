@@ -11,8 +11,8 @@ import pytest
 
 from gradalign.errors import RunError
 from gradalign.store.folder import RunFolder
-from gradalign.store.table_builder import Rows
 from gradalign.store.schema import SCHEMA_VERSION, meaning, schema, table_names
+from gradalign.store.table_builder import Rows
 
 
 def questions(*ids: str) -> pa.Table:

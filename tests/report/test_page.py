@@ -19,11 +19,11 @@ from runs import SMALL
 
 import gradalign
 from gradalign.diagnostics import chosen
-from gradalign.store.folder import RunFolder
 from gradalign.report.page import MAX_BYTES, render, write_page
 from gradalign.report.page_data import choose_questions, page_data
 from gradalign.report.report import Report
 from gradalign.report.text import visible
+from gradalign.store.folder import RunFolder
 from gradalign_cli.main import main
 
 NASTY = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">'

@@ -13,10 +13,10 @@ from scipy.stats import norm
 
 import gradalign
 from gradalign.alignment import pooled_of_sums
-from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
 from gradalign.report.node_scores import Arm, read_scores
-from gradalign.report.verdict import role_of
 from gradalign.report.recommend_text import duration
+from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
+from gradalign.report.verdict import role_of
 
 
 def made(tmp_path, arms, **options):

@@ -13,8 +13,8 @@ from scipy.stats import chisquare
 from transformers import LogitsProcessorList, TemperatureLogitsWarper
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.engines import Completion, Engine, Request, SamplingSettings
+from gradalign.errors import ContextOverflowError, EngineError
 from tests.rollouts.conftest import ENGINE_PARAMS, VOCAB, EnginePool, tree_requests
 
 pytestmark = pytest.mark.parametrize("name", ENGINE_PARAMS)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradalign.errors import MissingDependencyError, ModelError, UnknownNameError, UsageError
 from gradalign.engines import ENGINES, open_engine, resolve_engine
 from gradalign.engines.registry import parse_engine_args
+from gradalign.errors import MissingDependencyError, ModelError, UnknownNameError, UsageError
 from tests.requires import require
 
 

@@ -9,9 +9,9 @@ from scipy.stats import kstest
 from transformers import TemperatureLogitsWarper
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from gradalign.engines.transformers.sampler import draw, uniforms
 from gradalign.errors import EngineError
 from gradalign.models.sampling import SamplingSettings, probabilities
-from gradalign.engines.transformers.sampler import draw, uniforms
 
 
 def splitmix64(state: int) -> int:

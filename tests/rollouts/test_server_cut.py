@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradalign.errors import EngineError, UsageError
-from gradalign.models.continuations import Offshoot
-from gradalign.models.distributions import ForcedSequence
 from gradalign.engines.requests import ModelLimits
 from gradalign.engines.server.cut import HIDDEN_MASS, bans, cut, hidden_mass
 from gradalign.engines.server.distributions import (
@@ -15,6 +12,9 @@ from gradalign.engines.server.distributions import (
     served_offshoot_logprobs,
     served_readings,
 )
+from gradalign.errors import EngineError, UsageError
+from gradalign.models.continuations import Offshoot
+from gradalign.models.distributions import ForcedSequence
 
 VOCAB, TOKENS = 40, 32
 OUTSIDE = frozenset(range(TOKENS, VOCAB))

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from gradalign.demo import model_path
-from gradalign.models import loaded_model
-from gradalign.models.continuations import Offshoot, offshoot_logprobs
-from gradalign.models.distributions import ForcedSequence, forced_log_probs, position_view
 from gradalign.engines.server.distributions import (
     ENTROPY_TOLERANCE,
     AskedSequence,
     served_offshoot_logprobs,
     served_readings,
 )
+from gradalign.models import loaded_model
+from gradalign.models.continuations import Offshoot, offshoot_logprobs
+from gradalign.models.distributions import ForcedSequence, forced_log_probs, position_view
 from tests.requires import require
 from tests.rollouts.servers import FARM, open_on
 

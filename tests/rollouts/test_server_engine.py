@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gradalign.demo import model_path
-from gradalign.errors import EngineError, GradalignError, UsageError
 from gradalign.engines import Completion, Engine, Request, SamplingSettings
 from gradalign.engines.server.http import parse_addresses
+from gradalign.errors import EngineError, GradalignError, UsageError
 from tests.requires import require
 from tests.rollouts.conftest import EnginePool, tree_requests
 from tests.rollouts.servers import FARM, KEY, FaultyProxy, Server, api_key, open_on

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from gradalign.demo import model_path
-from gradalign.errors import EngineError
-from gradalign.models import loaded_model
-from gradalign.models.distributions import ForcedSequence, forced_log_probs, position_view
 from gradalign.engines import Request, SamplingSettings
 from gradalign.engines.server.distributions import AskedSequence, served_readings
 from gradalign.engines.server.messages import read_scores
+from gradalign.errors import EngineError
+from gradalign.models import loaded_model
+from gradalign.models.distributions import ForcedSequence, forced_log_probs, position_view
 from tests.requires import require
 from tests.rollouts.servers import FARM, KEY, open_on
 

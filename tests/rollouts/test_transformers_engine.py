@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradalign.errors import EngineError
 from gradalign.engines import Completion, Request, SamplingSettings
-from gradalign.engines.transformers.sampler import uniforms
 from gradalign.engines.transformers.engine import TransformersEngine
+from gradalign.engines.transformers.sampler import uniforms
+from gradalign.errors import EngineError
 from tests.rollouts.conftest import make_model, tree_requests
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90))

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from gradalign.demo import model_path
-from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from gradalign.engines import (
     Request,
     SamplingSettings,
@@ -23,6 +22,7 @@ from gradalign.engines import (
     start_engine_ahead,
     vllm_engine,
 )
+from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from tests.requires import require
 from tests.rollouts.conftest import VOCAB, EnginePool, tree_requests
 

@@ -10,14 +10,14 @@ import pytest
 from runs import SMALL, assert_same_tables
 
 from gradalign.config import ScoreConfig
+from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import EngineError, RunError
 from gradalign.executors import open_executor
+from gradalign.order import stages
 from gradalign.progress import SilentReporter
-from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.stages import branch
 from gradalign.stages.base import Run, announce
 from gradalign.stages.branch.stage import Branch
-from gradalign.order import stages
 from gradalign.stages.preparation.start import prepare
 from gradalign.store.shard import read_questions
 

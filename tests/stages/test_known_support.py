@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradalign import methods
-from gradalign.methods.batch import NodeBatch
 from gradalign.analysis.known_support import Support, known_support
+from gradalign.methods.batch import NodeBatch
 
 VOCAB = 12
 

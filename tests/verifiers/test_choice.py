@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradalign.tasks.base import LABELS, Question
-from gradalign.tasks.benchmarks import BENCHMARKS
 from gradalign.tasks.benchmark_rows import Row
+from gradalign.tasks.benchmarks import BENCHMARKS
 from gradalign.verifiers import get
 from gradalign.verifiers.choice import gold_choice, named_choice
 from tests.verifiers.choice_rows import CHOICES, SETTLED, UNSETTLED, rows

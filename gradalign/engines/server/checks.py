@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 
-from gradalign.errors import EngineError, UsageError
 from gradalign.engines.server.http import (
     ServerAddress,
     ServerUnavailableError,
     check_status,
     unavailable,
 )
+from gradalign.errors import EngineError, UsageError
 
 CHECK_SECONDS = 30.0
 

@@ -18,11 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.errors import EngineError
-from gradalign.models.continuations import Offshoot
-from gradalign.models.distributions import ForcedSequence, PositionView, SupportView
-from gradalign.models.numbers import at_index
-from gradalign.models.sampling import SamplingSettings
 from gradalign.engines.server.cut import check_hidden, cut, hidden_mass
 from gradalign.engines.server.engine import ServerEngine
 from gradalign.engines.server.messages import (
@@ -31,6 +26,11 @@ from gradalign.engines.server.messages import (
     scoring_body,
     token_logprobs,
 )
+from gradalign.errors import EngineError
+from gradalign.models.continuations import Offshoot
+from gradalign.models.distributions import ForcedSequence, PositionView, SupportView
+from gradalign.models.numbers import at_index
+from gradalign.models.sampling import SamplingSettings
 
 Float32s = npt.NDArray[np.float32]
 Int32s = npt.NDArray[np.int32]

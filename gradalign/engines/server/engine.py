@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.errors import EngineError, ModelError, UsageError
-from gradalign.models.checkpoints.loading import context_length as configured_length
-from gradalign.models.checkpoints.loading import load_config, resolve_model, vocab_size
-from gradalign.models.numbers import NotNumbersError, at_index
-from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
 from gradalign.engines.requests import Intake, ModelLimits, context_length
 from gradalign.engines.server.checks import WantedModel, find_servers
@@ -29,6 +24,11 @@ from gradalign.engines.server.messages import (
     scoring_body,
 )
 from gradalign.engines.server.pool import Answer, Job, PoolSettings, RequestPool
+from gradalign.errors import EngineError, ModelError, UsageError
+from gradalign.models.checkpoints.loading import context_length as configured_length
+from gradalign.models.checkpoints.loading import load_config, resolve_model, vocab_size
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
+from gradalign.models.numbers import NotNumbersError, at_index
 
 # Samples of one request: a server that dies loses what it had drawn of them.
 _MOST_SAMPLES = 32

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.base import Completion, Request
 from gradalign.errors import EngineError
 from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings
-from gradalign.engines.base import Completion, Request
 
 NO_MASS = -9999.0
 """What vLLM writes for a log-probability of minus infinity, which JSON does not have."""

@@ -26,13 +26,13 @@ from tenacity import (
     wait_random,
 )
 
-from gradalign.errors import EngineError, GradalignError
 from gradalign.engines.server.checks import ServedModel
 from gradalign.engines.server.http import (
     ServerUnavailableError,
     check_status,
     unavailable,
 )
+from gradalign.errors import EngineError, GradalignError
 
 # Servers close idle connections after 5 s (uvicorn's default): ours are gone before that.
 _KEEPALIVE_SECONDS = 3.0

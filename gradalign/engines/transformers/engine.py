@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradalign.errors import EngineError
-from gradalign.models.event_space import EventSpace, only
-from gradalign.models.checkpoints.loading import context_length as configured_length
-from gradalign.models.checkpoints.loading import loaded_model
-from gradalign.models.numbers import NotNumbersError
-from gradalign.models.sampling import SamplingSettings
 from gradalign.engines import attention
 from gradalign.engines.base import Closing, Completion, EngineUsage, Request
-from gradalign.engines.transformers.batch import Batch, Job
 from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.transformers.batch import Batch, Job
 from gradalign.engines.transformers.model_call import ModelCall
 from gradalign.engines.transformers.sampler import draw
 from gradalign.engines.transformers.scoring import sequence_logprobs
 from gradalign.engines.transformers.store_choice import choose_store
+from gradalign.errors import EngineError
+from gradalign.models.checkpoints.loading import context_length as configured_length
+from gradalign.models.checkpoints.loading import loaded_model
+from gradalign.models.event_space import EventSpace, only
+from gradalign.models.numbers import NotNumbersError
+from gradalign.models.sampling import SamplingSettings
 
 # New rows enter when at least this share of the batch is free, so that one prefill and one
 # rebuilding of the cache serve many of them.

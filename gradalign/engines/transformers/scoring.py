@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import DynamicCache
 
+from gradalign.engines.transformers.model_call import ModelCall
 from gradalign.models.continuations import copies_agree
 from gradalign.models.forward import Sharing, sharing_of
 from gradalign.models.numbers import check_logits
-from gradalign.engines.transformers.model_call import ModelCall
 
 # Logits of one pass are kept below this many numbers.
 _LOGITS = 1 << 27

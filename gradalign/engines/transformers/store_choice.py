@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gradalign.models.forward import Sharing, sharing_of
 from gradalign.engines.transformers.kv_cache import KeyValueStore, SlicedStore
 from gradalign.engines.transformers.kv_uniform import RecomputingStore, UniformStore
 from gradalign.engines.transformers.model_call import Ints, ModelCall
+from gradalign.models.forward import Sharing, sharing_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
+from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.vllm.process import WorkerProcess
+from gradalign.engines.vllm.protocol import Frame, Kind, pack_rows, unpack_rows
+from gradalign.engines.vllm.worker import STOP
 from gradalign.errors import EngineError, GradalignError, MissingDependencyError, UsageError
 from gradalign.models.checkpoints.loading import commit_hash, load_config, resolve_model
 from gradalign.models.checkpoints.loading import context_length as configured_length
-from gradalign.models.numbers import NotNumbersError
 from gradalign.models.checkpoints.weight_check import check_weights
-from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
-from gradalign.engines.requests import Intake, ModelLimits, context_length
-from gradalign.engines.vllm.worker import STOP
-from gradalign.engines.vllm.protocol import Frame, Kind, pack_rows, unpack_rows
-from gradalign.engines.vllm.process import WorkerProcess
+from gradalign.models.numbers import NotNumbersError
 
 # What a caller may not change with --engine-args, and why results would be wrong or ambiguous.
 _OURS = {

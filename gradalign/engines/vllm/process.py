@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from gradalign.errors import EngineError
 from gradalign.engines.vllm.protocol import Frame, Kind, Receiver, send
+from gradalign.errors import EngineError
 
 _TAIL_LINES = 12
 _CLOSE_SECONDS = 10.0

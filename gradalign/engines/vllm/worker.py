@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
 from gradalign.models.checkpoints.loading import config_number, context_length, load_config
 from gradalign.models.checkpoints.weight_files import has_consolidated
-from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
 
 STOP, LENGTH = 0, 1
 

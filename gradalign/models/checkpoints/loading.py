@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import ModelError, UsageError
 from gradalign.models.checkpoints.failures import explained
-from gradalign.models.frequencies import steady_length
 from gradalign.models.checkpoints.weight_check import (
     check_untied,
     check_weights,
@@ -19,6 +18,7 @@ from gradalign.models.checkpoints.weight_check import (
     quiet_loading,
 )
 from gradalign.models.checkpoints.weight_files import adapter_alone, adapter_files
+from gradalign.models.frequencies import steady_length
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ModelError, TokenizerMismatchError
-from gradalign.models.event_space import EventSpace
 from gradalign.models.checkpoints.failures import explained
+from gradalign.models.event_space import EventSpace
 
 # tokenizer_config.json alone is not enough: transformers makes a tokenizer without a vocabulary.
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken", "tokenization*.py")

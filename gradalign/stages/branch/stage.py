@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.analysis.node_views import padded
 from gradalign.branching import (
     Candidates,
     NodePlan,
@@ -18,13 +19,12 @@ from gradalign.branching import (
 )
 from gradalign.errors import GradalignError
 from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.branch.stream import Rollouts
 from gradalign.stages.branch.tables import write_branch_tables
-from gradalign.stages.branch.question import QuestionWork
-from gradalign.analysis.node_views import padded
+from gradalign.stages.student import StudentTools, open_student
 from gradalign.store.positions import SpinePositions, read_positions
 from gradalign.store.shard import StoredSpine, read_questions, read_spines
-from gradalign.stages.student import StudentTools, open_student
 
 TeacherTokens = dict[tuple[str, int], dict[str, npt.NDArray[np.int64]]]
 """(spine id, position) to each teacher's top tokens, most probable first."""

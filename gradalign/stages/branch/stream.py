@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradalign.branching import BranchRequest
+from gradalign.engines.base import Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
-from gradalign.engines.base import Request
 from gradalign.stages.base import Run, Tick
-from gradalign.stages.branch.target import Target
 from gradalign.stages.branch.question import Continued, QuestionWork
+from gradalign.stages.branch.target import Target
 from gradalign.stages.student import StudentTools
 
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from gradalign.branching import NodeTable
 from gradalign.ideal import ideal_gradient, renormalise, unbiased_norm2
-from gradalign.store.table_builder import Rows
 from gradalign.stages.base import Run
 from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.student import StudentTools
+from gradalign.store.table_builder import Rows
 
 
 def write_branch_tables(

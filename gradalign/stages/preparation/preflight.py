@@ -12,6 +12,7 @@ from gradalign import diagnostics, methods
 from gradalign.config import ScoreConfig
 from gradalign.contexts import Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
+from gradalign.engines import resolve_engine
 from gradalign.errors import ContextOverflowError, TaskError, UsageError
 from gradalign.models import (
     commit_hash,
@@ -21,13 +22,12 @@ from gradalign.models import (
     resolve_model,
     vocab_size,
 )
-from gradalign.models.event_space import EventSpace, event_space
-from gradalign.models.frequencies import length_note
 from gradalign.models.checkpoints.generation import end_token_ids
-from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
 from gradalign.models.checkpoints.tokenizers import check_agreement, load_tokenizer
 from gradalign.models.checkpoints.weight_check import check_weights
-from gradalign.engines import resolve_engine
+from gradalign.models.event_space import EventSpace, event_space
+from gradalign.models.frequencies import length_note
+from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
 from gradalign.stages.preparation.precision import pass_dtype

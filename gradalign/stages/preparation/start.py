@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from gradalign.config import ScoreConfig, flag_of
+from gradalign.engines import start_engine_ahead
 from gradalign.errors import RunError
 from gradalign.models.prompts.render import template_hash
 from gradalign.models.prompts.texts import whole_text
-from gradalign.store.folder import RunFolder
-from gradalign.store.output_file import remove_page
-from gradalign.store.table_builder import Rows
-from gradalign.engines import start_engine_ahead
-from gradalign.store.manifest import RunLog, versions
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.preparation.preflight import Checked, Reader, check
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
-from gradalign.store.shard import question_to_json
+from gradalign.stages.preparation.preflight import Checked, Reader, check
 from gradalign.stages.preparation.workload import workload_of
+from gradalign.store.folder import RunFolder
+from gradalign.store.manifest import RunLog, versions
+from gradalign.store.output_file import remove_page
+from gradalign.store.shard import question_to_json
+from gradalign.store.table_builder import Rows
 
 
 def prepare(

@@ -18,7 +18,14 @@ from gradalign.tasks.base import Question
 from gradalign.verifiers import get
 from gradalign.verifiers.base import Verifier
 from gradalign.verifiers.judge import judge
-from gradalign.verifiers.process.protocol import COMMAND, FORK, KILL, pack, question_from_wire, receive
+from gradalign.verifiers.process.protocol import (
+    COMMAND,
+    FORK,
+    KILL,
+    pack,
+    question_from_wire,
+    receive,
+)
 
 _ADDRESS_SPACE_BYTES = 6 << 30
 """For the built-in verifiers: 9^(9^9) must not eat the machine's memory before its time is up."""
