@@ -143,7 +143,7 @@ def rollout(
             for request, (token_ids, reward) in zip(requests, drawn, strict=True):
                 tokens += len(token_ids)
                 branching.observe(request, token_ids, reward)
-    table = branching.table()
+    table = branching.estimates()
     width = [len(plan.token_ids_C) for plan in plans]
     value = np.where(table.mask_NC, table.value_NC, 0.0)
     var = np.where(table.mask_NC, table.var_NC, 0.0)

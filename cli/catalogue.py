@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _methods_list(json_output: JsonOption = False) -> None:
     """List every method: formula, source, options."""
-    from gradalign.methods.listing import describe
+    from gradalign.methods.registry import describe
 
     print_records(describe(), json_output=json_output)
 
@@ -35,7 +35,7 @@ def _methods_show(
     name: Annotated[str, typer.Argument(help="A method, with or without options.")],
 ) -> None:
     """Show one method in full."""
-    from gradalign.methods.listing import explain
+    from gradalign.methods.registry import explain
 
     typer.echo(explain(name))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradalign import diagnostics
-from gradalign.analysis.align import Align
-from gradalign.analysis.update import StudentHidden, UpdateDirections
-from gradalign.contexts import TeacherSpec
-from gradalign.diagnostics.order import diagnose_stages, looks_ahead
+from gradalign.analysis.align import AlignmentTables
+from gradalign.analysis.stage import Analysis
+from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
@@ -16,29 +17,40 @@ from gradalign.stages.distributions import (
     StudentSupports,
     TeacherPositions,
 )
+from gradalign.stages.hidden import StudentHidden
 from gradalign.stages.sample import Sample
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is in memory at a time."""
-    by_model = _by_model(run)
+    hidden = [StudentHidden()] if run.config.alignment == "update" else []
     return [
         Sample(),
         StudentPositions(),
         *(CommonPositions(model) for model in run.lacking_models()),
-        *(TeacherPositions(model, teachers) for model, teachers in by_model.items()),
+        *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Branch(),
-        *scoring_stages(run),
-        Align(),
-        *_update_stages(run),
-        *diagnose_stages(run, diagnostics.chosen(run.config.diagnose)),
+        *hidden,
+        *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
     ]
 
 
-def _update_stages(run: Run) -> list[Stage]:
-    """Return the stages that update-level alignment adds, if it is asked for."""
-    return [StudentHidden(), UpdateDirections()] if run.config.alignment == "update" else []
+def analysis_stages(run: Run, names: Sequence[str]) -> list[Stage]:
+    """Return what comes after the targeted rollouts: alignment and some diagnostics.
+
+    Args:
+        run: the run.
+        names: diagnostics, as `gradalign.diagnostics.chosen` gives them.
+    """
+    chosen = [diagnostics.load(name) for name in names]
+    sampling = [stage for item in chosen for stage in item.stages(run)]
+    writers = [writer for item in chosen for writer in item.writers(run)]
+    return [
+        *scoring_stages(run),
+        *sampling,
+        Analysis((AlignmentTables(), *dict.fromkeys(writers))),
+    ]
 
 
 def scoring_stages(run: Run) -> list[Stage]:
@@ -48,12 +60,5 @@ def scoring_stages(run: Run) -> list[Stage]:
     return [
         StudentContinuations(),
         *(StudentContinuations(model) for model in run.lacking_models()),
-        *(TeacherContinuations(model, group) for model, group in _by_model(run).items()),
+        *(TeacherContinuations(model, group) for model, group in run.teachers_by_model.items()),
     ]
-
-
-def _by_model(run: Run) -> dict[str, list[TeacherSpec]]:
-    grouped: dict[str, list[TeacherSpec]] = {}
-    for teacher in run.teachers:
-        grouped.setdefault(run.model_of(teacher), []).append(teacher)
-    return grouped

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from gradalign import diagnostics
 from gradalign.analysis.summary import summarise
 from gradalign.config import ScoreConfig
-from gradalign.diagnostics.order import diagnose_stages
 from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.errors import RunError, UsageError
 from gradalign.executors import open_executor
-from gradalign.order import scoring_stages, stages
+from gradalign.order import analysis_stages, stages
 from gradalign.planning import Plan, make_plan, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
@@ -143,7 +142,7 @@ def _diagnose_held(
     check_identity(config, log)
     run = Run(config, Resolved(**log.resolved))
     with open_executor(config) as executor:
-        for stage in [*scoring_stages(run), *diagnose_stages(run, wanted)]:
+        for stage in analysis_stages(run, wanted):
             executor.run_stage(stage, run, log, reporter)
     summarise_diagnostics(run, wanted)
     return Report(path)

@@ -1,57 +1,81 @@
-"""Stage 5: every method's direction against the ideal gradient, node by node. Arrays only."""
+"""Every method's direction against the ideal gradient, node by node."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from gradalign import methods
 from gradalign.alignment import cosine, cross_fit, node_sums
 from gradalign.alignment.scores import FLAT
-from gradalign.analysis.node_views import (
-    Bools,
-    Floats,
-    ShardNodes,
-    TeacherNodes,
-    read_nodes,
-    student_only,
-    with_teacher,
-)
+from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
 from gradalign.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.methods import Direction, Method, restrict
-from gradalign.stages.base import Run, Tick, Work
-from gradalign.stages.distributions import tempering
+from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows
 
 NO_TEACHER = ""
 """The `teacher` under which methods are filed that look at none."""
 
 
-class Align:
-    """Compute directions and cosines for every teacher and method."""
+@dataclass(frozen=True)
+class AlignmentTables:
+    """Write every method's direction at every node, and its cosine with the ideal gradient.
 
-    name = "align"
-    unit = "alignments"
+    Tables: `branch_teachers`, `directions`, and last `alignment`.
+    """
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's alignments are there."""
         return run.folder.has_table("alignment", shard)
 
-    @contextmanager
-    def session(self, run: Run) -> Iterator[Work]:
-        """Nothing to hold."""
-        yield lambda shard, tick: _align_shard(run, shard, tick)
+    def write(self, views: ShardViews) -> Counter[str]:
+        """See TableWriter."""
+        run, nodes = views.run, views.nodes
+        tables = {name: Rows(name) for name in ("branch_teachers", "directions", "alignment")}
+        arms = arms_of(run)
+        for label in (NO_TEACHER, *(teacher.label for teacher in run.teachers)):
+            chosen = [methods.get(spec) for teacher, spec in arms if teacher == label]
+            if label != NO_TEACHER:
+                _add_probs(tables["branch_teachers"], nodes, views.teacher(label), label)
+            elif not chosen:
+                continue
+            view = views.student if label == NO_TEACHER else views.teacher(label)
+            for method in chosen:
+                scores = score_nodes(nodes, view, method)
+                _add_directions(tables["directions"], nodes, view, label, method, scores)
+                _add_alignment(tables["alignment"], nodes, view, label, method, scores)
+        for name, rows in tables.items():
+            run.folder.write_table(name, views.shard, rows.table_of())
+        return Counter(alignments=len(arms) * len(nodes.row_of))
+
+
+def arms_of(run: Run) -> list[tuple[str, str]]:
+    """Return (teacher, method) of every direction of a run, those without a teacher first."""
+    chosen = [methods.get(spec) for spec in run.config.methods]
+    labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
+    return [
+        (label, method.spec)
+        for label in labels
+        for method in chosen
+        if ("teacher" in method.needs) == (label != NO_TEACHER)
+    ]
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """Columns of the table `alignment` for one teacher and method, [N]."""
+class NodeScores:
+    """One method at every node of a view.
 
+    Attributes:
+        direction_NC: its expected direction on the candidates, from all continuations.
+        others: columns of the table `alignment`, [N].
+    """
+
+    direction_NC: Floats
     cosine: Floats
     reason: npt.NDArray[np.object_]
     dot: Floats
@@ -62,43 +86,9 @@ class _Scores:
     sampled_variance_ratio: Floats
 
 
-def _align_shard(run: Run, shard: str, tick: Tick) -> Counter[str]:
-    chosen = [methods.get(spec) for spec in run.config.methods]
-    with_q = [method for method in chosen if "teacher" in method.needs]
-    without_q = [method for method in chosen if "teacher" not in method.needs]
-    nodes = read_nodes(run, shard)
-    alignment, probs = Rows("alignment"), Rows("branch_teachers")
-    temperatures = tempering(run)
-    total = len(without_q) + len(with_q) * len(run.teachers)
-    done = 0
-    if without_q:
-        view = student_only(run, shard, nodes)
-        for method in without_q:
-            _add(alignment, nodes, view, NO_TEACHER, method, advantage=False)
-            done += 1
-            tick(done, total, len(view.rows))
-    for teacher in run.teachers:
-        view = with_teacher(run, shard, nodes, teacher.label, temperatures)
-        _add_probs(probs, nodes, view, teacher.label)
-        for method in with_q:
-            _add(alignment, nodes, view, teacher.label, method, advantage=True)
-            done += 1
-            tick(done, total, len(view.rows))
-    run.folder.write_table("branch_teachers", shard, probs.table_of())
-    run.folder.write_table("alignment", shard, alignment.table_of())
-    return Counter(alignments=total * len(nodes.row_of))
-
-
-def _add(
-    rows: Rows,
-    nodes: ShardNodes,
-    view: TeacherNodes,
-    label: str,
-    method: Method,
-    *,
-    advantage: bool,
+def _add_alignment(
+    rows: Rows, nodes: NodeTable, view: NodeView, label: str, method: Method, scores: NodeScores
 ) -> None:
-    scores = score_nodes(nodes, view, method)
     at = view.rows
     mask_NC = view.mask_NC
     names = {name: nodes.ids(name) for name in ("question_id", "spine_id", "node_id")}
@@ -121,7 +111,7 @@ def _add(
         full_norm2=scores.full_norm2,
         teacher_advantage=(
             teacher_advantage(nodes.prob_NC[at], view.q_NC, nodes.value_NC[at], mask_NC)
-            if advantage
+            if label != NO_TEACHER
             else np.full(len(at), np.nan)
         ),
         sampled_cosine=scores.sampled_cosine,
@@ -129,7 +119,7 @@ def _add(
     )
 
 
-def _ideal_norm2(nodes: ShardNodes, view: TeacherNodes) -> Floats:
+def _ideal_norm2(nodes: NodeTable, view: NodeView) -> Floats:
     """Return |g*|^2 on the candidates of a view, which may lack some of the shard's."""
     at = view.rows
     fewer_N = (view.mask_NC != nodes.mask_NC[at]).any(axis=1)
@@ -141,7 +131,7 @@ def _ideal_norm2(nodes: ShardNodes, view: TeacherNodes) -> Floats:
     return norm2_N
 
 
-def score_nodes(nodes: ShardNodes, view: TeacherNodes, method: Method) -> _Scores:
+def score_nodes(nodes: NodeTable, view: NodeView, method: Method) -> NodeScores:
     """Compare one method with the ideal gradient at every node of a view."""
     at, batch = view.rows, view.batch
     prob_NC, value_NC = nodes.prob_NC[at], nodes.value_NC[at]
@@ -163,7 +153,8 @@ def score_nodes(nodes: ShardNodes, view: TeacherNodes, method: Method) -> _Score
         sums = node_sums(prob_NC, value_NC, nodes.var_NC[at], m_NC, mask_NC)
         cosine_N = cosine(ideal_NC, m_NC).value_N
     reason_N = _reasons(direction, m_NC, flat_N, cosine_N)
-    return _Scores(
+    return NodeScores(
+        direction_NC=m_NC,
         cosine=np.where(reason_N == "", cosine_N, np.nan),
         reason=reason_N,
         dot=sums.dot_N,
@@ -175,7 +166,7 @@ def score_nodes(nodes: ShardNodes, view: TeacherNodes, method: Method) -> _Score
     )
 
 
-def on_candidates(ascent_NS: Floats, view: TeacherNodes, mask_NC: Bools) -> Floats:
+def on_candidates(ascent_NS: Floats, view: NodeView, mask_NC: Bools) -> Floats:
     """Restrict a direction to the candidates, [N, C]; rows without a direction become 0."""
     candidates_NS = np.zeros(ascent_NS.shape, dtype=np.bool_)
     row_N1 = np.arange(len(mask_NC))[:, None]
@@ -197,7 +188,7 @@ def _reasons(
     return reason_N
 
 
-def _norm_on_support(direction: Direction, view: TeacherNodes, mask_NC: Bools) -> Floats:
+def _norm_on_support(direction: Direction, view: NodeView, mask_NC: Bools) -> Floats:
     """Return the share of |m|^2 that lies on the candidates; the tail counts as spread evenly."""
     ascent_NS, total_N = direction.ascent_NS, _full_norm2(direction, view)
     inside_NC = np.where(mask_NC, np.take_along_axis(ascent_NS, view.slot_NC, axis=1), 0.0)
@@ -205,7 +196,7 @@ def _norm_on_support(direction: Direction, view: TeacherNodes, mask_NC: Bools) -
         return np.asarray((inside_NC**2).sum(axis=1) / total_N)
 
 
-def _full_norm2(direction: Direction, view: TeacherNodes) -> Floats:
+def _full_norm2(direction: Direction, view: NodeView) -> Floats:
     """Return |m|^2 over all tokens; the tail counts as spread evenly."""
     ascent_NS = direction.ascent_NS
     tail_N = -ascent_NS.sum(axis=1)
@@ -213,14 +204,36 @@ def _full_norm2(direction: Direction, view: TeacherNodes) -> Floats:
 
 
 def _sampled_cosine(
-    method: Method, view: TeacherNodes, mask_NC: Bools, ideal_NC: Floats, flat_N: Bools
+    method: Method, view: NodeView, mask_NC: Bools, ideal_NC: Floats, flat_N: Bools
 ) -> Floats:
     """Return the cosine of the direction for the drawn token alone."""
     m_NC = on_candidates(method.ascent(view.batch, "sampled"), view, mask_NC)
     return np.where(flat_N, np.nan, cosine(ideal_NC, m_NC).value_N)
 
 
-def _add_probs(rows: Rows, nodes: ShardNodes, view: TeacherNodes, label: str) -> None:
+def _add_directions(
+    rows: Rows, nodes: NodeTable, view: NodeView, label: str, method: Method, scores: NodeScores
+) -> None:
+    """Add a row per node; a candidate of which the teacher's server said nothing is null."""
+    at = view.rows
+    candidate_NC = nodes.token_NC[at] >= 0
+    unknown_NC = nodes.mask_NC[at] & ~view.mask_NC
+    flat = np.where(unknown_NC, np.nan, scores.direction_NC)[candidate_NC]
+    offsets = np.concatenate([[0], np.cumsum(candidate_NC.sum(axis=1))]).astype(np.int32)
+    question_ids, node_ids = nodes.ids("question_id"), nodes.ids("node_id")
+    rows.add(
+        len(at),
+        question_id=[question_ids[n] for n in at],
+        node_id=[node_ids[n] for n in at],
+        teacher=label,
+        method=method.spec,
+        direction=pa.ListArray.from_arrays(
+            pa.array(offsets), pa.array(flat, type=pa.float64(), from_pandas=True)
+        ),
+    )
+
+
+def _add_probs(rows: Rows, nodes: NodeTable, view: NodeView, label: str) -> None:
     mask_NC = nodes.mask_NC[view.rows]
     row, column = np.nonzero(mask_NC)
     question_ids, node_ids = nodes.ids("question_id"), nodes.ids("node_id")

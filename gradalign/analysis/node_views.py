@@ -6,17 +6,20 @@ Axes: _N nodes, _S support, _C candidates, _K continuations, _T tokens (flat).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gradalign.analysis.known_support import Support, known_support
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.continuations import STUDENT, student_label
+from gradalign.stages.distributions import tempering
+from gradalign.store.folder import RunFolder
+from gradalign.store.shard import padded
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class ShardNodes:
+class NodeTable:
     """The nodes of a shard with what targeted rollouts found. Row n is the same node everywhere.
 
     Attributes:
@@ -55,10 +58,10 @@ class ShardNodes:
         return [str(value) for value in self.nodes[name].to_pylist()]
 
 
-def read_nodes(run: Run, shard: str) -> ShardNodes:
+def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
     """Read a shard's nodes and branches."""
-    nodes = run.folder.read_table("nodes", shard)
-    branches = run.folder.read_table("branches", shard)
+    nodes = folder.read_table("nodes", shard)
+    branches = folder.read_table("branches", shard)
     node_ids = [str(value) for value in nodes["node_id"].to_pylist()]
     row_of = {node_id: row for row, node_id in enumerate(node_ids)}
     row_B = np.array([row_of[value] for value in branches["node_id"].to_pylist()], dtype=np.int64)
@@ -71,7 +74,7 @@ def read_nodes(run: Run, shard: str) -> ShardNodes:
         return out
 
     value_NC, var_NC = spread("value", np.nan), spread("value_var", np.nan)
-    return ShardNodes(
+    return NodeTable(
         nodes=nodes,
         row_of=row_of,
         token_NC=spread("token_id", -1).astype(np.int64),
@@ -83,8 +86,34 @@ def read_nodes(run: Run, shard: str) -> ShardNodes:
     )
 
 
+def read_directions(
+    folder: RunFolder, shard: str, nodes: NodeTable
+) -> dict[tuple[str, str], tuple[Ints, Floats]]:
+    """Read every stored direction on the candidates, by teacher and method.
+
+    Args:
+        folder: the run's.
+        shard: name of the shard.
+        nodes: the shard's nodes.
+
+    Returns:
+        Per arm the rows of the nodes that the teacher was shown, [M], and the directions there,
+        [M, C]: 0 at padding, NaN where the teacher's probability of a candidate is not known.
+    """
+    table = folder.read_table("directions", shard)
+    rows_M = np.array([nodes.row_of[str(name)] for name in table["node_id"].to_pylist()], np.int64)
+    stored_MC, _ = padded(table["direction"], 0.0)
+    value_MC = np.zeros((len(rows_M), nodes.mask_NC.shape[1]))
+    value_MC[:, : stored_MC.shape[1]] = stored_MC
+    arms = list(zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True))
+    at: dict[tuple[str, str], list[int]] = {}
+    for place, arm in enumerate(arms):
+        at.setdefault(arm, []).append(place)
+    return {arm: (rows_M[places], value_MC[places]) for arm, places in at.items()}
+
+
 @dataclass(frozen=True, eq=False)
-class TeacherNodes:
+class NodeView:
     """A teacher's view of (some of) a shard's nodes.
 
     Attributes:
@@ -102,7 +131,37 @@ class TeacherNodes:
     mask_NC: Bools
 
 
-def student_only(run: Run, shard: str, nodes: ShardNodes) -> TeacherNodes:
+class ShardViews:
+    """A shard's nodes and every teacher's view of them, each built when it is first wanted.
+
+    Attributes:
+        run: the run.
+        shard: name of the shard.
+    """
+
+    def __init__(self, run: Run, shard: str) -> None:
+        self.run = run
+        self.shard = shard
+        self._by_teacher: dict[str, NodeView] = {}
+
+    @cached_property
+    def nodes(self) -> NodeTable:
+        """The nodes with what targeted rollouts found."""
+        return read_nodes(self.run.folder, self.shard)
+
+    @cached_property
+    def student(self) -> NodeView:
+        """The view of methods that look at no teacher."""
+        return student_view(self.run, self.shard, self.nodes)
+
+    def teacher(self, label: str) -> NodeView:
+        """Return a teacher's view."""
+        if label not in self._by_teacher:
+            self._by_teacher[label] = teacher_view(self.run, self.shard, self.nodes, label)
+        return self._by_teacher[label]
+
+
+def student_view(run: Run, shard: str, nodes: NodeTable) -> NodeView:
     """Build the batch of methods that look at no teacher: the support is the candidates."""
     order_NC = np.argsort(np.where(nodes.token_NC >= 0, nodes.token_NC, np.iinfo(np.int64).max))
     ids_NS = np.take_along_axis(nodes.token_NC, order_NC, axis=1)
@@ -127,12 +186,10 @@ def student_only(run: Run, shard: str, nodes: ShardNodes) -> TeacherNodes:
         continuations=_continuations(run, shard, nodes, rows, ids_NS, teacher=None),
         spines=_spines(run, shard, nodes, rows, teacher=None),
     )
-    return TeacherNodes(batch, rows, slot_NC, nodes.prob_NC, nodes.mask_NC)
+    return NodeView(batch, rows, slot_NC, nodes.prob_NC, nodes.mask_NC)
 
 
-def with_teacher(
-    run: Run, shard: str, nodes: ShardNodes, label: str, temperatures: list[float]
-) -> TeacherNodes:
+def teacher_view(run: Run, shard: str, nodes: NodeTable, label: str) -> NodeView:
     """Build the batch of one teacher; nodes that it was not shown are left out.
 
     A token of which the teacher's server said nothing leaves the support for the tail, and, if
@@ -152,7 +209,7 @@ def with_teacher(
     token_NC = nodes.token_NC[rows]
     student_powers, _ = padded(table["student_tail_powers"], -np.inf)
     teacher_powers, _ = padded(table["teacher_tail_powers"], -np.inf)
-    support = known_support(
+    support = drop_unknown_tokens(
         Support(
             ids_NS=ids_NS,
             mask_NS=mask_NS,
@@ -166,7 +223,7 @@ def with_teacher(
                     _tail_power(student_powers, i, len(rows)),
                     _tail_power(teacher_powers, i, len(rows)),
                 )
-                for i, temperature in enumerate(temperatures)
+                for i, temperature in enumerate(tempering(run))
             },
             top_limit=min(run.config.support_size, run.compared_tokens(label).size),
         )
@@ -192,7 +249,7 @@ def with_teacher(
     )
     q_NC = np.where(view_mask_NC, np.take_along_axis(batch.q_NS, slot_NC, axis=1), 0.0)
     q_NC[nodes.mask_NC[rows] & ~view_mask_NC] = np.nan
-    return TeacherNodes(batch, rows, slot_NC, q_NC, view_mask_NC)
+    return NodeView(batch, rows, slot_NC, q_NC, view_mask_NC)
 
 
 def _tail_power(powers_NT: Floats, column: int, count: int) -> Floats:
@@ -223,7 +280,7 @@ def _one_model(support: Support, dtype: str) -> Support:
 def _continuations(
     run: Run,
     shard: str,
-    nodes: ShardNodes,
+    nodes: NodeTable,
     rows: Ints,
     ids_NS: Ints,
     *,
@@ -241,7 +298,7 @@ def _continuations(
     continuation_K = passes["continuation"].to_numpy().astype(np.int64)
     keep = node_K >= 0
     flat_T, start_C, length_C = np.zeros(0), np.zeros(len(made), np.int64), None
-    if teacher is not None and run.needs_continuation_scores:
+    if teacher is not None and continuations_scored(run, shard, teacher):
         flat_T, start_C, length_C = _log_ratios(run, shard, made, teacher)
         if run.prompt_differs_by_spine(teacher):
             # Such a teacher reads another prompt on every spine: only its own spine's count.
@@ -268,6 +325,14 @@ def _continuations(
         start_K=np.minimum(start_K, stop_K),
         stop_K=stop_K,
         log_ratio_T=flat_T,
+    )
+
+
+def continuations_scored(run: Run, shard: str, teacher: str) -> bool:
+    """Whether student and teacher have scored the shard's continuations."""
+    return all(
+        run.folder.has_table("continuation_scores", teacher_file(shard, label))
+        for label in (STUDENT, teacher)
     )
 
 
@@ -305,7 +370,7 @@ _KEYS = ("node_id", "candidate_id", "index")
 
 
 def _spines(
-    run: Run, shard: str, nodes: ShardNodes, rows: Ints, *, teacher: str | None
+    run: Run, shard: str, nodes: NodeTable, rows: Ints, *, teacher: str | None
 ) -> SpineView:
     """Point every node at its spine, with log(Q/P) of the spine's tokens under the teacher."""
     spines = run.folder.read_table("spines", shard)
@@ -342,18 +407,6 @@ def _spines(
     )
 
 
-def padded(column: pa.ChunkedArray, fill: float) -> tuple[Floats, Bools]:
-    """Turn a list column into [N, widest] and a mask of what is there; at least one wide."""
-    lists = column.combine_chunks()
-    offsets = np.asarray(lists.offsets.to_numpy(), dtype=np.int64)
-    lengths = np.diff(offsets)
-    values = lists.flatten().to_numpy(zero_copy_only=False)  # nulls become NaN
-    mask = np.arange(int(lengths.max(initial=1)))[None, :] < lengths[:, None]
-    out = np.full(mask.shape, fill, dtype=np.float64)
-    out[mask] = values
-    return out, mask
-
-
 def slots(ids_NS: Ints, tokens_NC: Ints) -> Ints:
     """Return the slot of each token in its row's support (ids rising, -1 padding), else -1."""
     width = ids_NS.shape[1]
@@ -376,3 +429,93 @@ def _running_number(row_B: Ints) -> Ints:
         return row_B
     starts = np.flatnonzero(np.r_[True, row_B[1:] != row_B[:-1]])
     return np.arange(len(row_B)) - np.repeat(starts, np.diff(np.r_[starts, len(row_B)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """Both distributions at many nodes, as the table `distributions` has them.
+
+    Attributes:
+        ids_NS: token ids, rising along a row, -1 at padding.
+        mask_NS: True where there is a token.
+        log_p_NS, log_q_NS: of the student and of the teacher; NaN in `log_q_NS` is "not known".
+        log_tail_p_N, log_tail_q_N: log of the mass of all other tokens; the teacher's includes
+            the tokens that are not known.
+        num_tail_N: how many other tokens there are.
+        tail_powers: per temperature T, log of the sums over the tail of p^(1/T) and q^(1/T);
+            NaN for a teacher whose tail is not known token by token.
+        top_limit: so many of each model's most probable tokens are surely there.
+    """
+
+    ids_NS: Ints
+    mask_NS: Bools
+    log_p_NS: Floats
+    log_q_NS: Floats
+    log_tail_p_N: Floats
+    log_tail_q_N: Floats
+    num_tail_N: Ints
+    tail_powers: dict[float, tuple[Floats, Floats]]
+    top_limit: int
+
+
+def drop_unknown_tokens(support: Support) -> Support:
+    """Move tokens that the teacher's server said nothing of to the tail of both models.
+
+    What is kept is exact: the teacher's tail holds their mass already, the student's gets it
+    here. `top_limit` falls to what the student's most probable token among them leaves. Where
+    the teacher's tempered tail is not known, its mass counts as spread evenly over its tokens,
+    as in `NodeBatch.at` without tail powers.
+    """
+    unknown_NS = support.mask_NS & np.isnan(support.log_q_NS)
+    if unknown_NS.any():
+        support = _moved(support, unknown_NS)
+    return replace(
+        support,
+        tail_powers={
+            temperature: (
+                student_N,
+                np.where(np.isnan(teacher_N), _even(support, temperature), teacher_N),
+            )
+            for temperature, (student_N, teacher_N) in support.tail_powers.items()
+        },
+    )
+
+
+def _moved(support: Support, unknown_NS: Bools) -> Support:
+    keep_NS = support.mask_NS & ~unknown_NS
+    # Kept tokens first, in their order; then what has become padding.
+    order_NS = np.argsort(~keep_NS, axis=1, kind="stable")
+    width = int(keep_NS.sum(axis=1).max(initial=1))
+
+    def kept(values_NS: npt.NDArray[np.generic], fill: float) -> npt.NDArray[np.generic]:
+        moved = np.where(keep_NS, values_NS, fill).astype(values_NS.dtype)
+        return np.take_along_axis(moved, order_NS, axis=1)[:, :width]
+
+    log_p_lost_NS = np.where(unknown_NS, support.log_p_NS, -np.inf)
+    best_lost_N = log_p_lost_NS.max(axis=1, initial=-np.inf)
+    before_N = (keep_NS & (support.log_p_NS > best_lost_N[:, None])).sum(axis=1)
+    has_lost_N = unknown_NS.any(axis=1)
+    return Support(
+        ids_NS=kept(support.ids_NS, -1).astype(np.int64),
+        mask_NS=kept(support.mask_NS, 0).astype(np.bool_),
+        log_p_NS=kept(support.log_p_NS, -np.inf).astype(np.float64),
+        log_q_NS=kept(support.log_q_NS, -np.inf).astype(np.float64),
+        log_tail_p_N=_with_tail(log_p_lost_NS, support.log_tail_p_N),
+        log_tail_q_N=support.log_tail_q_N,
+        num_tail_N=support.num_tail_N + unknown_NS.sum(axis=1),
+        tail_powers={
+            temperature: (_with_tail(log_p_lost_NS / temperature, student_N), teacher_N)
+            for temperature, (student_N, teacher_N) in support.tail_powers.items()
+        },
+        top_limit=int(min(support.top_limit, before_N[has_lost_N].min())),
+    )
+
+
+def _with_tail(log_NS: Floats, log_tail_N: Floats) -> Floats:
+    return np.asarray(np.logaddexp(np.logaddexp.reduce(log_NS, axis=1), log_tail_N))
+
+
+def _even(support: Support, temperature: float) -> Floats:
+    """Return the log of the sum of q^(1/T) of a teacher's tail that is spread evenly."""
+    count_N = np.log(np.maximum(support.num_tail_N, 1))
+    return np.asarray(count_N + (support.log_tail_q_N - count_N) / temperature)

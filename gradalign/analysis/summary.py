@@ -25,7 +25,8 @@ from gradalign.alignment import (
     pooled_of_sums,
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
-from gradalign.analysis.update import directed, update_level
+from gradalign.analysis.align import arms_of
+from gradalign.analysis.update import update_level
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
 from gradalign.store.splits import (
@@ -127,7 +128,7 @@ def _rows(
 
     An arm without any position has a row all the same, of the split all, that says why.
     """
-    for teacher, method in [*sums, *(arm for arm in directed(run) if arm not in sums)]:
+    for teacher, method in [*sums, *(arm for arm in arms_of(run) if arm not in sums)]:
         found = sums.get((teacher, method), _Sums())
         if "all" not in found.by_split:
             nothing = _row(run, teacher, method, "all", np.zeros((0, len(COLUMNS))))

@@ -9,8 +9,8 @@ from gradalign.branching.allocation import (
     QuestionBranching,
 )
 from gradalign.branching.candidates import Candidates, choose_candidates
+from gradalign.branching.estimates import NodeEstimates, NodePlan
 from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
-from gradalign.branching.table import NodePlan, NodeTable
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.visits import Passes, Stored
 
@@ -18,9 +18,9 @@ __all__ = [
     "Allocation",
     "BranchRequest",
     "Candidates",
+    "NodeEstimates",
     "NodePlan",
     "NodeSampler",
-    "NodeTable",
     "Passes",
     "PrefixTree",
     "QuestionBranching",

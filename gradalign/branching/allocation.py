@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import neyman
-from gradalign.branching.table import NodePlan, NodeTable, node_table
+from gradalign.branching.estimates import NodeEstimates, NodePlan, node_estimates
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.values import estimate
 from gradalign.branching.visits import Passes, Stored
@@ -248,7 +248,7 @@ class QuestionBranching:
         gradient: what further rounds would lower. How sure an alignment is, is for the bootstrap
         over questions to say.
         """
-        table = self.table()
+        table = self.estimates()
         gradient_NC = ideal_gradient(table.prob_NC, table.value_NC, table.mask_NC)
         trace_N = noise_trace(table.prob_NC, table.var_NC, table.mask_NC)
         norm2_N = (gradient_NC**2).sum(axis=-1) - trace_N
@@ -274,9 +274,9 @@ class QuestionBranching:
         """Return which continuation counts for which tree node and slot."""
         return self.tree.passes()
 
-    def table(self) -> NodeTable:
+    def estimates(self) -> NodeEstimates:
         """Return what has been measured so far, one row per plan."""
-        return node_table(
+        return node_estimates(
             self.tree,
             self.plans,
             self.placed,

@@ -1,6 +1,7 @@
 """Why a distillation update points where it does: the mechanisms, measured per position.
 
-One module per mechanism, numpy only; `gradalign.stages.diagnose_*` apply them to a run.
+One module per mechanism, with its arrays, its table, its part of the summary and its advice. A
+new one is a module with a `DIAGNOSTIC`, and its name in `NAMES`.
 
 | name | mechanism | source |
 | --- | --- | --- |
@@ -14,7 +15,12 @@ One module per mechanism, numpy only; `gradalign.stages.diagnose_*` apply them t
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradalign.diagnostics.base import Diagnostic
 
 NAMES = ("overlap", "topk", "contexts", "horizon", "predictors", "prefix")
 """Every diagnostic, in the order in which they are computed."""
@@ -44,3 +50,10 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return tuple(name for name in NAMES if name not in NEED_SAMPLING)
     return tuple(name for name in NAMES if name in names)
+
+
+def load(name: str) -> Diagnostic:
+    """Return a diagnostic; each is a module of this package."""
+    module = importlib.import_module(f"gradalign.diagnostics.{name}")
+    diagnostic: Diagnostic = module.DIAGNOSTIC
+    return diagnostic

@@ -1,90 +1,116 @@
-"""How much student and teacher look at the same tokens.
+"""How much student and teacher look at the same tokens, and how far apart they are.
 
-Source: "Rethinking On-Policy Distillation" (arXiv 2604.13016). Everything is a function of the
-two models' k most probable tokens at each position. A token that a model cannot choose (truncated
-sampling, or k above the size of the vocabulary) is in no top-k set of that model. Axes: _L
-positions, _K top tokens.
+Source: "Rethinking On-Policy Distillation" (arXiv 2604.13016); the overlap of every position is in
+the table `tokens` (`gradalign.alignment.overlap`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from gradalign.analysis.node_views import ShardViews
+from gradalign.diagnostics.base import Diagnostic, Figures, Value, spine_positions
+from gradalign.diagnostics.collector import Collector, Key
+from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.stages.base import Run, teacher_file
+from gradalign.store.table_builder import Rows
 
-TOP_K = 16
-"""The k that the paper uses."""
+TABLE = "diagnostics"
+
+FROM_TOKENS = (
+    "overlap_ratio",
+    "overlap_mass_student",
+    "overlap_mass_teacher",
+    "overlap_advantage",
+    "overlap_advantage_verl",
+)
+
+FIGURES = (*FROM_TOKENS, "entropy_gap")
+
+LOW_MASS = 0.9
+"""Below this share of the student's mass on shared top tokens the models look at other tokens."""
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """Overlap of the two top-k sets at each position.
+class OverlapTable:
+    """Overlap, entropy gap and divergences at the nodes; `predictors` reads them too."""
 
-    Attributes:
-        ratio_L: |top-k(P) and top-k(Q)| / k; where neither model has k tokens, over the larger of
-            the two sets.
-        mass_student_L: mass under P of the shared tokens.
-        mass_teacher_L: mass under Q of the shared tokens.
-        advantage_L: mean over the shared tokens of p~ (log q~ - log p~), both renormalised on
-            them; NaN where nothing is shared.
-        advantage_verl_L: sum over the shared tokens of Q (log Q - log P), what verl logs under
-            the same name; NaN where nothing is shared.
-    """
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's rows are there."""
+        return run.folder.has_table(TABLE, shard)
 
-    ratio_L: Floats
-    mass_student_L: Floats
-    mass_teacher_L: Floats
-    advantage_L: Floats
-    advantage_verl_L: Floats
+    def write(self, views: ShardViews) -> Counter[str]:
+        """See TableWriter."""
+        run, nodes = views.run, views.nodes
+        names = {name: nodes.ids(name) for name in ("question_id", "spine_id", "node_id")}
+        correct, position = nodes.column("correct"), nodes.column("position")
+        rows = Rows("diagnostics")
+        for teacher in run.teachers:
+            view = views.teacher(teacher.label)
+            tokens = run.folder.read_table(
+                "tokens", teacher_file(views.shard, teacher.label)
+            ).to_pandas()
+            tokens = tokens.assign(spine_id=tokens["spine_id"].astype(str)).set_index(
+                ["spine_id", "position"]
+            )
+            at = view.rows
+            here = tokens.loc[[(names["spine_id"][n], int(position[n])) for n in at]]
+            batch = view.batch
+            p = (batch.log_p_NS, batch.log_tail_p_N)
+            q = (batch.log_q_NS, batch.log_tail_q_N)
+            rows.add(
+                len(at),
+                **{name: [ids[n] for n in at] for name, ids in names.items()},
+                position=position[at],
+                teacher=teacher.label,
+                correct=correct[at],
+                **{name: here[name].to_numpy() for name in FROM_TOKENS},
+                entropy_gap=np.abs(here["teacher_entropy"] - here["student_entropy"]).to_numpy(),
+                sampled_log_ratio=(here["teacher_logprob"] - here["student_logprob"]).to_numpy(),
+                reverse_kl=kl_divergence(*p, *q),
+                forward_kl=kl_divergence(*q, *p),
+            )
+        run.folder.write_table(TABLE, views.shard, rows.table_of())
+        return Counter(diagnosed_nodes=len(nodes.row_of) * len(run.teachers))
 
 
-def overlap(
-    student_ids_LK: npt.NDArray[np.int32],
-    student_logprobs_LK: npt.NDArray[np.floating],
-    teacher_ids_LK: npt.NDArray[np.int32],
-    teacher_logprobs_LK: npt.NDArray[np.floating],
-) -> Overlap:
-    """Compare the two models' top tokens at each position.
+def collect(run: Run, shard: str, into: Collector) -> None:
+    """Add the overlap at every position of every spine."""
+    if not run.folder.has_table(TABLE, shard):
+        return
+    for teacher, frame, question, splits in spine_positions(run, shard):
+        frame["entropy_gap"] = np.abs(frame["teacher_entropy"] - frame["student_entropy"])
+        for name in FIGURES:
+            value = frame[name].to_numpy(dtype=np.float64)
+            into.mean(Key("overlap", teacher, name), question, value, splits)
 
-    Raises:
-        ValueError: the arrays are not all of one shape [positions, k].
-    """
-    shapes = {
-        array.shape
-        for array in (student_ids_LK, student_logprobs_LK, teacher_ids_LK, teacher_logprobs_LK)
-    }
-    if len(shapes) != 1 or student_ids_LK.ndim != 2:
-        raise ValueError(f"all arrays must be [positions, k], got {sorted(shapes)}")
-    inside_p_LK = student_logprobs_LK > -np.inf
-    inside_q_LK = teacher_logprobs_LK > -np.inf
-    size_L = np.maximum(inside_p_LK.sum(axis=1), inside_q_LK.sum(axis=1))
-    same_LKK = student_ids_LK[:, :, None] == teacher_ids_LK[:, None, :]
-    same_LKK &= inside_p_LK[:, :, None] & inside_q_LK[:, None, :]
-    shared_LK = same_LKK.any(axis=2)
-    match_LK = same_LKK.argmax(axis=2)
-    log_p_LK = np.where(shared_LK, student_logprobs_LK.astype(np.float64), -np.inf)
-    log_q_LK = np.where(
-        shared_LK,
-        np.take_along_axis(teacher_logprobs_LK.astype(np.float64), match_LK, axis=1),
-        -np.inf,
+
+def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+    """Say it of the student's mass on shared tokens."""
+    key = Key("overlap", teacher, "overlap_mass_student")
+    return {key: overlap_advice(figures.splits(key)["all"])} if key in figures else {}
+
+
+def overlap_advice(mass: Value) -> str:
+    """Say what the student's mass on the shared top 16 tokens means."""
+    if mass.high < LOW_MASS:
+        return (
+            f"Only {mass.value:.0%} of the student's mass lies on tokens that both models have "
+            "among their top 16: warm the student up on responses of this teacher, or take one "
+            "of the same family."
+        )
+    if mass.low >= LOW_MASS:
+        return (
+            f"Both models look at the same tokens ({mass.value:.0%} of the student's mass is on "
+            "shared top 16 tokens): a lack of alignment has another cause."
+        )
+    return (
+        f"{mass.value:.0%} of the student's mass lies on shared tokens, with an interval on both "
+        f"sides of {LOW_MASS:.0%}: score more questions before changing anything."
     )
-    p_LK, q_LK = np.exp(log_p_LK), np.exp(log_q_LK)
-    count_L = shared_LK.sum(axis=1)
-    mass_p_L, mass_q_L = p_LK.sum(axis=1), q_LK.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gap_LK = np.where(p_LK > 0, log_q_LK - log_p_LK, 0.0)
-        renormalised_LK = gap_LK - np.log(mass_q_L / mass_p_L)[:, None]
-        terms_LK = np.where(p_LK > 0, p_LK / mass_p_L[:, None] * renormalised_LK, 0.0)
-        advantage_L = terms_LK.sum(axis=1) / count_L
-        verl_LK = np.where(q_LK > 0, q_LK * (log_q_LK - log_p_LK), 0.0)
-    nothing_L = count_L == 0
-    return Overlap(
-        ratio_L=count_L / np.maximum(size_L, 1),
-        mass_student_L=mass_p_L,
-        mass_teacher_L=mass_q_L,
-        advantage_L=np.where(nothing_L, np.nan, advantage_L),
-        advantage_verl_L=np.where(nothing_L, np.nan, verl_LK.sum(axis=1)),
-    )
+
+
+DIAGNOSTIC = Diagnostic(collect, advise, writers=lambda run: (OverlapTable(),))

@@ -8,13 +8,40 @@ models on S repairs that. Axes: _N nodes, _S support.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from gradalign import methods
+from gradalign.analysis.node_views import Floats, NodeView, ShardViews
+from gradalign.diagnostics.base import (
+    SMALL,
+    Diagnostic,
+    Figures,
+    Value,
+    against_ideal,
+    counted_rows,
+    ideal_columns,
+    key_columns,
+)
+from gradalign.diagnostics.collector import (
+    Collector,
+    Key,
+    pooled_columns,
+    pooled_difference,
+    questions_of,
+    root_ratio,
+)
+from gradalign.stages.base import Run
+from gradalign.store.splits import outcome_splits
+from gradalign.store.table_builder import Rows
+
+TABLE = "diagnostics_topk"
+FULL = "full"
 
 SIZES = (1, 4, 16, 64)
 """The K that are compared."""
@@ -99,3 +126,181 @@ def _inner(first_NS: Floats, second_NS: Floats, count_N: Floats) -> Floats:
     tails_N = first_NS.sum(axis=1) * second_NS.sum(axis=1)
     spread_N = np.where(count_N > 0, tails_N / np.maximum(count_N, 1.0), 0.0)
     return np.asarray((first_NS * second_NS).sum(axis=1) + spread_N)
+
+
+@dataclass(frozen=True)
+class TopKTable:
+    """Biased, stop-gradient and renormalised top-k against the full reverse KL."""
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the shard's rows are there."""
+        return run.folder.has_table(TABLE, shard)
+
+    def write(self, views: ShardViews) -> Counter[str]:
+        """See TableWriter."""
+        run, nodes = views.run, views.nodes
+        rows = Rows(TABLE)
+        for teacher in run.teachers:
+            view = views.teacher(teacher.label)
+            at, batch = view.rows, view.batch
+            shared = {**key_columns(nodes, at), **ideal_columns(nodes, view)}
+            full_NS = methods.get(spec("", 0)).ascent(batch)
+            wanted = cases(batch.top_limit)
+            for k, form in wanted:
+                ascent_NS = full_NS if k == 0 else methods.get(spec(form, k)).ascent(batch)
+                changed = distortion(ascent_NS, full_NS, batch.num_tail_N)
+                scored = against_ideal(nodes, view, ascent_NS)
+                size_N, mass_p_N, mass_q_N = _set(view, k)
+                rows.add(
+                    len(at),
+                    **shared,
+                    teacher=teacher.label,
+                    k=k,
+                    form=form,
+                    set_size=size_N,
+                    set_mass_student=mass_p_N,
+                    set_mass_teacher=mass_q_N,
+                    cosine_to_full=changed.cosine_N,
+                    norm_ratio=changed.norm_ratio_N,
+                    distance=changed.distance_N,
+                    full_norm2=changed.full_norm2_N,
+                    cosine=scored.cosine,
+                    dot=scored.dot,
+                    method_norm2=scored.method_norm2,
+                )
+        run.folder.write_table(TABLE, views.shard, rows.table_of())
+        return Counter(compared_nodes=len(nodes.row_of) * len(run.teachers))
+
+
+def cases(top_limit: int) -> list[tuple[int, str]]:
+    """Return (k, form) of what is compared, the full direction first.
+
+    Args:
+        top_limit: how many of each model's top tokens were kept; larger k are left out.
+    """
+    return [(0, FULL), *((k, form) for k in SIZES if k <= top_limit for form in FORMS)]
+
+
+def _set(view: NodeView, k: int) -> tuple[object, object, object]:
+    """Return size and masses of the set, the whole vocabulary for k = 0."""
+    dist = view.batch.at(1.0)
+    if k == 0:
+        ones_N = np.ones(len(view.rows))
+        return view.batch.mask_NS.sum(axis=1) + view.batch.num_tail_N, ones_N, ones_N
+    inside_NS = dist.top_set(SUPPORT, k)
+    return (
+        inside_NS.sum(axis=1),
+        np.where(inside_NS, dist.p_NS, 0.0).sum(axis=1),
+        np.where(inside_NS, dist.q_NS, 0.0).sum(axis=1),
+    )
+
+
+def collect(run: Run, shard: str, into: Collector) -> None:
+    """Add what each truncated form does to the direction, and its alignment against the full."""
+    if not run.folder.has_table(TABLE, shard):
+        return
+    frame = counted_rows(run, shard, TABLE)
+    for teacher, of_teacher in frame.groupby("teacher", sort=False, observed=True):
+        by_case = {
+            (int(str(k)), str(form)): part
+            for (k, form), part in of_teacher.groupby(["k", "form"], sort=False, observed=True)
+        }
+        full = by_case[0, "full"]
+        for (k, form), part in by_case.items():
+            variant = f"k={k},{form}" if k else form
+            question, splits = questions_of(part), outcome_splits(part["correct"])
+            key = Key("topk", str(teacher), "alignment", variant)
+            into.pooled(key, part, splits)
+            if form not in FORMS:
+                continue
+            both = np.column_stack([pooled_columns(part), pooled_columns(full)])
+            gain = Key("topk", str(teacher), "alignment_gain", variant)
+            into.add(gain, pooled_difference, question, both, splits)
+            weight = part["weight"].to_numpy(dtype=np.float64)
+            norm2 = weight * part["full_norm2"].to_numpy(dtype=np.float64)
+            cosine, ratio, distance = (
+                np.nan_to_num(part[name].to_numpy(dtype=np.float64))
+                for name in ("cosine_to_full", "norm_ratio", "distance")
+            )
+            products = np.column_stack([cosine * ratio * norm2, ratio**2 * norm2, norm2])
+            key = Key("topk", str(teacher), "cosine_to_full", variant)
+            into.add(key, _cosine_of_sums, question, products, {"all": splits["all"]})
+            for name, value in (("norm_ratio", ratio), ("distance", distance)):
+                squares = np.column_stack([value**2 * norm2, norm2])
+                key = Key("topk", str(teacher), name, variant)
+                into.add(key, root_ratio, question, squares, {"all": splits["all"]})
+
+
+def _cosine_of_sums(sums: Floats) -> Floats:
+    """Cosine of long vectors from sums (dot, norm2, norm2), [..., 3] -> [...]."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
+
+
+def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+    """Say it of the full direction, which every form is compared with."""
+    full = Key("topk", teacher, "alignment", "full")
+    if full not in figures:
+        return {}
+    gain = _by_case(figures.variants("topk", teacher, "alignment_gain"))
+    return {full: topk_advice(gain, _by_case(figures.variants("topk", teacher, "cosine_to_full")))}
+
+
+def _by_case(variants: Mapping[str, Value]) -> dict[tuple[int, str], Value]:
+    """Turn `k=4,renorm` into (4, "renorm")."""
+    found = {}
+    for variant, value in variants.items():
+        size, _, form = variant.removeprefix("k=").partition(",")
+        found[int(size), form] = value
+    return found
+
+
+def topk_advice(
+    gain: Mapping[tuple[int, str], Value], cosine: Mapping[tuple[int, str], Value]
+) -> str:
+    """Say which truncated form to train on.
+
+    Args:
+        gain: alignment of each (k, form) less that of the full direction, paired.
+        cosine: of each (k, form) with the full direction.
+    """
+    if not gain:
+        return "Too few top tokens were kept to compare truncated losses."
+    worse = sorted(case for case, value in gain.items() if value.negative)
+    safe = sorted(
+        case
+        for case, value in cosine.items()
+        if value.low > 1 - SMALL and case not in worse and case[1] != "biased"
+    )
+    # Where a repaired form of the same size costs as surely, the size is to blame.
+    small = sorted({k for k, form in worse if form != "biased"})
+    around = [k for k, form in worse if form == "biased" and cosine[k, form].negative]
+    biased = [k for k, form in worse if form == "biased" and k not in {*small, *around}]
+    text = ""
+    if around:
+        text += (
+            f"The biased top-k loss turns the update around at k = {', '.join(map(str, around))}: "
+            "detach the log ratio or renormalise. "
+        )
+    if biased:
+        text += (
+            f"The biased top-k loss costs alignment at k = {', '.join(map(str, biased))}: detach "
+            "the log ratio or renormalise. "
+        )
+    if small:
+        text += (
+            f"Truncation itself costs alignment at k = {', '.join(map(str, small))}: use a larger "
+            "set. "
+        )
+    if safe:
+        k, form = safe[0]
+        return (
+            text
+            + f"The cheapest form that stays within 5 % of the full direction: k = {k}, {form}."
+        )
+    return (
+        text + "No truncated form is sure to stay within 5 % of the full direction: use it whole."
+    )
+
+
+DIAGNOSTIC = Diagnostic(collect, advise, writers=lambda run: (TopKTable(),))

@@ -50,6 +50,7 @@ class LocalExecutor:
                 spent = model_seconds() - before
                 log.add_stage(
                     stage.name,
+                    stage.kind,
                     timer.seconds,
                     counts,
                     model_seconds=spent,

@@ -68,11 +68,12 @@ class RayExecutor:
         timer = Timer()
         num_done = len(shards) - len(pending)
         with reporter.stage(stage.name, stage.unit, len(shards), num_done) as progress:
-            work = _StageWork(self._workers, _number(stage, run), stage.name)
+            work = _StageWork(self._workers, stages(run).index(stage), stage.name)
             try:
                 for outcome in work.do(pending, progress):
                     log.add_stage(
                         stage.name,
+                        stage.kind,
                         timer.seconds,
                         outcome.counts,
                         model_seconds=outcome.model_seconds,
@@ -216,19 +217,6 @@ class _Bar:
     def _show(self, new_units: int) -> None:
         share = sum(part.done / max(part.total, 1) for part in self._parts.values())
         self._progress.shard(int(1000 * share), 1000, new_units)
-
-
-def _number(stage: Stage, run: Run) -> int:
-    """Return a stage's place among the run's: workers make the same list."""
-    names = [item.name for item in stages(run)]
-    places = [
-        place
-        for place, item in enumerate(stages(run))
-        if type(item) is type(stage) and vars(item) == vars(stage)
-    ]
-    if len(places) != 1:
-        raise ValueError(f"stage {stage.name!r} is not one of the run's {names}")
-    return places[0]
 
 
 def _is_engine_failure(outcome: Outcome) -> bool:

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-from gradalign.methods import (
-    controls,
-    dr_grpo,
-    gkd,
-    minillm,
-    opd,
-    server_distillation,
-    trainers,
-    trl,
-    verl,
-)
+from gradalign.methods import controls, dr_grpo, gkd, minillm, opd
 from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
-from gradalign.methods.catalogue import get, method_class, names, register
 from gradalign.methods.distributions import Distributions
 from gradalign.methods.identities import centred, pulled, restrict
+from gradalign.methods.registry import get, method_class, names, register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
+from gradalign.methods.trainers import (
+    lmops,
+    thunlp,
+    tinker,
+    trl,
+    trl_server_distillation,
+    verl,
+)
 
 FAMILIES = (
     controls,
@@ -29,10 +27,12 @@ FAMILIES = (
     gkd,
     minillm,
     opd,
-    server_distillation,
-    trainers,
     trl,
+    trl_server_distillation,
     verl,
+    thunlp,
+    tinker,
+    lmops,
 )
 """Importing a family registers its methods."""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gradalign.methods.base import option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
+from gradalign.methods.registry import register
 from gradalign.methods.sampled import Draws, SampledToken
 
 Words = npt.NDArray[np.uint64]

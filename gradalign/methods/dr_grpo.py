@@ -9,8 +9,8 @@ import numpy as np
 
 from gradalign.methods.base import option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Floats
+from gradalign.methods.registry import register
 from gradalign.methods.returns import Outcomes, continuations_of, spines_of
 from gradalign.methods.sampled import Draws, SampledToken
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from gradalign.methods.base import Ascent, Method, Reasons, no_reasons, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Bools
 from gradalign.methods.identities import divergence, renormalised
+from gradalign.methods.registry import register
 from gradalign.methods.sampled import scaled
 
 SINGLE = "zero_method:one token renormalised has probability 1 whatever the logits"

@@ -9,10 +9,10 @@ import numpy as np
 
 from gradalign.methods.base import Ascent, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Distributions, Floats, Support
 from gradalign.methods.gkd import set_reasons
 from gradalign.methods.identities import bucketed, centred, renormalised
+from gradalign.methods.registry import register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 

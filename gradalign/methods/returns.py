@@ -1,12 +1,15 @@
-"""What targeted continuations and spines say about a token: mean outcomes, discounted returns."""
+"""What targeted continuations and spines say of a token: mean outcomes, discounted returns."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from gradalign.methods.base import Reasons
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.distributions import Bools, Distributions, Floats, Ints
+from gradalign.methods.sampled import SampledToken
 
 WINDOW_TOKENS = 1 << 18
 """Tokens gathered at a time, so that they stay in the processor's cache."""
@@ -123,3 +126,23 @@ def spines_of(batch: NodeBatch) -> SpineView:
     """Return the spines of a batch that is known to have them."""
     assert batch.spines is not None
     return batch.spines
+
+
+@dataclass(frozen=True)
+class FutureReturns(SampledToken):
+    """A weight that adds up discounted log ratios of what follows."""
+
+    @property
+    def _looks_ahead(self) -> bool:
+        return float(getattr(self, "gamma", 0.0)) > 0.0
+
+    @property
+    def expected_needs(self) -> frozenset[str]:
+        """The teacher, and its scores of continuations unless gamma is 0."""
+        ahead = {"continuations", "continuation_scores"} if self._looks_ahead else set()
+        return frozenset({"teacher"} | ahead)
+
+    @property
+    def sampled_needs(self) -> frozenset[str]:
+        """The teacher, and the spine unless gamma is 0."""
+        return frozenset({"teacher", "spine"} if self._looks_ahead else {"teacher"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Times:
     total: float | None
 
 
-def times_of(stages: Mapping[str, Mapping[str, float]]) -> Times:
+def times_of(stages: Mapping[str, Mapping[str, Any]]) -> Times:
     """Sum run.json's `stages` up by kind of work."""
     seconds = dict.fromkeys(("sample", "distribute", "branch", "score", "other"), 0.0)
-    for name, stage in stages.items():
-        kind = name.split(maxsplit=1)[0]
-        seconds[kind if kind in seconds else "other"] += float(stage["seconds"])
+    part_of = {"distributions": "distribute", "continuations": "score"}
+    for stage in stages.values():
+        part = part_of.get(stage["kind"], stage["kind"])
+        seconds[part if part in seconds else "other"] += float(stage["seconds"])
     rounded = {kind: round(value, 3) for kind, value in seconds.items()}
     return Times(**rounded, total=round(sum(seconds.values()), 3))

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.diagnostics import chosen, prefixes
+from gradalign.diagnostics import chosen
 from gradalign.order import stages
 from gradalign.planning.calibration import Calibration, assumed
 from gradalign.planning.disk import disk_bytes
 from gradalign.planning.figures import Figures, Times
 from gradalign.planning.memory import Memory, plan_memory
+from gradalign.stages import prefix
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.workload import Workload
 
@@ -75,8 +76,7 @@ def make_plan(
 
 def scored_by(run: Run) -> int:
     """Return how many times every continuation is scored: by the student and each teacher."""
-    names = [stage.name for stage in stages(run)]
-    scores = any(name.startswith("score continuations") for name in names)
+    scores = any(stage.kind == "continuations" for stage in stages(run))
     return 1 + len(run.lacking_models()) + len(run.teachers) if scores else 0
 
 
@@ -120,8 +120,8 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
     if "prefix" in chosen(config.diagnose):
         figures = replace(
             figures,
-            prefix_continuations=prefixes.num_continuations(spines, len(run.teachers)),
-            prefix_tokens=round(prefixes.num_tokens(spine_tokens, len(run.teachers))),
+            prefix_continuations=prefix.num_continuations(spines, len(run.teachers)),
+            prefix_tokens=round(prefix.num_tokens(spine_tokens, len(run.teachers))),
         )
     return replace(figures, disk_bytes=round(disk_bytes(run, figures)))
 

@@ -59,7 +59,7 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
         prepared, _ = prepare(small)
         run = Run(small, resolved)
         shard = prepared.shards()[0]
-        timed = {stage.name: _timed(stage, run, shard, reporter) for stage in _stages(run)}
+        timed = {stage: _timed(stage, run, shard, reporter) for stage in _stages(run)}
         reporter.remark(f"probe: {ROLLOUTS} targeted rollouts")
         start = time.monotonic()
         with open_student(run) as tools:
@@ -93,15 +93,11 @@ def _enough(config: ScoreConfig) -> int:
 
 
 def _stages(run: Run) -> list[Stage]:
-    by_model = dict.fromkeys(run.model_of(teacher) for teacher in run.teachers)
     return [
         Sample(),
         StudentPositions(),
         *(CommonPositions(model) for model in run.lacking_models()),
-        *(
-            TeacherPositions(model, [item for item in run.teachers if run.model_of(item) == model])
-            for model in by_model
-        ),
+        *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
     ]
 
@@ -156,7 +152,7 @@ def _calibration(
     run: Run,
     config: ScoreConfig,
     shard: str,
-    timed: dict[str, _Timed],
+    timed: dict[Stage, _Timed],
     opened: float,
     sizes: _Sizes,
     drawn: list[Completion],
@@ -183,7 +179,7 @@ def _calibration(
     )
 
 
-def _speeds(run: Run, shard: str, timed: dict[str, _Timed]) -> dict[str, float]:
+def _speeds(run: Run, shard: str, timed: dict[Stage, _Timed]) -> dict[str, float]:
     """Return tokens read per second, by model; in a first pass, with all that it keeps."""
     spines = read_spines(run.folder, shard)
     own = sum(
@@ -191,12 +187,12 @@ def _speeds(run: Run, shard: str, timed: dict[str, _Timed]) -> dict[str, float]:
         for item in read_questions(run.folder, shard)
         for spine in spines.get(item.question.id, [])
     )
-    student = timed[StudentPositions.name].working + timed[StudentSupports.name].working
+    student = timed[StudentPositions()].working + timed[StudentSupports()].working
     speeds = {}
     for stage in _stages(run):
         if isinstance(stage, TeacherPositions):
             # Its prompts are longer by what its context shows; the student's are close enough.
-            seconds = timed[stage.name].working / len(stage.teachers)
+            seconds = timed[stage].working / len(stage.teachers)
             speeds[stage.model] = own / max(seconds, 1e-6)
     speeds[run.config.student] = 2 * own / max(student, 1e-6)
     return speeds

@@ -1,1 +1,1 @@
-"""A run on disk: schemas, reading and writing, the summary."""
+"""Reads a finished run, judges it and renders it: tables, page, verdict, gate, export."""

@@ -1,1 +1,1 @@
-"""The stages of a run, each a function from the tables before it to tables of its own."""
+"""The stages that run models, each a function from the tables before it to tables."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -162,6 +162,15 @@ class Run:
         """Return the checkpoint of a teacher; `self` is the student's."""
         return self.config.student if teacher.model == "self" else teacher.model
 
+    @cached_property
+    def teachers_by_model(self) -> dict[str, tuple[TeacherSpec, ...]]:
+        """The teachers of each checkpoint: it is opened once for all of its contexts."""
+        grouped: dict[str, tuple[TeacherSpec, ...]] = {}
+        for teacher in self.teachers:
+            model = self.model_of(teacher)
+            grouped[model] = (*grouped.get(model, ()), teacher)
+        return grouped
+
     def model_options(self, model: str) -> dict[str, Any]:
         """Return the keyword arguments of `loaded_model` for the student or a teacher."""
         config = self.config
@@ -185,16 +194,33 @@ class Run:
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
+StageKind = Literal["sample", "distributions", "branch", "continuations", "prefix", "analysis"]
+"""What a stage does; plans and run.json add up times by it."""
+
+
 class Stage(Protocol):
-    """A step of the pipeline, done shard by shard.
+    """A step of the pipeline, done shard by shard. Stages of equal fields are equal.
 
     Attributes:
-        name: shown in progress and run.json.
+        kind: what it does.
+        name: shown in progress and run.json; no two stages of a run have the same.
         unit: what its progress counts, such as "spines".
     """
 
-    name: str
-    unit: str
+    @property
+    def kind(self) -> StageKind:
+        """See the class."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """See the class."""
+        ...
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's tables are there."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from gradalign.contexts import TeacherSpec
 from gradalign.models.checkpoints.tokenizers import check_common
 from gradalign.models.continuations import Offshoot
 from gradalign.models.numbers import naming
-from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
     LocalReader,
@@ -61,29 +62,34 @@ class _Asked:
     sampling: bool = True
 
 
+@dataclass(frozen=True)
 class StudentContinuations:
     """The student's own log-probabilities of its continuations.
 
-    Args:
+    Attributes:
         model: a teacher's checkpoint that lacks some of its tokens: the student is cut to the
             others. None for the student by itself.
     """
 
-    unit = "continuations"
+    kind: ClassVar[StageKind] = "continuations"
+    unit: ClassVar[str] = "continuations"
+    model: str | None = None
 
-    def __init__(self, model: str | None = None) -> None:
-        self.name = f"score continuations: student{f' for {model}' if model else ''}"
-        self._model = model
-        self._label = student_label(model)
+    @property
+    def name(self) -> str:
+        """See Stage."""
+        return f"score continuations: student{f' for {self.model}' if self.model else ''}"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's scores are there."""
-        return run.folder.has_table("continuation_scores", teacher_file(shard, self._label))
+        return run.folder.has_table(
+            "continuation_scores", teacher_file(shard, student_label(self.model))
+        )
 
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
-        tokens = run.common_tokens(self._model or run.config.student)
+        tokens = run.common_tokens(self.model or run.config.student)
         with open_student_model(run, tokens) as model:
 
             def work(shard: str, tick: Tick) -> Counter[str]:
@@ -92,21 +98,27 @@ class StudentContinuations:
                 for item in read_questions(run.folder, shard):
                     for spine in spines.get(item.question.id, []):
                         prompts[spine.spine_id] = item.prompt_ids
-                asked = _Asked(self._label, f"student {run.config.student}", self._model)
+                asked = _Asked(
+                    student_label(self.model), f"student {run.config.student}", self.model
+                )
                 return _score(run, LocalReader(run, model, tokens), shard, asked, prompts, tick)
 
             yield work
 
 
+@dataclass(frozen=True)
 class TeacherContinuations:
     """One checkpoint's log-probabilities of the student's continuations, in all its contexts."""
 
-    unit = "continuations"
+    kind: ClassVar[StageKind] = "continuations"
+    unit: ClassVar[str] = "continuations"
+    model: str
+    teachers: tuple[TeacherSpec, ...]
 
-    def __init__(self, model: str, teachers: Sequence[TeacherSpec]) -> None:
-        self.name = f"score continuations: {model}"
-        self.model = model
-        self.teachers = list(teachers)
+    @property
+    def name(self) -> str:
+        """See Stage."""
+        return f"score continuations: {self.model}"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's scores are there in every context."""

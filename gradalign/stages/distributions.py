@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gradalign.alignment.overlap import overlap
 from gradalign.branching import choose_nodes
 from gradalign.contexts import TeacherSpec
-from gradalign.diagnostics.overlap import TOP_K, overlap
 from gradalign.models.checkpoints.tokenizers import check_common
 from gradalign.models.distributions import (
     ForcedSequence,
@@ -32,7 +33,7 @@ from gradalign.models.distributions import (
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.numbers import naming
 from gradalign.models.output_layer import check_output_layer
-from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
     LocalReader,
@@ -41,8 +42,14 @@ from gradalign.stages.teachers import (
     open_student_model,
     open_teacher,
 )
-from gradalign.store.positions import SpinePositions, read_positions
-from gradalign.store.shard import StoredSpine, read_questions, read_spines
+from gradalign.store.shard import (
+    TOP_K,
+    SpinePositions,
+    StoredSpine,
+    read_positions,
+    read_questions,
+    read_spines,
+)
 from gradalign.store.table_builder import Rows
 
 if TYPE_CHECKING:
@@ -54,11 +61,13 @@ COMMON = "common_positions"
 """The student cut to the tokens of a teacher that lacks some."""
 
 
+@dataclass(frozen=True)
 class StudentPositions:
     """First pass of the student: every position's figures, and the choice of nodes."""
 
-    name = "distribute student"
-    unit = "spines"
+    kind: ClassVar[StageKind] = "distributions"
+    name: ClassVar[str] = "distribute student"
+    unit: ClassVar[str] = "spines"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's positions are there."""
@@ -125,18 +134,22 @@ def _position_rows(
     return rows
 
 
+@dataclass(frozen=True)
 class CommonPositions:
     """A pass of the student over the tokens that one teacher has too, where it lacks some.
 
-    Args:
+    Attributes:
         model: the teacher's checkpoint.
     """
 
-    unit = "spines"
+    kind: ClassVar[StageKind] = "distributions"
+    unit: ClassVar[str] = "spines"
+    model: str
 
-    def __init__(self, model: str) -> None:
-        self.name = f"distribute student for {model}"
-        self.model = model
+    @property
+    def name(self) -> str:
+        """See Stage."""
+        return f"distribute student for {self.model}"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's positions are there."""
@@ -170,15 +183,19 @@ class CommonPositions:
             yield work
 
 
+@dataclass(frozen=True)
 class TeacherPositions:
     """The pass of one teacher checkpoint, for all its contexts."""
 
-    unit = "spines"
+    kind: ClassVar[StageKind] = "distributions"
+    unit: ClassVar[str] = "spines"
+    model: str
+    teachers: tuple[TeacherSpec, ...]
 
-    def __init__(self, model: str, teachers: Sequence[TeacherSpec]) -> None:
-        self.name = f"distribute {model}"
-        self.model = model
-        self.teachers = list(teachers)
+    @property
+    def name(self) -> str:
+        """See Stage."""
+        return f"distribute {self.model}"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether every context's tables are there."""
@@ -284,11 +301,13 @@ def _readings(
         yield from reader.readings(sequences, students, temperatures)
 
 
+@dataclass(frozen=True)
 class StudentSupports:
     """Second pass of the student: P on each teacher's support."""
 
-    name = "distribute support"
-    unit = "spines"
+    kind: ClassVar[StageKind] = "distributions"
+    name: ClassVar[str] = "distribute support"
+    unit: ClassVar[str] = "spines"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether every teacher's distributions are there."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gradalign.engines.base import Engine
 from gradalign.models.numbers import NotNumbersError
 from gradalign.stages.base import Run
-from gradalign.store.positions import read_positions
+from gradalign.store.shard import read_positions
 
 SPINES_PER_SHARD = 8
 

@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from gradalign.contexts import TeacherSpec
-from gradalign.diagnostics.prefixes import DEPTHS, SAMPLES, cut
 from gradalign.engines import open_engine, resolve_engine
 from gradalign.engines.base import Completion, Request, derive_seed
 from gradalign.models import resolve_model
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.numbers import naming
-from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
 from gradalign.stages.failures import watch
 from gradalign.stages.servers import teacher_servers
@@ -30,6 +30,12 @@ from gradalign.store.table_builder import Rows
 from gradalign.verifiers import VerifierPool
 
 TABLE = "diagnostics_prefix"
+
+DEPTHS = (0.25, 0.5, 0.75)
+"""Shares of a spine that are given; 0, from scratch, comes in addition."""
+
+SAMPLES = 2
+"""Continuations per spine and depth."""
 
 Prompts = dict[str, Sequence[int] | None]
 
@@ -46,6 +52,7 @@ class _Job:
     request: Request
 
 
+@dataclass(frozen=True)
 class ContinuePrefixes:
     """One checkpoint goes on from the student's prefixes, in all its contexts.
 
@@ -54,12 +61,15 @@ class ContinuePrefixes:
         teachers: the teachers with that checkpoint; none of them for the student itself.
     """
 
-    unit = "continuations"
+    kind: ClassVar[StageKind] = "prefix"
+    unit: ClassVar[str] = "continuations"
+    model: str
+    teachers: tuple[TeacherSpec, ...]
 
-    def __init__(self, model: str, teachers: Sequence[TeacherSpec]) -> None:
-        self.name = f"continue prefixes: {model if teachers else 'student'}"
-        self.model = model
-        self.teachers = list(teachers)
+    @property
+    def name(self) -> str:
+        """See Stage."""
+        return f"continue prefixes: {self.model if self.teachers else 'student'}"
 
     @property
     def _labels(self) -> list[str]:
@@ -234,3 +244,29 @@ def _continue(
     return Counter(
         prefix_continuations=len(jobs), prefix_tokens=sum(len(c.token_ids) for c in drawn)
     )
+
+
+def cut(length: int, depth: float) -> int:
+    """Return how many tokens of a spine are given at a depth; never its last one."""
+    return min(int(depth * length), max(length - 1, 0))
+
+
+def num_continuations(num_spines: int, num_teachers: int) -> int:
+    """Return how many continuations the diagnostic samples, for the plan.
+
+    Every teacher starts from scratch and at every depth; the student at every depth only, its
+    spines being its responses from scratch. Spines so short that nothing is given at a depth
+    have fewer.
+    """
+    return num_spines * SAMPLES * (num_teachers * (1 + len(DEPTHS)) + len(DEPTHS))
+
+
+def num_tokens(spine_tokens: float, num_teachers: int) -> float:
+    """Return how many tokens are sampled if responses stay as long as the student's.
+
+    Args:
+        spine_tokens: tokens of all spines.
+        num_teachers: teachers, each with its context.
+    """
+    left = sum(1.0 - depth for depth in DEPTHS)
+    return spine_tokens * SAMPLES * (num_teachers * (1.0 + left) + left)

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from gradalign.engines import start_engine_ahead
 from gradalign.engines.base import Completion, Request, derive_seed
 from gradalign.models.numbers import naming
-from gradalign.stages.base import Run, Tick, Work
+from gradalign.stages.base import Run, StageKind, Tick, Work
 from gradalign.stages.noise_floor import engine_scores
 from gradalign.stages.student import StudentTools, open_student
 from gradalign.store.shard import StoredQuestion, read_questions
 from gradalign.store.table_builder import Rows
 
 
+@dataclass(frozen=True)
 class Sample:
     """Draw `num_rollouts` spines per question and verify them."""
 
-    name = "sample"
-    unit = "spines"
+    kind: ClassVar[StageKind] = "sample"
+    name: ClassVar[str] = "sample"
+    unit: ClassVar[str] = "spines"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's spines are there."""

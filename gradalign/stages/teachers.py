@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.diagnostics.overlap import TOP_K
 from gradalign.models import loaded_model
 from gradalign.models.continuations import Offshoot, offshoot_logprobs
 from gradalign.models.distributions import (
@@ -25,7 +24,7 @@ from gradalign.models.event_space import EventSpace, only
 from gradalign.models.sampling import SamplingSettings
 from gradalign.stages.base import Run
 from gradalign.stages.servers import open_served_teacher, teacher_servers
-from gradalign.store.positions import SpinePositions
+from gradalign.store.shard import TOP_K, SpinePositions
 
 if TYPE_CHECKING:
     import torch

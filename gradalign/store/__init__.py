@@ -1,0 +1,1 @@
+"""A run on disk: schemas, whole-or-nothing files, run.json. Nothing else touches its files."""

@@ -124,6 +124,7 @@ class RunLog:
     def add_stage(
         self,
         name: str,
+        kind: str,
         seconds: float,
         counts: Mapping[str, int],
         *,
@@ -137,7 +138,7 @@ class RunLog:
         and `opening_seconds` on loading the model or starting the engine. `worker_seconds` is the
         sum over workers, where there are any, and so are the other two then.
         """
-        stage = self.data["stages"].setdefault(name, {"seconds": 0.0, "counts": {}})
+        stage = self.data["stages"].setdefault(name, {"kind": kind, "seconds": 0.0, "counts": {}})
         stage["seconds"] = round(stage["seconds"] + seconds, 3)
         for key, value in (("model_seconds", model_seconds), ("opening_seconds", opening_seconds)):
             stage[key] = round(stage.get(key, 0.0) + value, 3)

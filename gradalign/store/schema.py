@@ -214,12 +214,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "gives",
         ),
     ],
-    "updates": [
+    "directions": [
         ("question_id", _NAME, ""),
         ("node_id", _NAME, ""),
         ("teacher", _NAME, "empty for methods that look at no teacher"),
-        ("method", _NAME, "teacher and method are both empty for the ideal gradient"),
-        ("direction", _F8S, "on the node's candidates in order of `branches`, then padding of 0"),
+        ("method", _NAME, ""),
+        (
+            "direction",
+            _F8S,
+            "where the method pushes the logits of the node's candidates, in order of `branches`; "
+            "null for a candidate of which the teacher's server said nothing",
+        ),
     ],
     "diagnostics": [
         ("question_id", _NAME, ""),

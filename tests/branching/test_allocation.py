@@ -35,8 +35,8 @@ def test_uniform_is_one_round_with_the_same_number_everywhere():
     assert _forced(requests) == {(0, 0): 5, (0, 1): 5, (0, 2): 5}
     assert branching.done
     assert branching.next_requests() == []
-    np.testing.assert_allclose(branching.table().value_NC, 0.4)
-    np.testing.assert_allclose(branching.table().var_NC, 0.4 * 0.6 / 4)
+    np.testing.assert_allclose(branching.estimates().value_NC, 0.4)
+    np.testing.assert_allclose(branching.estimates().var_NC, 0.4 * 0.6 / 4)
 
 
 def test_a_budget_is_shared_and_everybody_gets_two():
@@ -69,7 +69,7 @@ def test_a_flat_question_leaves_budget_over_and_never_less_than_two():
     second = _answer(flat, lambda r: 0.0)
     assert min(_forced(second).values()) >= 2
     assert len(first) + len(second) < 250
-    table = flat.table()
+    table = flat.estimates()
     assert not table.value_NC.any()
     assert not table.var_NC.any()
 
@@ -79,7 +79,7 @@ def test_rewards_of_later_rounds_do_not_reach_back_into_weights():
     branching = QuestionBranching([[1, 2]], [_plan(prob=(0.5, 0.5), ids=(1, 2))], budget=80)
     pilot = _forced(_answer(branching, lambda r: 1.0))
     _answer(branching, lambda r: 0.0)
-    np.testing.assert_allclose(branching.table().value_NC[0], pilot[0, 0] / 40)
+    np.testing.assert_allclose(branching.estimates().value_NC[0], pilot[0, 0] / 40)
 
 
 def test_finished_candidates_are_verified_once_and_exact():
@@ -90,7 +90,7 @@ def test_finished_candidates_are_verified_once_and_exact():
     assert _forced(requests)[0, 0] == 1
     while not branching.done:
         assert all(r.slot for r in _answer(branching, lambda r: float(r.number % 2)))
-    table = branching.table()
+    table = branching.estimates()
     assert table.value_NC[0, 0] == 1.0
     assert table.var_NC[0, 0] == 0.0
     assert table.num_NC[0, 0] == 1
@@ -113,7 +113,7 @@ def test_nodes_without_a_choice_cost_nothing_under_neyman():
     while not branching.done:
         requests += _answer(branching, lambda r: float(r.number % 2))
     assert {r.node for r in requests} == {1}
-    table = branching.table()
+    table = branching.estimates()
     assert not table.mask_NC[0].any()
     assert table.mask_NC[1].all()
 
@@ -131,7 +131,7 @@ def test_order_of_arrival_changes_nothing():
                 seed = [request.number, *prefix]
                 response = language.sample(prefix, 1, np.random.default_rng(seed))[0]
                 branching.observe(request, response[len(prefix) :], language.value[response])
-        tables.append(branching.table())
+        tables.append(branching.estimates())
     np.testing.assert_array_equal(tables[0].value_NC, tables[1].value_NC)
     np.testing.assert_array_equal(tables[0].var_NC, tables[1].var_NC)
     np.testing.assert_array_equal(tables[0].half_value_HNC, tables[1].half_value_HNC)
@@ -166,7 +166,7 @@ def test_further_rounds_lower_the_noise_and_stay_unbiased():
         assert not branching.done
         drive(branching, language, rng)
         after.append(branching.noise()[0])
-        values.append(branching.table().value_NC[branching.table().mask_NC])
+        values.append(branching.estimates().value_NC[branching.estimates().mask_NC])
     assert np.mean(after) < 0.6 * np.mean(before)
     error = np.std(values, axis=0) / np.sqrt(len(values))
     assert np.max(abs(np.mean(values, axis=0) - truth) / np.maximum(error, 1e-9)) < 4
@@ -219,4 +219,4 @@ def test_misuse_is_refused():
 def test_nothing_to_do_is_done_at_once():
     branching = QuestionBranching([[1]], [], budget=5)
     assert branching.done
-    assert branching.table().value_NC.shape == (0, 0)
+    assert branching.estimates().value_NC.shape == (0, 0)

@@ -46,7 +46,7 @@ def _estimate(language, rng):
             prefixes.append(spine[:position])
             plans.append(language.plan(number, prefixes[-1], language.vocab, inclusion))
     branching = QuestionBranching(spines, plans, budget=40, stop_ids={STOP})
-    table = drive(branching, language, rng).table()
+    table = drive(branching, language, rng).estimates()
     every, correct = np.zeros(3), np.zeros(3)
     for n, (plan, prefix) in enumerate(zip(plans, prefixes, strict=True)):
         p, q = table.prob_NC[n], language.teacher[prefix]

@@ -53,7 +53,7 @@ def _repeat(world, options, repeats=REPEATS, seed=0):
     values, variances, sums, halves = [], [], [], []
     for _ in range(repeats):
         branching = QuestionBranching(spines, plans, stop_ids={STOP}, **options)
-        table = drive(branching, language, rng).table()
+        table = drive(branching, language, rng).estimates()
         assert table.mask_NC.sum() == sum(len(plan.token_ids_C) for plan in plans)
         values.append(table.value_NC[table.mask_NC])
         variances.append(table.var_NC[table.mask_NC])
@@ -147,7 +147,7 @@ def test_values_are_consistent_along_a_spine(world):
     plans = [language.plan(0, spine[:t], language.vocab) for t in range(len(spine))]
     branching = QuestionBranching([spine], plans, per_candidate=3, allocation="uniform",
                                   stop_ids={STOP})  # fmt: skip
-    table = drive(branching, language, np.random.default_rng(5)).table()
+    table = drive(branching, language, np.random.default_rng(5)).estimates()
     for t in range(len(spine) - 1):
         chosen = table.token_ids_NC[t].tolist().index(spine[t])
         below = table.prob_NC[t + 1] @ table.value_NC[t + 1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradalign import methods
-from gradalign.diagnostics.consensus import consensus
+from gradalign.diagnostics.contexts import consensus
 from gradalign.diagnostics.divergence import kl_divergence
 from gradalign.methods import NodeBatch
 

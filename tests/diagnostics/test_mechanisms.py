@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 
 from gradalign.alignment import pooled
 from gradalign.diagnostics import NAMES
-from gradalign.diagnostics.prefixes import num_continuations, num_tokens
 from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import compare_teachers
+from gradalign.stages.prefix import num_continuations, num_tokens
 from gradalign.store.schema import schema
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gradalign.alignment.overlap import overlap
 from gradalign.diagnostics.divergence import kl_divergence
-from gradalign.diagnostics.overlap import overlap
 from gradalign.models.distributions import position_view
 
 

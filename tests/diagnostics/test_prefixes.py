@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from gradalign.diagnostics import NAMES, chosen
-from gradalign.diagnostics.prefixes import (
-    DEPTHS,
-    SAMPLES,
-    cut,
-    num_continuations,
-    num_tokens,
-    transitions,
-)
+from gradalign.diagnostics.prefix import transitions
+from gradalign.stages.prefix import DEPTHS, SAMPLES, cut, num_continuations, num_tokens
 
 
 def test_transitions_against_counting_pairs():

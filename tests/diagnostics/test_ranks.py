@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from gradalign.alignment import cluster_bootstrap
-from gradalign.diagnostics.ranks import rank_correlation
+from gradalign.diagnostics.predictors import rank_correlation
 
 
 @pytest.mark.parametrize("levels", [3, 10, None])
@@ -33,7 +33,7 @@ def test_blocks_do_not_matter(monkeypatch):
     times = rng.multinomial(5, np.ones(5) / 5, size=40)
     question = rng.integers(0, 5, 30)
     whole = rank_correlation(x, y, question, 5)(times)
-    monkeypatch.setattr("gradalign.diagnostics.ranks._BLOCK", 64)
+    monkeypatch.setattr("gradalign.diagnostics.predictors._BLOCK", 64)
     np.testing.assert_array_equal(rank_correlation(x, y, question, 5)(times), whole)
 
 

@@ -163,7 +163,7 @@ def test_entry_points(monkeypatch):
 
     monkeypatch.setattr("gradalign.registry.entry_points", entry_points)
     registry = Registry("method", "gradalign.methods")
-    monkeypatch.setattr("gradalign.methods.catalogue.REGISTRY", registry)
+    monkeypatch.setattr("gradalign.methods.registry.REGISTRY", registry)
     with pytest.warns(UserWarning, match="bad"):
         assert names() == ["mine/truncated"]
     assert groups == ["gradalign.methods"]

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from runs import SMALL
 
 import gradalign
-from gradalign.ideal import unbiased_norm2
+from gradalign.ideal import covariance, ideal_gradient, unbiased_norm2
+from gradalign.report.directions import directions
+from gradalign.report.node_scores import Arm
 
 
 def forget(folder: Path, lost: dict[str, int]) -> None:
@@ -34,8 +37,10 @@ def forget(folder: Path, lost: dict[str, int]) -> None:
         pq.write_table(table, path)
 
 
-def test_they_leave_that_teachers_candidates_only(small_run, tmp_path):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def forgetful(small_run, tmp_path_factory):
+    """The run again after its strong teacher's server kept some candidates back, and which."""
+    folder = tmp_path_factory.mktemp("forgetful") / "run"
     shutil.copytree(small_run.path, folder)
     wide = small_run.nodes[small_run.nodes["num_candidates"] >= 3]
     branches = small_run.branches
@@ -45,10 +50,14 @@ def test_they_leave_that_teachers_candidates_only(small_run, tmp_path):
         lost[node] = int(own.sort_values("student_prob").iloc[1]["token_id"])
     assert lost
     forget(folder, lost)
-    for table in ("alignment", "branch_teachers"):
+    for table in ("alignment", "branch_teachers", "directions"):
         shutil.rmtree(folder / table)
-    again = gradalign.score(**SMALL, output_dir=str(folder))
+    return gradalign.score(**SMALL, output_dir=str(folder)), lost
 
+
+def test_they_leave_that_teachers_candidates_only(small_run, forgetful):
+    again, lost = forgetful
+    branches = small_run.branches
     probs = again.branch_teachers
     unknown = probs[probs["teacher_prob"].isna()]
     assert dict(zip(unknown["node_id"].astype(str), unknown["token_id"], strict=True)) == lost
@@ -70,3 +79,32 @@ def test_they_leave_that_teachers_candidates_only(small_run, tmp_path):
         own = own[own["value"].notna()]
         columns = (own[name].to_numpy()[None] for name in ("student_prob", "value", "value_var"))
         assert np.isclose(row.ideal_norm2_after, unbiased_norm2(*columns)[0], atol=1e-12)
+
+
+def test_pages_and_exports_show_no_other_token_s_direction(forgetful):
+    """What they draw is what was compared: 0 at the candidate that nothing is known of."""
+    again, lost = forgetful
+    aligned = again.alignment[again.alignment["method"] == "opd"].set_index(["teacher", "node_id"])
+    branches = again.branches
+    seen = set()
+    for shard in again.folder.files("alignment"):
+        for found in directions(again, shard, [Arm("demo:strong", "opd")]):
+            for n, node in enumerate(found.node_ids):
+                if node not in lost:
+                    continue
+                own = branches[branches["node_id"] == node]
+                token, m = own["token_id"].to_numpy(), found.ascent_NC[n, : len(own)]
+                known = (token != lost[node]) & own["value"].notna().to_numpy()
+                assert m[token == lost[node]] == 0.0
+                g = ideal_gradient(
+                    own["student_prob"].to_numpy()[known], own["value"].to_numpy()[known]
+                )
+                assert m[known] @ g == pytest.approx(aligned.loc[("demo:strong", node), "dot"])
+                noise = covariance(
+                    own["student_prob"].to_numpy()[known],
+                    own["value_var"].clip(lower=0).to_numpy()[known],
+                )
+                expected = np.sqrt(m[known] @ noise @ m[known])
+                assert found.dot_se_N[n] == pytest.approx(expected, abs=1e-12)
+                seen.add(node)
+    assert seen == lost.keys()

@@ -1,0 +1,1 @@
+"""The engine `server`: vLLM servers that run already, over HTTP."""

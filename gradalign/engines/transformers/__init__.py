@@ -1,0 +1,1 @@
+"""The engine `transformers`: batched sampling with shared prefixes, on any machine."""

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradalign.engines import attention
 from gradalign.engines.base import Closing, Completion, EngineUsage, Request
 from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.transformers import attention
 from gradalign.engines.transformers.batch import Batch, Job
 from gradalign.engines.transformers.model_call import ModelCall
 from gradalign.engines.transformers.sampler import draw

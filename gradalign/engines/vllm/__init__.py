@@ -1,0 +1,1 @@
+"""The engine `vllm`: vLLM in a process of its own."""

@@ -1,0 +1,1 @@
+"""Checkpoints: what their files hold, whether it fits together, and loading them."""

@@ -1,0 +1,1 @@
+"""Targeted rollouts: force each candidate, let the student finish, verify."""

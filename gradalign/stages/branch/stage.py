@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.analysis.node_views import padded
 from gradalign.branching import (
     Candidates,
     NodePlan,
@@ -18,23 +19,31 @@ from gradalign.branching import (
     choose_candidates,
 )
 from gradalign.errors import GradalignError
-from gradalign.stages.base import Run, Tick, Work, teacher_file
+from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.branch.stream import Rollouts
 from gradalign.stages.branch.tables import write_branch_tables
 from gradalign.stages.student import StudentTools, open_student
-from gradalign.store.positions import SpinePositions, read_positions
-from gradalign.store.shard import StoredSpine, read_questions, read_spines
+from gradalign.store.shard import (
+    SpinePositions,
+    StoredSpine,
+    padded,
+    read_positions,
+    read_questions,
+    read_spines,
+)
 
 TeacherTokens = dict[tuple[str, int], dict[str, npt.NDArray[np.int64]]]
 """(spine id, position) to each teacher's top tokens, most probable first."""
 
 
+@dataclass(frozen=True)
 class Branch:
     """Force candidates at the chosen nodes and estimate their success probabilities."""
 
-    name = "branch"
-    unit = "continuations"
+    kind: ClassVar[StageKind] = "branch"
+    name: ClassVar[str] = "branch"
+    unit: ClassVar[str] = "continuations"
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's nodes, the table written last, are there."""

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from gradalign.branching import NodeTable
+from gradalign.branching import NodeEstimates
 from gradalign.ideal import ideal_gradient, renormalise, unbiased_norm2
 from gradalign.stages.base import Run
 from gradalign.stages.branch.question import QuestionWork
@@ -23,7 +23,7 @@ def write_branch_tables(
     num_continuations = 0
     counts: Counter[str] = Counter()
     for item in work:
-        table = item.branching.table()
+        table = item.branching.estimates()
         _add_continuations(rows["continuations"], item)
         _add_passes(rows["passes"], item, table, num_continuations)
         _add_branches(rows["branches"], tools, item, table)
@@ -71,7 +71,7 @@ def _add_continuations(rows: Rows, item: QuestionWork) -> None:
     )
 
 
-def _add_passes(rows: Rows, item: QuestionWork, table: NodeTable, first: int) -> None:
+def _add_passes(rows: Rows, item: QuestionWork, table: NodeEstimates, first: int) -> None:
     """Write a row per (chosen node, continuation through it); equal prefixes share theirs."""
     passes = item.branching.passes()
     half_K = np.array([stored.half for stored in item.branching.continuations], dtype=np.int64)
@@ -104,7 +104,9 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeTable, first: int) ->
     )
 
 
-def _add_branches(rows: Rows, tools: StudentTools, item: QuestionWork, table: NodeTable) -> None:
+def _add_branches(
+    rows: Rows, tools: StudentTools, item: QuestionWork, table: NodeEstimates
+) -> None:
     plans = item.branching.plans
     if not plans:
         return
@@ -137,7 +139,7 @@ def _add_branches(rows: Rows, tools: StudentTools, item: QuestionWork, table: No
     )
 
 
-def _add_nodes(rows: Rows, run: Run, item: QuestionWork, table: NodeTable) -> None:
+def _add_nodes(rows: Rows, run: Run, item: QuestionWork, table: NodeEstimates) -> None:
     plans = item.branching.plans
     if not plans:
         return

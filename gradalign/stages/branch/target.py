@@ -46,7 +46,7 @@ class Target:
         Infinite while nothing is known of the ideal gradient's length.
         """
         worst = 0.0
-        tables = [item.branching.table() for item in self._work]
+        tables = [item.branching.estimates() for item in self._work]
         for probs in self._teachers:
             noise = ideal = method = 0.0
             for table, q_NC in zip(tables, probs, strict=True):
@@ -94,7 +94,7 @@ def _teacher_probs(run: Run, shard: str, label: str, work: list[QuestionWork]) -
     }
     found = []
     for item in work:
-        tokens_NC = item.branching.table().token_ids_NC
+        tokens_NC = item.branching.estimates().token_ids_NC
         q_NC = np.zeros(tokens_NC.shape)
         for n, plan in enumerate(item.branching.plans):
             row = row_of.get((item.spines[plan.spine].spine_id, plan.position))

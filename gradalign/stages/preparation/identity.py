@@ -18,7 +18,7 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTEXTS, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ModelError, RunError
-from gradalign.methods.catalogue import REGISTRY as METHODS
+from gradalign.methods.registry import REGISTRY as METHODS
 from gradalign.models import resolve_model
 from gradalign.models.checkpoints.fingerprint import Signature, model_fingerprint, model_signature
 from gradalign.models.checkpoints.tokenizers import load_tokenizer

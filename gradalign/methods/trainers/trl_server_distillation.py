@@ -15,12 +15,12 @@ import numpy as np
 from gradalign.errors import UsageError
 from gradalign.methods.base import Ascent, Method, no_reasons, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Distributions, Floats, Ints
 from gradalign.methods.gkd import SINGLE, set_reasons
 from gradalign.methods.identities import bucketed, centred, gain, renormalised
+from gradalign.methods.registry import register
 from gradalign.methods.sampled import NO_TOKEN, Draws, scaled
-from gradalign.methods.trl import LEAST_TAIL
+from gradalign.methods.trainers.trl import LEAST_TAIL
 
 
 @register("trl/server_distillation")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
 from gradalign.alignment.scores import POOLING, pooling_columns
-from gradalign.rounding import difference
+from gradalign.rounding import difference, is_residue
 from gradalign.store.splits import QUESTION
 
 Floats = npt.NDArray[np.float64]
@@ -175,6 +175,31 @@ def interval(
 def pooled_difference(sums: Floats) -> Floats:
     """Pooled alignment of the first sums less that of the others, [..., 2 POOLING] -> [...]."""
     return difference(pooled_of_sums(sums[..., :POOLING]), pooled_of_sums(sums[..., POOLING:]))
+
+
+def root_ratio(sums: npt.ArrayLike) -> Floats:
+    """Relative bias from sums (bias2, norm2), [..., 2] -> [...]: the root of their ratio.
+
+    The root of a negative sum, which noise can cause around zero bias, counts as 0; NaN where the
+    norm is not positive, or so small beside the bias that it is a residue of rounding.
+    """
+    sums_K = np.asarray(sums, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        root = np.sqrt(np.maximum(sums_K[..., 0], 0.0) / sums_K[..., 1])
+    return np.where(_is_length(sums_K), root, np.nan)
+
+
+def noise_ratio(sums: npt.ArrayLike) -> Floats:
+    """Variance over squared length from sums (variance, norm2), [..., 2] -> [...]; NaN as above."""
+    sums_K = np.asarray(sums, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(_is_length(sums_K), sums_K[..., 0] / sums_K[..., 1], np.nan)
+
+
+def _is_length(sums_K: Floats) -> Bools:
+    """Whether the second sum is a squared length, not what rounding leaves of one."""
+    norm2 = sums_K[..., 1]
+    return np.asarray((norm2 > 0) & ~is_residue(norm2, np.abs(sums_K[..., 0])))
 
 
 def pooled_columns(frame: pd.DataFrame) -> Floats:

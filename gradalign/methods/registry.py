@@ -1,8 +1,9 @@
-"""Names to methods: our own, those of entry points, and `module:Class`."""
+"""Names to methods: our own, those of entry points, and `module:Class`; and what they are."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -72,3 +73,46 @@ def _is_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError, AttributeError):
         return False
+
+
+def describe() -> list[dict[str, str]]:
+    """Return a record per method: name, formula, source, options with their defaults."""
+    records = []
+    for name in names():
+        kind = method_class(name)
+        records.append(
+            {
+                "name": name,
+                "ascent on the logits": kind.formula,
+                "source": kind.source,
+                "options": ", ".join(f"{item.name}={item.default}" for item in kind.options()),
+            }
+        )
+    return records
+
+
+def explain(spec: str) -> str:
+    """Return everything about one method, with the options as given.
+
+    Raises:
+        UnknownNameError: no such method.
+        UsageError: an option that it does not have or cannot take.
+    """
+    method = get(spec)
+    lines = [
+        method.full_spec,
+        "",
+        inspect.cleandoc(type(method).__doc__ or ""),
+        "",
+        f"ascent:  {method.formula}",
+        f"source:  {method.source}",
+        f"needs:   {', '.join(sorted(method.needs)) or 'nothing but the student'}",
+    ]
+    options = method.options()
+    if options:
+        lines += ["", "options:"]
+    for item in options:
+        choices = f" ({'|'.join(item.choices)})" if item.choices else f" ({item.type})"
+        value = getattr(method, item.name)
+        lines.append(f"  {item.name}={value}{choices}: {item.help} Default: {item.default}.")
+    return "\n".join(lines)

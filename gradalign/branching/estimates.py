@@ -35,7 +35,7 @@ class NodePlan:
 
 
 @dataclass(frozen=True, eq=False)
-class NodeTable:
+class NodeEstimates:
     """What was measured, one row per `NodePlan`, padded to the most candidates: [N, C].
 
     Attributes:
@@ -70,7 +70,7 @@ class NodeTable:
     slot_NC: Ints
 
 
-def node_table(
+def node_estimates(
     tree: PrefixTree,
     plans: Sequence[NodePlan],
     placed: Sequence[tuple[int, Ints]],
@@ -78,7 +78,7 @@ def node_table(
     exact: Sequence[Floats],
     *,
     backup: bool,
-) -> NodeTable:
+) -> NodeEstimates:
     """Estimate everything and lay it out by plan.
 
     Args:
@@ -113,7 +113,7 @@ def node_table(
         sample_NC[here] = np.where(n_C > 1, spread_C, np.nan)
         for half in (0, 1):
             half_HNC[half][here] = halves[half][node].value[slots]
-    return NodeTable(
+    return NodeEstimates(
         token_ids_NC=token_ids_NC,
         prob_NC=prob_NC,
         mask_NC=np.isfinite(value_NC) & np.isfinite(var_NC),

@@ -10,12 +10,19 @@ import numpy as np
 from gradalign.errors import UsageError
 from gradalign.methods.base import Ascent, Method, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
-from gradalign.methods.distributions import Floats
+from gradalign.methods.distributions import Floats, Ints
 from gradalign.methods.gkd import set_reasons
 from gradalign.methods.identities import bucketed, divergence, renormalised
 from gradalign.methods.opd import log_ratio_draws
-from gradalign.methods.returns import discounted_sums, spines_of
+from gradalign.methods.registry import register
+from gradalign.methods.returns import (
+    FutureReturns,
+    Outcomes,
+    continuations_of,
+    discounted_sums,
+    geometric_sum,
+    spines_of,
+)
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 LEAST_TAIL = float(-np.expm1(-1e-7))
@@ -158,3 +165,90 @@ class TRLIWOPD(SampledToken):
             used_N = before_N / np.maximum(total_N, self.epsilon)
         weight_N = 1.0 + self.gamma * (1.0 - used_N)
         return Draws(nodes, nodes.r_NS * weight_N[:, None], nodes.tail_r_N * weight_N)
+
+
+@register("trl/minillm")
+@dataclass(frozen=True)
+class TRLMiniLLM(FutureReturns):
+    """MiniLLM as TRL's experimental trainer computes it, without a task reward.
+
+    The advantage is not detached there, so every earlier advantage that contains the token's log
+    probability pulls it down: at gamma = 0 the weight is r_y - 1, in general r_y becomes the
+    (normalised) return minus a term that depends on position and length only. The single-step
+    reverse KL is added in full, on top of r_y.
+    """
+
+    formula: ClassVar[str] = (
+        "(R_t - c_t) (e_y - P) + P_j (r_j + KL), R_t = discounted return from r_y on,"
+        " c_t = 1 at gamma=0"
+    )
+    source: ClassVar[str] = (
+        "TRL experimental MiniLLMTrainer at 04b5c562 (gone from 1.16); arXiv 2306.08543"
+    )
+
+    gamma: float = option(0.0, "discount of later log ratios", low=0.0, high=1.0)
+    length_norm: bool = option(True, "divide the return by the sum of its discounts")
+    single_step: bool = option(True, "add the full-vocabulary reverse KL")
+
+    @property
+    def expected_needs(self) -> frozenset[str]:
+        """Also the node's position on its spine unless gamma is 0."""
+        return super().expected_needs | super().sampled_needs
+
+    def draws(self, batch: NodeBatch) -> Draws:
+        """Return the mean undetached advantage after y."""
+        nodes = batch.at(1.0)
+        extra_NS = divergence(nodes, 1.0) if self.single_step else None
+        if not self._looks_ahead:
+            return Draws(nodes, nodes.r_NS - 1.0, nodes.tail_r_N - 1.0, extra_NS=extra_NS)
+        rolled, spines = continuations_of(batch), spines_of(batch)
+        position_K = (spines.at_N - spines.begin_N)[rolled.node_K]
+        own_K = nodes.r_NS[rolled.node_K, rolled.slot_K]
+        future_K = discounted_sums(rolled.log_ratio_T, rolled.start_K, rolled.stop_K, self.gamma)
+        weight_K = self._weight(own_K, future_K, position_K, rolled.stop_K - rolled.start_K)
+        found = Outcomes(nodes, rolled)
+        mean_NS, mean_N = found.mean(weight_K)
+        return Draws(
+            nodes,
+            mean_NS,
+            mean_N,
+            second=lambda: found.mean(weight_K**2),
+            extra_NS=extra_NS,
+            reason_N=found.reason_N,
+        )
+
+    def drawn(self, batch: NodeBatch) -> Draws:
+        """Return the undetached advantage on the node's own spine."""
+        if not self._looks_ahead:
+            return self.draws(batch)
+        nodes, spines = batch.at(1.0), spines_of(batch)
+        own_N = nodes.r_NS[nodes.rows, np.maximum(batch.sampled_N, 0)]
+        future_N = discounted_sums(spines.log_ratio_T, spines.at_N + 1, spines.end_N, self.gamma)
+        weight_N = self._weight(
+            own_N, future_N, spines.at_N - spines.begin_N, spines.end_N - spines.at_N - 1
+        )
+        extra_NS = divergence(nodes, 1.0) if self.single_step else None
+        return Draws(nodes, nodes.r_NS, nodes.tail_r_N, drawn_N=weight_N, extra_NS=extra_NS)
+
+    def _weight(self, own_K: Floats, future_K: Floats, position_K: Ints, later_K: Ints) -> Floats:
+        return_K = own_K + self.gamma * future_K
+        if not self.length_norm:
+            scale_K = self.gamma ** position_K.astype(np.float64)
+            return np.asarray(scale_K * (return_K - (position_K + 1.0)))
+        pairs, index_K = np.unique(np.stack([position_K, later_K]), axis=1, return_inverse=True)
+        pull = _undetached(self.gamma, pairs[0], pairs[1])
+        normed_K = return_K / geometric_sum(self.gamma, later_K)
+        return np.asarray(normed_K - pull[index_K.reshape(-1)])
+
+
+def _undetached(gamma: float, position_K: Ints, later_K: Ints) -> Floats:
+    """Sum over s = 0..position of gamma^s / (1 + gamma + ... + gamma^(later + s)).
+
+    s is how far back an advantage lies which contains the token's log probability; the
+    denominator is that advantage's length normalisation.
+    """
+    if position_K.size == 0:
+        return np.zeros(0)
+    reach = int(position_K.max() + later_K.max()) + 1
+    inverse_T = 1.0 / geometric_sum(gamma, np.arange(reach))
+    return discounted_sums(inverse_T, later_K, later_K + position_K + 1, gamma)

@@ -10,9 +10,9 @@ import numpy as np
 
 from gradalign.methods.base import Ascent, Method, no_reasons, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.catalogue import register
 from gradalign.methods.distributions import Floats
 from gradalign.methods.identities import pulled
+from gradalign.methods.registry import register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
 SOURCE = "verl trainer/distillation/losses.py at 01dcf9f0, and its kl_penalty"

@@ -1,0 +1,1 @@
+"""Losses as trainers ship them, a module per trainer: `trl/gkd` is in `trl.py`."""
