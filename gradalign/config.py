@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,11 +22,17 @@ from pydantic import (
     field_validator,
 )
 
-from gradalign import diagnostics, limits
+from gradalign import limits
 from gradalign.errors import UsageError
 from gradalign.limits import Fraction, PositiveInt, Resamples, Seconds, Seed, Temperature, TokenId
 
 DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
+
+DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "prefix")
+"""Every diagnostic, in the order in which they are computed."""
+
+NEED_SAMPLING = ("prefix",)
+"""Those that sample, and are therefore done only when they are asked for."""
 
 GROUPS = {
     "what": "What to compare",
@@ -35,6 +42,29 @@ GROUPS = {
     "engine": "Engine",
     "run": "The run",
 }
+
+
+def chosen_diagnostics(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the diagnostics that a list of names stands for, in order.
+
+    Args:
+        names: names, or "all", or "none"; nothing stands for all that need no sampling.
+
+    Raises:
+        ValueError: a name that is not known, or "none" beside another.
+    """
+    unknown = sorted(set(names) - {*DIAGNOSTICS, "all", "none"})
+    if unknown:
+        raise ValueError(f"unknown {unknown[0]!r}; known: all, none, {', '.join(DIAGNOSTICS)}")
+    if "none" in names:
+        if set(names) != {"none"}:
+            raise ValueError("none excludes every other name")
+        return ()
+    if "all" in names:
+        return DIAGNOSTICS
+    if not names:
+        return tuple(name for name in DIAGNOSTICS if name not in NEED_SAMPLING)
+    return tuple(name for name in DIAGNOSTICS if name in names)
 
 
 def _setting(default: Any, group: str, help_text: str, *, affects_result: bool = True) -> Any:
@@ -196,7 +226,7 @@ class ScoreConfig(BaseModel):
         [],
         "run",
         "all, none, or one of "
-        f"{', '.join(diagnostics.NAMES)}; repeatable. Default: those that need no sampling "
+        f"{', '.join(DIAGNOSTICS)}; repeatable. Default: those that need no sampling "
         "(not prefix). `gradalign diagnose` adds more later.",
         affects_result=False,
     )
@@ -259,7 +289,7 @@ class ScoreConfig(BaseModel):
     @field_validator("diagnose")
     @classmethod
     def _known_diagnostics(cls, values: list[str]) -> list[str]:
-        diagnostics.chosen(values)
+        chosen_diagnostics(values)
         return values
 
     @classmethod

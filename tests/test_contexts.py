@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gradalign.contexts import CONTEXTS, TeacherSpec, describe, get, parse_teacher
 from gradalign.contexts.wrong_answer import wrong_answer
 from gradalign.errors import TaskError, UnknownNameError, UsageError
-from gradalign.tasks.base import Attempt, Message, Prompt, Question
+from gradalign.questions import Attempt, Message, Prompt, Question
 from gradalign.verifiers import get as get_verifier
 from tests.requires import require
 

@@ -18,13 +18,13 @@ import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.contexts.builtin import pick_sibling
 from gradalign.errors import UnknownNameError, UsageError, VerifierError
+from gradalign.questions import Attempt, Question
 from gradalign.registry import Registry, load_object
 from gradalign.report.export import ExportSettings, export
 from gradalign.report.terminal import show_question
 from gradalign.stages.failures import FailureWatch, too_many
 from gradalign.stages.preparation.preflight import check
 from gradalign.store.splits import outcome_splits
-from gradalign.tasks.base import Attempt, Question
 from gradalign.verifiers import FunctionVerifier, Verdict, VerifierFactory, VerifierPool, get
 from gradalign.verifiers import mathematics as mathematics_module
 from gradalign.verifiers.judge import judge

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradalign.errors import TaskError, UnknownNameError, UsageError, VerifierError
-from gradalign.tasks.base import Message, Question
+from gradalign.questions import Message, Question
 from gradalign.verifiers import Verdict, VerifierPool, get
 from gradalign.verifiers.boxed import last_boxed
 from gradalign.verifiers.judge import judge

@@ -14,7 +14,7 @@ from gradalign.demo.counting import (
     generate,
     training_rows,
 )
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from validity.pairs import REVERSE, Configuration, Pair, configurations
 
 VERIFIER = r"regex:,([0-9]+)$"

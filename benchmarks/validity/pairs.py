@@ -11,7 +11,7 @@ import torch
 
 from gradalign.demo.addition import MAX_RESPONSE_TOKENS, generate, verify
 from gradalign.models.checkpoints.loading import resolve_model
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.tasks.demo import question_of
 
 CONTROLS = ("", "random"), ("", "uniform_negative")

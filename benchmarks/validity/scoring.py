@@ -13,7 +13,7 @@ import numpy as np
 import gradalign
 from gradalign.engines import Request, SamplingSettings, derive_seed
 from gradalign.engines.transformers.engine import TransformersEngine
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
 
 SCORE_DRAW = 5

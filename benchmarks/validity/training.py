@@ -22,7 +22,7 @@ from gradalign.engines import Request, SamplingSettings, derive_seed
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.methods import NodeBatch, SpineView
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from validity.pairs import Configuration, Pair, context_ids, load_model, tokenizer_of
 from validity.registry import pair_of
 

@@ -13,7 +13,7 @@ from gradalign.contexts import builtin, template  # noqa: F401  (they register)
 from gradalign.contexts.base import CONTEXTS, Context, ContextFactory, SimpleContext
 from gradalign.contexts.teachers import TeacherSpec, parse_teacher
 from gradalign.errors import TaskError, UnknownNameError
-from gradalign.tasks.base import Attempt, Prompt, Question
+from gradalign.questions import Attempt, Prompt, Question
 
 __all__ = [
     "CONTEXTS",

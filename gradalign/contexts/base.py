@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gradalign.questions import Attempt, Message, Prompt, Question
 from gradalign.registry import Registry
-from gradalign.tasks.base import Attempt, Message, Prompt, Question
 
 
 class Context(Protocol):

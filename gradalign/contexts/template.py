@@ -9,7 +9,7 @@ from gradalign.contexts.base import CONTEXTS, Context, SimpleContext, last_user,
 from gradalign.contexts.builtin import digest, pick_sibling, read_text, require_field
 from gradalign.contexts.wrong_answer import wrong_answer
 from gradalign.errors import TaskError, UsageError
-from gradalign.tasks.base import LABELS, Attempt, Message, Prompt, Question
+from gradalign.questions import LABELS, Attempt, Message, Prompt, Question
 
 FIELDS = (
     "prompt",

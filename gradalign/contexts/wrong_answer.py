@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from gradalign.tasks.base import LABELS, Question
+from gradalign.questions import LABELS, Question
 from gradalign.verifiers.choice import gold_choice
 
 _NUMBER = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")

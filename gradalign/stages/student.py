@@ -20,11 +20,11 @@ from gradalign.models.checkpoints.tokenizers import check_ids_known, load_tokeni
 from gradalign.models.frequencies import length_note
 from gradalign.models.prompts.render import render
 from gradalign.models.prompts.texts import texts_after
+from gradalign.questions import Prompt, Question
 from gradalign.stages.base import Run
 from gradalign.stages.failures import FailureWatch, watch
 from gradalign.stages.preparation.prompt_checks import check_rows, naming, without_begin
 from gradalign.store.shard import StoredQuestions, read_questions, read_spines
-from gradalign.tasks.base import Prompt, Question
 from gradalign.verifiers import Verdict, VerifierPool
 
 

@@ -9,16 +9,16 @@ import bisect
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gradalign.questions import Attempt, Question
 from gradalign.store.folder import RunFolder
-from gradalign.tasks.base import Attempt, Message, Prompt, Question
 
 TOP_K = 16
 """Most probable tokens that are kept of every position, for the overlap of two models."""
@@ -50,45 +50,15 @@ class StoredSpine:
 
 
 def question_to_json(question: Question) -> str:
-    """Write a question as one JSON object."""
-    return json.dumps(
-        {
-            "id": question.id,
-            "prompt": _prompt_to_json(question.prompt),
-            "answer": question.answer,
-            "solution": question.solution,
-            "choices": list(question.choices),
-            "feedback": question.feedback,
-            "contexts": {
-                name: _prompt_to_json(prompt) for name, prompt in question.contexts.items()
-            },
-            "metadata": dict(question.metadata),
-        },
-        ensure_ascii=False,
-        default=str,
-    )
-
-
-def question_from_json(text: str) -> Question:
-    """Read what `question_to_json` wrote."""
-    record: dict[str, Any] = json.loads(text)
-    return Question(
-        id=record["id"],
-        prompt=_prompt_from_json(record["prompt"]),
-        answer=record["answer"],
-        solution=record["solution"],
-        choices=tuple(record["choices"]),
-        feedback=record["feedback"],
-        contexts={name: _prompt_from_json(item) for name, item in record["contexts"].items()},
-        metadata=record["metadata"],
-    )
+    """Write a question as one JSON object; metadata that JSON has no type for becomes text."""
+    return json.dumps(question.to_record(), ensure_ascii=False, default=str)
 
 
 def read_questions(folder: RunFolder, shard: str) -> list[StoredQuestion]:
     """Read a shard's questions."""
     table = folder.read_table("questions", shard)
     return [
-        StoredQuestion(question_from_json(record), tuple(ids))
+        StoredQuestion(Question.from_record(json.loads(record)), tuple(ids))
         for record, ids in zip(
             table["record"].to_pylist(), table["prompt_ids"].to_pylist(), strict=True
         )
@@ -142,18 +112,6 @@ def read_spines(folder: RunFolder, shard: str) -> dict[str, list[StoredSpine]]:
             )
         )
     return spines
-
-
-def _prompt_to_json(prompt: Prompt) -> str | list[dict[str, str]]:
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]
-
-
-def _prompt_from_json(value: str | list[Mapping[str, str]]) -> Prompt:
-    if isinstance(value, str):
-        return value
-    return tuple(Message(item["role"], item["content"]) for item in value)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ or `module:Class` for one of the user's own.
 
 from __future__ import annotations
 
-from gradalign.tasks.base import Attempt, Message, Prompt, Question, Task
+from gradalign.questions import Attempt, Message, Prompt, Question
+from gradalign.tasks.base import Task
 from gradalign.tasks.catalogue import TASKS, TaskSource, describe, load_task
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradalign.errors import TaskError
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from gradalign.tasks.base import LABELS, Question
+from gradalign.questions import LABELS, Question
 from gradalign.tasks.benchmark_rows import Benchmark, Row
 from gradalign.tasks.row_checks import text_of
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError
+from gradalign.questions import Question
 from gradalign.registry import Registry, load_object, parse_spec
-from gradalign.tasks.base import Question, Task
+from gradalign.tasks.base import Task
 from gradalign.tasks.files import SUFFIXES, FileTask, user_path
 from gradalign.tasks.row_checks import check_answer, check_question, check_unique, in_text
 

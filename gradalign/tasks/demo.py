@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gradalign.demo.addition import CONTEXTS, Problem, generate
 from gradalign.errors import UnknownNameError, UsageError
+from gradalign.questions import Question
 from gradalign.registry import parse_spec
-from gradalign.tasks.base import Question
 from gradalign.tasks.row_checks import select
 
 DEFAULT_SIZE = 64

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradalign.errors import TaskError
-from gradalign.tasks.base import Message
+from gradalign.questions import Message
 
 # What trainers, engines and templates take beside the messages: a prompt without it is another.
 _SHOWN_ELSEWHERE = (

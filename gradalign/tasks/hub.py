@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from gradalign.errors import MissingDependencyError, TaskError, UsageError
+from gradalign.questions import Message, Question
 from gradalign.registry import parse_spec
-from gradalign.tasks.base import Message, Question
 from gradalign.tasks.benchmark_rows import Benchmark, Row
 from gradalign.tasks.fields import refuse_lost_fields
 from gradalign.tasks.files import user_path

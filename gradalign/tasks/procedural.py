@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from gradalign.errors import MissingDependencyError, TaskError, UnknownNameError, UsageError
+from gradalign.questions import Message, Question
 from gradalign.registry import parse_spec
-from gradalign.tasks.base import Message, Question
 from gradalign.tasks.numbers import without_long_ints
 from gradalign.tasks.row_checks import check_question, select, text_of
 

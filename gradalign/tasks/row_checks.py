@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gradalign.errors import TaskError
-from gradalign.tasks.base import Message, Prompt, Question
+from gradalign.questions import Message, Prompt, Question
 from gradalign.tasks.numbers import plain_number, without_long_ints
 
 

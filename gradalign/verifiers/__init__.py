@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError, VerifierError
+from gradalign.questions import Question
 from gradalign.registry import load_object
-from gradalign.tasks.base import Question
 from gradalign.verifiers import builtin, choice, mathematics, procedural  # noqa: F401  (they register)
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier, VerifierFactory
 from gradalign.verifiers.judge import Verdict

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from gradalign.questions import Question
 from gradalign.registry import Registry
-from gradalign.tasks.base import Question
 
 
 class Verifier(Protocol):

@@ -6,7 +6,7 @@ import re
 from functools import partial
 
 from gradalign.errors import UnknownNameError, UsageError
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 
 

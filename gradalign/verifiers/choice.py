@@ -44,7 +44,7 @@ import re
 from dataclasses import dataclass
 
 from gradalign.errors import TaskError
-from gradalign.tasks.base import LABELS, Question
+from gradalign.questions import LABELS, Question
 from gradalign.verifiers import cues
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 from gradalign.verifiers.boxed import boxes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers.base import Verifier
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from gradalign.errors import MissingDependencyError
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 from gradalign.verifiers.boxed import last_boxed
 from gradalign.verifiers.builtin import no_argument

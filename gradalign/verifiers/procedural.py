@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 from gradalign.verifiers.response import spoken
 

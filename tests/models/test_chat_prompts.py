@@ -9,7 +9,7 @@ import pytest
 
 from gradalign.errors import UsageError
 from gradalign.models.prompts.render import prompt_text, render, template_notes
-from gradalign.tasks.base import Message
+from gradalign.questions import Message
 from tests.models.made_tokenizers import TURNS, build
 
 USER = (Message("user", "6*7"),)

@@ -15,7 +15,7 @@ from gradalign.models.prompts.render import (
     stop_token_ids,
     template_hash,
 )
-from gradalign.tasks.base import Message
+from gradalign.questions import Message
 from tests.models.made_tokenizers import NO_SYSTEM, TURNS, build
 
 CHAT = (Message("system", "S"), Message("user", "1+1=?"))

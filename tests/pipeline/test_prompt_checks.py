@@ -15,12 +15,12 @@ import gradalign
 from gradalign.contexts import CONTEXTS, SimpleContext, parse_teacher
 from gradalign.demo import model_path
 from gradalign.errors import GradalignError
+from gradalign.questions import Attempt, Message
 from gradalign.rescore import rescore
 from gradalign.stages.preparation.preflight import check
 from gradalign.stages.preparation.preview import preview_prompts
 from gradalign.stages.preparation.start import prepare
 from gradalign.stages.student import Prompter
-from gradalign.tasks.base import Attempt, Message
 
 QUICK: dict[str, Any] = {
     "student": "demo:student",

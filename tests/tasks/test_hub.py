@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gradalign.errors import MissingDependencyError, TaskError, UsageError
+from gradalign.questions import Message
 from gradalign.tasks import Question, load_task
-from gradalign.tasks.base import Message
 from gradalign.tasks.benchmarks import BENCHMARKS
 from gradalign.verifiers import get
 from tests.requires import require

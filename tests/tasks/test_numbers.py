@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradalign.errors import TaskError
-from gradalign.store.shard import question_from_json, question_to_json
+from gradalign.questions import Question
+from gradalign.store.shard import question_to_json
 from gradalign.tasks import load_task
-from gradalign.tasks.base import Question
 from gradalign.tasks.row_checks import text_of
 from gradalign.verifiers import get
-from gradalign.verifiers.process.protocol import pack, question_to_wire
+from gradalign.verifiers.process.protocol import pack
 from gradalign_cli.main import main
 from tests.requires import require
 
@@ -139,8 +139,8 @@ def test_a_long_integer_in_a_column_that_nobody_reads(tmp_path, capsys):
     assert stop.value.code == 0
     (question,) = load_task(str(path)).questions()
     assert question.metadata["n"] == ["7" * 6000]
-    assert question_from_json(question_to_json(question)) == question
-    assert pack(question_to_wire(question))
+    assert Question.from_record(json.loads(question_to_json(question))) == question
+    assert pack(question.to_record())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_numbers_of_a_task_of_the_users_own(tmp_path, monkeypatch):
     (question,) = load_task("number_task:Numbers").questions()
     assert (question.answer, question.choices) == ("71", ("1", "0.00002"))
     assert question.metadata == {"n": ["1" + "0" * 6000], "m": 2}
-    assert question_from_json(question_to_json(question)) == question
+    assert Question.from_record(json.loads(question_to_json(question))) == question
     with pytest.raises(TaskError, match="type list"):
         load_task("number_task:Wrong").questions()
     with pytest.raises(TaskError, match="KeyError: 'gone'"):

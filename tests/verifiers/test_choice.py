@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradalign.tasks.base import LABELS, Question
+from gradalign.questions import LABELS, Question
 from gradalign.tasks.benchmark_rows import Row
 from gradalign.tasks.benchmarks import BENCHMARKS
 from gradalign.verifiers import get

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers import get
 from gradalign.verifiers.boxed import boxes, last_boxed
 from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units

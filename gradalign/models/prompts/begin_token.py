@@ -7,7 +7,7 @@ from typing import Any
 
 from gradalign.errors import UsageError
 from gradalign.models.prompts.texts import whole_text
-from gradalign.tasks.base import Prompt
+from gradalign.questions import Prompt
 
 _LONGEST_FRONT = 4
 """Tokens that a tokenizer may put in front of a text, such as `[gMASK]<sop>`."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from gradalign.errors import UsageError
-from gradalign.tasks.base import Message
+from gradalign.questions import Message
 
 End: TypeAlias = Literal["asked", "open", "closed"]
 """How a rendering ends: with the beginning of an assistant's turn ("asked"), inside the last

@@ -17,7 +17,7 @@ from gradalign.models.prompts.chat import (
     fixed_clock,
     ignores_generation_prompt,
 )
-from gradalign.tasks.base import Message, Prompt
+from gradalign.questions import Message, Prompt
 
 # What this module decides itself; a template may use any other name.
 _RESERVED = frozenset(

@@ -23,6 +23,7 @@ from gradalign.models import resolve_model
 from gradalign.models.checkpoints.fingerprint import Signature, model_fingerprint, model_signature
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.prompts.render import render
+from gradalign.questions import Question
 from gradalign.sources import plugin_fingerprint, source_fingerprint
 from gradalign.stages.base import Run, read_template
 from gradalign.stages.servers import teacher_servers
@@ -30,7 +31,6 @@ from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog
 from gradalign.store.shard import StoredQuestions
 from gradalign.tasks import TASKS, load_task
-from gradalign.tasks.base import Question
 from gradalign.tasks.files import user_path
 from gradalign.tasks.hub import path_of
 from gradalign.verifiers import VERIFIERS

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gradalign import diagnostics, methods
-from gradalign.config import ScoreConfig
+from gradalign import methods
+from gradalign.config import ScoreConfig, chosen_diagnostics
 from gradalign.contexts import Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.engines import resolve_engine
@@ -28,6 +28,7 @@ from gradalign.models.checkpoints.weight_check import check_weights
 from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
 from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
+from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
 from gradalign.stages.preparation.precision import pass_dtype
@@ -35,7 +36,7 @@ from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, 
 from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.tasks import load_task
-from gradalign.tasks.base import Attempt, Prompt, Question, Task
+from gradalign.tasks.base import Task
 from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
@@ -331,7 +332,7 @@ def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[st
     Teachers on servers are not: a folder with their tokenizer may stand for them.
     """
     served = teacher_servers(config)
-    teachers_sample = "prefix" in diagnostics.chosen(config.diagnose)
+    teachers_sample = "prefix" in chosen_diagnostics(config.diagnose)
     found = {}
     for model in dict.fromkeys(models):
         if model in served and model != config.student:

@@ -11,7 +11,7 @@ from gradalign.contexts import Context
 from gradalign.errors import TokenizerMismatchError, UsageError
 from gradalign.models.prompts.render import template_notes
 from gradalign.models.prompts.texts import texts_after
-from gradalign.tasks.base import Attempt, Prompt, Question
+from gradalign.questions import Attempt, Prompt, Question
 
 _MADE_UP = (
     Attempt("made-up/0", "An earlier response.", 0.0),

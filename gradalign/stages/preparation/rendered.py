@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import overload
 
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 
 
 class RenderedPrompts(Sequence[list[int]]):

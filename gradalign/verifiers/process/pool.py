@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from gradalign.errors import UsageError, VerifierError
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers.base import Verifier
 from gradalign.verifiers.judge import Verdict, judge
 from gradalign.verifiers.process.loader import Loader, WorkerLink
-from gradalign.verifiers.process.protocol import Unpacker, pack, question_to_wire
+from gradalign.verifiers.process.protocol import Unpacker, pack
 
 _BATCH_ITEMS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -122,7 +122,7 @@ class VerifierPool:
         known = self._known.get(id(question))
         # The question is kept, so that its id is not given to another one meanwhile.
         if known is None:
-            digest = hashlib.blake2b(pack(question_to_wire(question)), digest_size=16).digest()
+            digest = hashlib.blake2b(pack(question.to_record()), digest_size=16).digest()
             known = self._known[id(question)] = (question, digest)
             if len(self._known) > _QUESTION_ENTRIES:
                 self._known.popitem(last=False)
@@ -206,7 +206,7 @@ class VerifierPool:
             batch.append((questions[id(question)], text))
             characters += len(text)
             worker.open_items.append(index)
-        frame = pack({"questions": [question_to_wire(q) for q in records], "items": batch})
+        frame = pack({"questions": [q.to_record() for q in records], "items": batch})
         try:
             worker.link.connection.sendall(frame)
         except OSError:

@@ -1,14 +1,11 @@
-"""What goes between the pool and its processes: length-prefixed JSON, questions as objects."""
+"""What goes between the pool and its processes: length-prefixed JSON."""
 
 from __future__ import annotations
 
 import json
 import socket
 import struct
-from collections.abc import Mapping
 from typing import Any
-
-from gradalign.tasks.base import Message, Prompt, Question
 
 _LENGTH = struct.Struct("!Q")
 
@@ -62,43 +59,3 @@ class Unpacker:
             frames.append(json.loads(bytes(self._buffer[_LENGTH.size : end])))
             del self._buffer[:end]
         return frames
-
-
-def question_to_wire(question: Question) -> dict[str, Any]:
-    """Return a question as plain JSON values; metadata that JSON has no type for becomes text."""
-    return {
-        "id": question.id,
-        "prompt": _prompt_to_wire(question.prompt),
-        "answer": question.answer,
-        "solution": question.solution,
-        "choices": list(question.choices),
-        "feedback": question.feedback,
-        "contexts": {name: _prompt_to_wire(item) for name, item in question.contexts.items()},
-        "metadata": dict(question.metadata),
-    }
-
-
-def question_from_wire(record: Mapping[str, Any]) -> Question:
-    """Undo `question_to_wire`."""
-    return Question(
-        id=record["id"],
-        prompt=_prompt_from_wire(record["prompt"]),
-        answer=record["answer"],
-        solution=record["solution"],
-        choices=tuple(record["choices"]),
-        feedback=record["feedback"],
-        contexts={name: _prompt_from_wire(item) for name, item in record["contexts"].items()},
-        metadata=record["metadata"],
-    )
-
-
-def _prompt_to_wire(prompt: Prompt) -> str | list[list[str]]:
-    if isinstance(prompt, str):
-        return prompt
-    return [[message.role, message.content] for message in prompt]
-
-
-def _prompt_from_wire(value: str | list[list[str]]) -> Prompt:
-    if isinstance(value, str):
-        return value
-    return tuple(Message(role, content) for role, content in value)

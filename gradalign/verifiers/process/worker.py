@@ -14,7 +14,7 @@ import signal
 import socket
 
 from gradalign.errors import GradalignError, VerifierError
-from gradalign.tasks.base import Question
+from gradalign.questions import Question
 from gradalign.verifiers import get
 from gradalign.verifiers.base import Verifier
 from gradalign.verifiers.judge import judge
@@ -23,7 +23,6 @@ from gradalign.verifiers.process.protocol import (
     FORK,
     KILL,
     pack,
-    question_from_wire,
     receive,
 )
 
@@ -110,7 +109,7 @@ def _obey(control: socket.socket, verifier: Verifier, limit_memory: bool) -> Non
 def _serve(connection: socket.socket, verifier: Verifier) -> None:
     """Answer batches until the pool hangs up: one frame per verification, as each is done."""
     while (batch := receive(connection)) is not None:
-        questions = [question_from_wire(record) for record in batch["questions"]]
+        questions = [Question.from_record(record) for record in batch["questions"]]
         for index, text in batch["items"]:
             verdict = judge(verifier, text, questions[index])
             connection.sendall(pack([verdict.reward, verdict.error_kind, verdict.detail]))
