@@ -47,6 +47,7 @@ from exact_language import (
 )
 
 from gradalign.alignment import balanced, cosine, mean_alignment, pooled
+from gradalign.alignment.ideal import ideal_gradient, noise_trace
 from gradalign.branching import (
     BranchRequest,
     NodePlan,
@@ -54,7 +55,6 @@ from gradalign.branching import (
     choose_candidates,
     second_phase,
 )
-from gradalign.ideal import ideal_gradient, noise_trace
 
 Floats = npt.NDArray[np.float64]
 

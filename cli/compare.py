@@ -31,8 +31,8 @@ def _compare(
     ] = False,
 ) -> None:
     from gradalign.report.compare import compare_runs
+    from gradalign.report.format import interval, number
     from gradalign.report.report import read_report
-    from gradalign.report.text import interval, number
 
     rows = compare_runs(read_report(run_a), read_report(run_b), level=level)
     if json_output:

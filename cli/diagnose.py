@@ -66,7 +66,7 @@ def print_diagnostics(summary: pd.DataFrame) -> None:
     """Print, per mechanism and teacher, the figures over all nodes and what to do about them."""
     from rich.table import Table
 
-    from gradalign.report.text import visible
+    from gradalign.report.format import visible
 
     whole = summary[summary["split"].astype(str) == "all"]
     for mechanism in NAMES:

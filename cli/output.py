@@ -132,7 +132,7 @@ def _at(part: pd.DataFrame, key: tuple[str, str], column: str) -> float:
 
 
 def _interval(row: Mapping[Any, Any], value: str, low: str, high: str) -> str:
-    from gradalign.report.text import interval
+    from gradalign.report.format import interval
 
     return interval(row[value], row[low], row[high])
 

@@ -50,7 +50,7 @@ def _place(item: Ranked) -> str:
 def _print(result: Recommendation) -> None:
     from rich.table import Table
 
-    from gradalign.report.text import interval, number, visible
+    from gradalign.report.format import interval, number, visible
 
     table = Table(title="Ranking by pooled alignment", title_justify="left")
     for title, side in (

@@ -32,9 +32,9 @@ def _show(
 ) -> None:
     from rich.console import Console
 
+    from gradalign.report.format import visible
     from gradalign.report.report import read_report
     from gradalign.report.terminal import show_question
-    from gradalign.report.text import visible
 
     report = read_report(run)
     console = Console(width=None if sys.stdout.isatty() else 132, markup=False, highlight=False)

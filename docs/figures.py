@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 import gradalign
+from gradalign.alignment.value_interval import branch_interval
 from gradalign.report.page import write_page
 from gradalign.report.report import Report
-from gradalign.report.value_interval import branch_interval
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})

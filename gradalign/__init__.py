@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name, or a submodule, when it is first used."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in {"alignment", "contexts", "ideal", "methods", "tasks", "verifiers"}:
+    if name in {"alignment", "contexts", "methods", "tasks", "verifiers"}:
         return importlib.import_module(f"gradalign.{name}")
     raise AttributeError(f"module 'gradalign' has no attribute {name!r}")
 

@@ -13,7 +13,7 @@ from gradalign.alignment import (
     pooled_of_sums,
     question_sums,
 )
-from gradalign.ideal import ideal_gradient
+from gradalign.alignment.ideal import ideal_gradient
 
 
 def _nodes(rng, count, width):

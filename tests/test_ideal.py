@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradalign.ideal import (
+from gradalign.alignment.ideal import (
     covariance,
     gradient_map,
     ideal_gradient,

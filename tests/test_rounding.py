@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradalign.alignment import compare, cross_fit, node_sums, pooled, pooled_of_sums
+from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.alignment.scores import (
     ALL_FLAT,
     IDEAL_IS_NOISE,
@@ -16,7 +17,6 @@ from gradalign.alignment.scores import (
     why_unpooled,
 )
 from gradalign.alignment.update import UpdateGrams
-from gradalign.ideal import ideal_gradient, unbiased_norm2
 from gradalign.rounding import agreeing_rows, difference, pass_error, settled_ratios
 
 

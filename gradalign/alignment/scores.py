@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.ideal import ideal_gradient, unbiased_norm2
+from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.rounding import RESIDUE, is_residue
 
 Floats = npt.NDArray[np.float64]

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from gradalign import methods
 from gradalign.alignment import cosine, cross_fit, node_sums
+from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.alignment.scores import FLAT
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
-from gradalign.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.methods import Direction, Method, restrict
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows

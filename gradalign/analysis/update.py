@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.alignment import Interval
+from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.node_views import NodeTable, read_directions, read_nodes
-from gradalign.ideal import ideal_gradient
 from gradalign.stages.base import Run
 from gradalign.store.shard import padded
 

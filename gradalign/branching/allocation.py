@@ -21,13 +21,13 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.alignment.ideal import ideal_gradient, influence, noise_trace
 from gradalign.branching import neyman
 from gradalign.branching.estimates import NodeEstimates, NodePlan, node_estimates
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.values import estimate
 from gradalign.branching.visits import Passes, Stored
 from gradalign.errors import UnknownNameError
-from gradalign.ideal import ideal_gradient, influence, noise_trace
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -2,8 +2,8 @@
 
 The noise of a question's ideal gradients is sum_b c_b^2 s_b^2 / n_b over its branches b (a
 candidate at a node): n_b continuations of variance s_b^2, and c_b^2 says how much a branch's
-error matters, at its own node (a_j^2 of `gradalign.ideal.influence`) and, through backing up, at
-all nodes above. Least noise for a given number of tokens has n_b proportional to
+error matters, at its own node (a_j^2 of `gradalign.alignment.ideal.influence`) and, through
+backing up, at all nodes above. Least noise for a given number of tokens has n_b proportional to
 c_b s_b / sqrt(tokens per continuation): Neyman's allocation.
 
 c_b and the tokens follow from probabilities alone. s_b has to be learnt from rewards, which is

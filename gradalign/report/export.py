@@ -22,10 +22,9 @@ from scipy.stats import norm
 from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
-from gradalign.report.directions import directions
-from gradalign.report.node_scores import Arm
+from gradalign.report.format import arm_name
+from gradalign.report.node_scores import Arm, directions
 from gradalign.report.plots import best_arm
-from gradalign.report.text import arm_name
 from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from gradalign.errors import UsageError
-from gradalign.report.text import arm_name, visible
+from gradalign.report.format import arm_name, visible
 from gradalign.store.schema import schema
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 

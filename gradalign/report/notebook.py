@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from gradalign.report.text import interval, number, visible
+from gradalign.report.format import interval, number, visible
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import MissingDependencyError, RunError
+from gradalign.report.format import interval, visible
 from gradalign.report.page_data import page_data
 from gradalign.report.plots import COLOURS, plotly_objects
-from gradalign.report.text import interval, visible
 from gradalign.report.verdict import Recommendation
 from gradalign.store.output_file import is_page, replacing
 

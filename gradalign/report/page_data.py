@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradalign.alignment.value_interval import branch_interval, value_interval
 from gradalign.errors import RunError, UsageError
-from gradalign.report.directions import directions
-from gradalign.report.node_scores import Arm
+from gradalign.report.format import visible
+from gradalign.report.node_scores import Arm, directions
 from gradalign.report.plots import best_arm
-from gradalign.report.text import visible
-from gradalign.report.value_interval import branch_interval, value_interval
 from gradalign.store.schema import table_names
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 

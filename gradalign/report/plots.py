@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.report.format import arm_name, visible
 from gradalign.report.node_scores import Arm
-from gradalign.report.text import arm_name, visible
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:

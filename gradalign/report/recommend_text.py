@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
+from gradalign.report.format import interval, number
 from gradalign.report.significance import Pair
-from gradalign.report.text import interval, number
 from gradalign.report.verdict import Part, Ranked, Settle, TeacherPlace, above
 
 

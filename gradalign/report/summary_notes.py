@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradalign.report.text import arm_name
+from gradalign.report.format import arm_name
 
 if TYPE_CHECKING:
     import pandas as pd

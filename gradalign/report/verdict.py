@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Literal
 
+from gradalign.report.format import visible
 from gradalign.report.node_scores import Arm
 from gradalign.report.significance import Pair
-from gradalign.report.text import visible
 
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")

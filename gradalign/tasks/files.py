@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gradalign.errors import TaskError
+from gradalign.plain_numbers import WrittenFloat, parse_int
 from gradalign.questions import Prompt, Question
 from gradalign.tasks.fields import message_of, refuse_lost_fields
-from gradalign.tasks.numbers import WrittenFloat, parse_int
 from gradalign.tasks.row_checks import (
     check_answer,
     check_question,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gradalign.errors import TaskError
+from gradalign.plain_numbers import plain_number, without_long_ints
 from gradalign.questions import Message, Prompt, Question
-from gradalign.tasks.numbers import plain_number, without_long_ints
 
 
 def select(
@@ -151,7 +151,7 @@ def text_of(value: object, what: str) -> str | None:
     """Turn an answer as files hold it into text: strings as they are, numbers in plain digits.
 
     A missing value is None; true and false become "true" and "false". How a file spells a number
-    does not matter: 46.0 is "46" and 1e-05 is "0.00001" (see `gradalign.tasks.numbers`).
+    does not matter: 46.0 is "46" and 1e-05 is "0.00001" (see `gradalign.plain_numbers`).
 
     Raises:
         TaskError: NaN, an infinity, a whole float that has lost digits, or a value that is not a

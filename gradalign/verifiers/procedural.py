@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradalign.questions import Question
+from gradalign.reasoning_gym_data import dataset_of, entry_of
 from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
 from gradalign.verifiers.response import spoken
 
@@ -20,8 +21,6 @@ def reasoning_gym(argument: str) -> Verifier:
         MissingDependencyError: reasoning-gym is not installed.
         UnknownNameError: it has no such task.
     """
-    from gradalign.tasks.procedural import dataset_of, entry_of
-
     dataset = dataset_of(argument)
 
     def score(text: str, question: Question) -> float:

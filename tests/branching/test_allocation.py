@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from language import STOP, Language, drive
 
+from gradalign.alignment.ideal import influence
 from gradalign.branching import NodePlan, QuestionBranching, second_phase
 from gradalign.branching.neyman import fill, whole
 from gradalign.errors import UnknownNameError
-from gradalign.ideal import influence
 
 
 def _plan(position=0, prob=(0.6, 0.3, 0.1), ids=(1, 2, 3), inclusion=1.0, spine=0):

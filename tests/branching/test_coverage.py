@@ -5,8 +5,8 @@ import pytest
 from language import STOP, Language, drive
 
 from gradalign.alignment import cluster_bootstrap, pooled_of_sums
+from gradalign.alignment.ideal import ideal_gradient, noise_trace
 from gradalign.branching import QuestionBranching, choose_nodes
-from gradalign.ideal import ideal_gradient, noise_trace
 
 LANGUAGES, REPLICATIONS, QUESTIONS, SPINES, NODES = 150, 240, 20, 2, 3
 

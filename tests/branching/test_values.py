@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from language import STOP, Language, drive
 
+from gradalign.alignment.ideal import ideal_gradient, noise_trace
 from gradalign.branching import Passes, QuestionBranching
 from gradalign.branching.visits import Router
-from gradalign.ideal import ideal_gradient, noise_trace
 
 REPEATS = 500
 VARIANTS = {

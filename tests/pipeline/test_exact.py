@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gradalign
 from gradalign.alignment import pooled
+from gradalign.alignment.ideal import ideal_gradient
 from gradalign.demo import model_path
-from gradalign.ideal import ideal_gradient
 
 SETTINGS = {
     "student": "demo:student",

@@ -12,7 +12,7 @@ from runs import SMALL
 
 from gradalign import methods
 from gradalign.alignment import balanced, pooled
-from gradalign.ideal import ideal_gradient
+from gradalign.alignment.ideal import ideal_gradient
 from gradalign.store.schema import schema, table_names
 
 # Tables of diagnostics are there when asked for or possible: see tests/diagnostics; those of

@@ -12,9 +12,8 @@ import pytest
 from runs import SMALL
 
 import gradalign
-from gradalign.ideal import covariance, ideal_gradient, unbiased_norm2
-from gradalign.report.directions import directions
-from gradalign.report.node_scores import Arm
+from gradalign.alignment.ideal import covariance, ideal_gradient, unbiased_norm2
+from gradalign.report.node_scores import Arm, directions
 
 
 def forget(folder: Path, lost: dict[str, int]) -> None:

@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from gradalign.alignment.ideal import covariance
 from gradalign.errors import UsageError
-from gradalign.ideal import covariance
-from gradalign.report.directions import directions
 from gradalign.report.export import ExportSettings, choose_arm, export
-from gradalign.report.node_scores import Arm
+from gradalign.report.node_scores import Arm, directions
 
 ARM = {"teacher": "demo:strong", "method": "gkd"}
 

@@ -19,10 +19,10 @@ from runs import SMALL
 
 import gradalign
 from gradalign.diagnostics import chosen
+from gradalign.report.format import visible
 from gradalign.report.page import MAX_BYTES, render, write_page
 from gradalign.report.page_data import choose_questions, page_data
 from gradalign.report.report import Report
-from gradalign.report.text import visible
 from gradalign.store.folder import RunFolder
 from gradalign_cli.main import main
 

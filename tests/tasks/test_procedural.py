@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gradalign.errors import TaskError, UnknownNameError, UsageError
+from gradalign.reasoning_gym_data import names
 from gradalign.tasks import Message, Question, load_task
-from gradalign.tasks.procedural import INSTRUCTION, names
+from gradalign.tasks.procedural import INSTRUCTION
 from gradalign.verifiers import VerifierPool, get
 from gradalign.verifiers.procedural import last_answer
 from tests.requires import require

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
+from gradalign.alignment.ideal import ideal_gradient, renormalise, unbiased_norm2
 from gradalign.branching import NodeEstimates
-from gradalign.ideal import ideal_gradient, renormalise, unbiased_norm2
 from gradalign.stages.base import Run
 from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.student import StudentTools

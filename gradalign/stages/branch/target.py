@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.ideal import covariance, ideal_gradient, noise_trace, renormalise
+from gradalign.alignment.ideal import covariance, ideal_gradient, noise_trace, renormalise
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.branch.question import QuestionWork
 

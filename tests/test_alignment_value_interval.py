@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from gradalign.report.value_interval import branch_interval, value_interval
+from gradalign.alignment.value_interval import branch_interval, value_interval
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 2), (2, 2), (1, 2), (3, 8), (17, 40), (11, 11)])
