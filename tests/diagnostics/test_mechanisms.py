@@ -16,6 +16,7 @@ from gradalign.alignment import pooled
 from gradalign.diagnostics import NAMES
 from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import compare_teachers
+from gradalign.rounding import pass_error
 from gradalign.stages.prefix import num_continuations, num_tokens
 from gradalign.store.schema import schema
 
@@ -206,7 +207,7 @@ def test_context_figures_follow_from_the_table(informed_run):
     part = table[table["teacher"] == "self"]
     assert set(part["num_contexts"]) == {2}
     assert set(part["kind"].astype(str)) == {"all"}
-    np.testing.assert_allclose(part["mean_kl"], part["shared_kl"] + part["conflict"], atol=1e-6)
+    np.testing.assert_allclose(part["mean_kl"], part["shared_kl"] + part["conflict"], atol=1e-5)
     # Each context's own divergence from the student, as the table `diagnostics` has it.
     own = informed_run.diagnostics
     own = own[own["teacher"].isin(["self+answer", "self+wrong-answer"])]
@@ -252,7 +253,9 @@ def test_horizon_figures_follow_from_the_tables(informed_run):
     part = tokens[tokens["teacher"] == "demo:strong"]
     gap = (part["teacher_logprob"] - part["student_logprob"]).astype(np.float64)
     found = figure(informed_run, "horizon", "demo:strong", "negative_share")
-    assert found.value == pytest.approx((gap < 0).mean(), abs=1e-9)
+    # Where both are nearly certain the sign of the gap is that of a rounding error.
+    beyond = np.abs(gap) > pass_error(part["student_logprob"].to_numpy())
+    assert found.value == pytest.approx(((gap < 0) & beyond).mean(), abs=1e-9)
     ends = part["token_id"].isin(informed_run.metadata["resolved"]["stop_token_ids"])
     for variant, kept in (("special tokens", ends), ("other tokens", ~ends)):
         found = figure(informed_run, "horizon", "demo:strong", "log_prob_gap", variant)
@@ -274,10 +277,10 @@ def test_predictors_are_rank_correlations_of_the_cosines(informed_run):
     )
     rows = table[(table["teacher"] == "self+answer") & (table["method"] == "opd")]
     rows = rows.set_index(rows["predictor"].astype(str))
-    wanted = spearmanr(joined["cosine"], joined["reverse_kl"]).statistic
+    wanted = spearmanr(*joined[["cosine", "reverse_kl"]].round(9).to_numpy().T).statistic
     assert rows.loc["reverse_kl", "correlation"] == pytest.approx(wanted, abs=1e-9)
     assert rows.loc["reverse_kl", "num_nodes"] == len(joined)
-    wanted = spearmanr(part["cosine"], part["teacher_advantage"]).statistic
+    wanted = spearmanr(*part[["cosine", "teacher_advantage"]].round(9).to_numpy().T).statistic
     assert rows.loc["teacher_advantage", "correlation"] == pytest.approx(wanted, abs=1e-9)
 
 
@@ -330,7 +333,9 @@ def test_every_mechanism_and_teacher_has_advice(informed_run, prefix_run):
 
 
 def test_intervals_hold_their_values(informed_run):
+    """An end that is not known is null; the other may be there all the same."""
     frame = informed_run.table("diagnostics_summary")
-    there = frame[frame["low"].notna()]
-    assert (there["low"] <= there["value"] + 1e-9).mean() > 0.99
-    assert (there["high"] >= there["value"] - 1e-9).mean() > 0.99
+    low, high = frame[frame["low"].notna()], frame[frame["high"].notna()]
+    assert min(len(low), len(high)) > 1000
+    assert (low["low"] <= low["value"] + 1e-9).mean() > 0.99
+    assert (high["high"] >= high["value"] - 1e-9).mean() > 0.99

@@ -166,10 +166,10 @@ def test_a_student_is_cut_too_and_a_teacher_may_lack_a_token_of_its(longer, tmp_
 def test_a_teacher_without_a_token_that_was_drawn_is_refused(tmp_path):
     folder = bundled_copy(tmp_path / "short", "student")
     model = load(folder)
-    model.resize_token_embeddings(31)
+    model.resize_token_embeddings(31)  # without "=", which every prompt ends with
     model.save_pretrained(folder)
     edit_json(folder / "generation_config.json", eos_token_id=2)
-    with pytest.raises(TokenizerMismatchError, match="has no token for the id"):
+    with pytest.raises(TokenizerMismatchError, match=r"the prompt has the token '=' \(31\)"):
         gradalign.score(
             student="demo:student",
             teachers=[str(folder)],

@@ -36,7 +36,9 @@ def llama(**rope: Any) -> Any:
 
 def old(**settings: Any) -> Any:
     """A configuration that comes with a checkpoint's own code."""
-    return SimpleNamespace(text_config=None, **settings)
+    config = SimpleNamespace(text_config=None, **settings)
+    config.get_text_config = lambda decoder=False: config
+    return config
 
 
 @pytest.mark.parametrize(

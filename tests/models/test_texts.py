@@ -110,6 +110,7 @@ def test_responses_are_verified_as_they_were_written_behind_the_prefix() -> None
         pool=cast(Any, SimpleNamespace()),
         response_prefix="So ",
         stop_token_ids=(tokenizer.eos_token_id,),
+        failures=cast(Any, None),
     )
     assert tools.texts([ids, ids[:-1], ids]) == ["So 3,7"] * 3
     assert tools.token_texts(ids.tolist()) == ["3", ",", "7", "<|end|>"]

@@ -180,16 +180,16 @@ def test_a_model_changed_between_two_stages_is_not_mixed_in(world, monkeypatch):
 
 
 def test_a_model_changed_while_it_was_loaded_is_noticed(world, monkeypatch):
-    from gradalign.stages import distribute
+    from gradalign.stages import teachers
 
-    loaded = distribute.loaded_model
+    loaded = teachers.loaded_model
 
     def change_then(name: str, **options: object) -> object:
         held = loaded(name, **options)
         scale_weights(world.student, 0.9)
         return held
 
-    monkeypatch.setattr(distribute, "loaded_model", change_then)
+    monkeypatch.setattr(teachers, "loaded_model", change_then)
     with pytest.raises(RunError, match=r"model\.safetensors\) was changed"):
         world.score(output_dir="other")
     assert not RunFolder("other").files("positions")

@@ -76,12 +76,18 @@ def test_standardised_errors_over_many_branches(exact):
     np.testing.assert_allclose(exact["mean_reward"][certain], v[certain].round(), atol=1e-9)
 
 
-@pytest.mark.slow
-def test_pooled_alignment_lies_in_its_interval(run, exact):
-    truth = {}
+@pytest.fixture(scope="module")
+def truth(exact):
+    """The ideal gradient from exact values, by node and token."""
+    found = {}
     for node_id, group in exact.groupby("node_id", observed=True):
         ideal = ideal_gradient(group["student_prob"].to_numpy(), group["exact"].to_numpy())
-        truth[node_id] = dict(zip(group["token_id"], ideal, strict=True))
+        found[node_id] = dict(zip(group["token_id"], ideal, strict=True))
+    return found
+
+
+@pytest.mark.slow
+def test_pooled_alignment_lies_in_its_interval(run, exact, truth):
     q = run.branch_teachers
     covered = checked = 0
     for teacher in SETTINGS["teachers"]:
@@ -111,9 +117,24 @@ def test_pooled_alignment_lies_in_its_interval(run, exact):
 
 
 @pytest.mark.slow
-def test_the_ideal_direction_and_a_random_one(run):
+def test_the_ideal_direction_and_a_random_one(run, exact, truth):
+    """Random directions are 0 on average; those of this run have a truth of their own."""
     rows = run.summary[run.summary["split"] == "all"].set_index("method")
     grpo = rows.loc["dr_grpo"]
     assert grpo["pooled"] == pytest.approx(1.0, abs=0.1)
+    stored = run.table("directions")
+    stored = stored[stored["method"] == "random"].set_index("node_id")["direction"]
+    candidates = run.branches.groupby("node_id", observed=True)["token_id"]
+    dots, norms, method_norms, weights = [], [], [], []
+    for node_id, group in exact.groupby("node_id", observed=True):
+        own = dict(zip(candidates.get_group(node_id), stored[node_id], strict=True))
+        m = np.array([own[token] for token in group["token_id"]])
+        g = np.array([truth[node_id][token] for token in group["token_id"]])
+        at = run.nodes[run.nodes["node_id"] == node_id].iloc[0]
+        for sums, value in zip((dots, norms, method_norms), (g @ m, g @ g, m @ m), strict=True):
+            sums.append(value)
+        weights.append(1 / at["inclusion_prob"])
+    wanted = pooled(dots, norms, method_norms, weights)
     random = rows.loc["random"]
-    assert random["pooled_low"] <= 0 <= random["pooled_high"]
+    assert random["pooled"] == pytest.approx(wanted, abs=0.1)
+    assert abs(wanted) < 0.5

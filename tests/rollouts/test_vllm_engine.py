@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +111,13 @@ def test_a_device_that_this_vllm_does_not_run_on(qwen: Path) -> None:
         open_engine("vllm", qwen, device="cuda")
 
 
-def test_a_model_that_vllm_cannot_load(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["Nope"]}')
+def test_a_model_that_vllm_cannot_load(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
+    folder = tmp_path / "unknown"
+    shutil.copytree(checkpoints("gpt2"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Nope"]}))
     with pytest.raises(EngineError, match="did not start") as caught:
-        open_engine("vllm", tmp_path)
+        open_engine("vllm", folder)
     assert "--engine transformers" in str(caught.value)
 
 

@@ -89,7 +89,7 @@ def test_an_attempt_that_a_teacher_will_be_shown_is_foreseen(
     context, reader = found.teachers[0].context, found.teachers[0].reader
     text = "1" * found.resolved.max_tokens  # a token each
     attempt = gradalign.tasks.Attempt("a", text, 1.0)
-    prompt = reader.render(context.prompt(question, None, [attempt]), "")
+    prompt = reader.render(question, context.prompt(question, None, [attempt]), "")
     assert 396 <= len(prompt) + found.resolved.max_tokens <= 400
 
 
