@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from gradalign.analysis.update import output_layer_inputs
 from gradalign.engines import Request
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import ModelError
 from gradalign.models.continuations import Offshoot, copies_agree, offshoot_logprobs
 from gradalign.models.distributions import ForcedSequence, forced_log_probs
 from gradalign.models.forward import Sharing, logit_gap, sharing_of
+from gradalign.stages.hidden import output_layer_inputs
 from tests.models.architectures import VOCAB, make
 
 

@@ -8,11 +8,11 @@ import torch
 import transformers
 
 import gradalign
-from gradalign.analysis.update import output_layer_inputs
 from gradalign.errors import UsageError
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.output_layer import check_output_layer, logit_slopes
 from gradalign.report.report import Report
+from gradalign.stages.hidden import output_layer_inputs
 from tests.models.altered import random_checkpoint
 
 SIZES = {

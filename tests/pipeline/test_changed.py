@@ -157,7 +157,7 @@ def test_starting_over_answers_with_the_new_models_numbers(world):
 
 def test_prompts_that_are_rendered_otherwise_are_noticed(world, monkeypatch):
     """As by another version of a library: no file has changed."""
-    from gradalign.stages import identity
+    from gradalign.stages.preparation import identity
 
     rendered = identity.render
     monkeypatch.setattr(identity, "render", lambda *a, **k: [*rendered(*a, **k), 1])

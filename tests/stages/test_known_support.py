@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradalign import methods
-from gradalign.analysis.known_support import Support, known_support
+from gradalign.analysis.node_views import Support, drop_unknown_tokens
 from gradalign.methods.batch import NodeBatch
 
 VOCAB = 12
@@ -60,7 +60,7 @@ def test_what_is_not_known_moves_to_the_tails(dense):
     log_p, log_q = dense
     kept = [[0, 1, 2, 3, 5, 7, 8], [1, 2, 4, 6, 9, 10, 11], [0, 3, 4, 5, 6, 7, 8]]
     unknown = [[1, 7], [], [3]]
-    found = known_support(support_of(log_p, log_q, kept, unknown))
+    found = drop_unknown_tokens(support_of(log_p, log_q, kept, unknown))
     for n in range(3):
         left = [t for t in kept[n] if t not in unknown[n]]
         ids = found.ids_NS[n][found.mask_NS[n]]
@@ -82,8 +82,8 @@ def test_the_limit_of_top_tokens_falls_to_what_is_known(dense):
     log_p, log_q = dense
     kept = [list(range(VOCAB))] * 3
     third = int(np.argsort(-log_p[1])[2])
-    assert known_support(support_of(log_p, log_q, kept, [[], [third], []])).top_limit == 2
-    assert known_support(support_of(log_p, log_q, kept, [[], [], []])).top_limit == 6
+    assert drop_unknown_tokens(support_of(log_p, log_q, kept, [[], [third], []])).top_limit == 2
+    assert drop_unknown_tokens(support_of(log_p, log_q, kept, [[], [], []])).top_limit == 6
 
 
 def test_methods_see_the_same_distribution_as_from_a_smaller_support(dense):
@@ -96,7 +96,7 @@ def test_methods_see_the_same_distribution_as_from_a_smaller_support(dense):
         support_of(log_p, log_q, kept, gone, ()),
         support_of(log_p, log_q, smaller, [[], [], []], ()),
     ):
-        known = known_support(support)
+        known = drop_unknown_tokens(support)
         batch = NodeBatch(
             log_p_NS=known.log_p_NS,
             log_q_NS=known.log_q_NS,
