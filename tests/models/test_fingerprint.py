@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gradalign.errors import ModelError
-from gradalign.models import fingerprint
+from gradalign.models.checkpoints import fingerprint
 from gradalign.models.checkpoints.fingerprint import model_fingerprint, model_signature
 from tests.stages.made_checkpoints import copy_of, scale_weights
 

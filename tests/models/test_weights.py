@@ -15,7 +15,7 @@ import transformers
 import gradalign
 from gradalign.errors import EngineError, ModelError
 from gradalign.models import load_config, load_model
-from gradalign.models import weight_check as weight_check_module
+from gradalign.models.checkpoints import weight_check as weight_check_module
 from gradalign.models.checkpoints.weight_check import check_weights, judge
 from gradalign.models.checkpoints.weight_files import find_weights, read_by_vllm
 from gradalign_cli.main import main

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from gradalign.errors import RunError
-from gradalign.report import lock
+from gradalign.store import lock
 from gradalign.store.folder import LOCK_NAME, RunFolder
 from gradalign.store.lock import sole_writer
 

@@ -23,8 +23,8 @@ from gradalign.engines import (
     SamplingSettings,
     open_engine,
     start_engine_ahead,
-    vllm_engine,
 )
+from gradalign.engines.vllm import engine as vllm_engine
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from tests.requires import require
 from tests.rollouts.conftest import VOCAB, EnginePool, tree_requests
@@ -171,7 +171,8 @@ def spare_pid() -> int:
 
 def test_a_process_that_was_started_ahead_in_vain_ends_at_once() -> None:
     code = """
-from gradalign.engines import start_engine_ahead, vllm_engine
+from gradalign.engines import start_engine_ahead
+from gradalign.engines.vllm import engine as vllm_engine
 start_engine_ahead("vllm")
 print(vllm_engine._spare[1].pid, flush=True)
 """
