@@ -28,6 +28,11 @@ MAX_BYTES = 8_000_000
 """A page is not larger: it shows fewer responses instead."""
 
 
+def page_path(report: Report) -> str:
+    """Return where a run's page goes by default: beside its tables, if they are on this machine."""
+    return report.folder.path("report.html") if report.folder.local else "report.html"
+
+
 def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
     """Write a run's page and return how many responses it shows.
 
