@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,6 +9,7 @@ import typer
 from gradalign.errors import UsageError
 
 from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+from .output import json_flag, print_json
 
 HELP = """Check conditions on a run's summary; status 3 if one does not hold.
 
@@ -28,9 +27,7 @@ def _check(
     run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
     fail_under: FailUnderOption = None,
     junit: JunitOption = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print every condition's outcome as JSON on stdout.")
-    ] = False,
+    json_output: Annotated[bool, json_flag("every condition's outcome")] = False,
 ) -> None:
     from gradalign.report.report import read_report
 
@@ -38,8 +35,7 @@ def _check(
         raise UsageError("nothing to check.", "Give at least one --fail-under.")
     outcomes = try_conditions(read_report(run), fail_under, junit)
     if json_output:
-        json.dump([outcome.to_dict() for outcome in outcomes], sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json([outcome.to_dict() for outcome in outcomes], escape=True)
     else:
         print_outcomes(outcomes)
     stop_if_failed(outcomes)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gradalign.diagnostics import NAMES
 
-from .output import DisplayOption, wide_console
+from .output import (
+    Column,
+    DisplayOption,
+    grouped,
+    json_flag,
+    make_table,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +50,7 @@ def _diagnose(
         typer.Option("--only", help=f"One of {', '.join(NAMES)}; repeatable. Default: all."),
     ] = None,
     display: DisplayOption = "auto",
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the diagnostics' summary as JSON on stdout.")
-    ] = False,
+    json_output: Annotated[bool, json_flag("the diagnostics' summary")] = False,
 ) -> None:
     from gradalign.pipeline import diagnose_run
     from gradalign.progress import make_reporter
@@ -56,51 +60,41 @@ def _diagnose(
     if only and "all" not in only:
         summary = summary[summary["mechanism"].astype(str).isin(only)]
     if json_output:
-        json.dump(json.loads(summary.to_json(orient="records")), sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json(summary, escape=True)
         return
     print_diagnostics(summary)
 
 
 def print_diagnostics(summary: pd.DataFrame) -> None:
     """Print, per mechanism and teacher, the figures over all nodes and what to do about them."""
-    from rich.table import Table
-
-    from gradalign.report.format import visible
+    from gradalign.report.format import interval, visible
 
     whole = summary[summary["split"].astype(str) == "all"]
     for mechanism in NAMES:
         part = whole[whole["mechanism"].astype(str) == mechanism]
         if not len(part):
             continue
-        table = Table(title=mechanism, title_justify="left")
-        for title in ("teacher", "diagnostic", "variant"):
-            table.add_column(title)
-        table.add_column("value [95 % interval]", justify="right", no_wrap=True)
-        last = None
         shown = SHOWN.get(mechanism, set(part["diagnostic"].astype(str)))
         brief = part[part["diagnostic"].astype(str).isin(shown)]
-        for row in brief.sort_values("teacher", kind="stable").to_dict("records"):
-            teacher = visible(str(row["teacher"])) or "(student)"
-            if last is not None and teacher != last:
-                table.add_section()
-            table.add_row(
-                teacher if teacher != last else "",
+        rows = (
+            (
+                visible(str(row["teacher"])) or "(student)",
                 str(row["diagnostic"]),
                 visible(str(row["variant"])),
-                _figure(row["value"], row["low"], row["high"]),
+                interval(row["value"], row["low"], row["high"]),
             )
-            last = teacher
-        console = wide_console(table, highlight=False, markup=False)
-        console.print(table)
+            for row in brief.sort_values("teacher", kind="stable").to_dict("records")
+        )
+        table = make_table(
+            [
+                *map(Column, ("teacher", "diagnostic", "variant")),
+                Column("value [95 % interval]", right=True, whole=True),
+            ],
+            grouped(rows),
+            title=mechanism,
+        )
+        console = print_table(table)
         for row in part[part["advice"].astype(str) != ""].to_dict("records"):
             about = f"{row['teacher']} ({row['variant']})" if row["variant"] else row["teacher"]
             console.print(f"- {visible(str(about))}: {row['advice']}")
         console.print()
-
-
-def _figure(value: float, low: float, high: float) -> str:
-    if value != value:
-        return "-"
-    ends = "" if low != low else f" [{low:+.3f}, {high:+.3f}]"
-    return f"{value:+.3f}{ends}"

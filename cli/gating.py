@@ -12,6 +12,8 @@ import typer
 
 from gradalign.errors import RunError, ThresholdError, UsageError
 
+from .output import Column, make_table, print_table
+
 if TYPE_CHECKING:
     from gradalign.config import ScoreConfig
     from gradalign.report.gate import Outcome
@@ -86,23 +88,25 @@ def check_ahead(conditions: Sequence[str], junit_file: str | None, config: Score
 
 def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> None:
     """Print a table of all conditions, failures first."""
-    from rich.console import Console
-    from rich.table import Table
-
-    stream = sys.stderr if to_stderr else sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else 132, markup=False)
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "condition", "tried on", "value"):
-        table.add_column(title, overflow="fold", justify="right" if title == "value" else "left")
-    for outcome in sorted(outcomes, key=lambda item: item.passed):
-        table.add_row(
+    rows = (
+        (
             "ok" if outcome.passed else "FAILED",
             outcome.condition,
             outcome.name,
             (outcome.reason or "-") if outcome.value != outcome.value else f"{outcome.value:+.4f}",
-            style="" if outcome.passed else "red",
         )
-    console.print(table, highlight=False)
+        for outcome in sorted(outcomes, key=lambda item: item.passed)
+    )
+    table = make_table(
+        [
+            *(Column(title, fold=True) for title in ("", "condition", "tried on")),
+            Column("value", right=True, fold=True),
+        ],
+        rows,
+        lines=False,
+        style=lambda row: "" if row[0] == "ok" else "red",
+    )
+    print_table(table, width=132, file=sys.stderr if to_stderr else None)
 
 
 def stop_if_failed(outcomes: Sequence[Outcome]) -> None:

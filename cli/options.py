@@ -6,13 +6,14 @@ import inspect
 import json
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 
 from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of, read_config_file
 from gradalign.errors import UsageError
+from gradalign.registry import parse_value
 
 from .variables import check_variables
 
@@ -24,7 +25,7 @@ def config_parameters(skip: frozenset[str] = frozenset()) -> list[inspect.Parame
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_type_of(field), _option(name, field)],
+            annotation=Annotated[_type_of(name, field), _option(name, field)],
         )
         for name, field in ScoreConfig.model_fields.items()
         if name not in skip
@@ -62,28 +63,20 @@ def build_config(given: dict[str, Any], config_file: str | None) -> ScoreConfig:
 
 
 def _parse(name: str, value: Any) -> Any:
-    if name in {"chat_template_kwargs", "teacher_chat_template_kwargs"}:
+    """Turn what typer read into the setting's value, by the form of its flag."""
+    form = field_extra(name)["form"]
+    if form == "json":
         try:
             return json.loads(value)
         except ValueError as error:
             raise UsageError(f"{flag_of(name)}: {value!r} is not JSON: {error}.") from error
-    if name in {"labels", "engine_args"}:
-        pairs = [item.partition("=") for item in value]
-        for key, separator, _ in pairs:
-            if not separator:
-                raise UsageError(f"{flag_of(name)}: {key!r} has no value; write key=value.")
-        if name == "labels":
-            return {key: text for key, _, text in pairs}
-        return {key: _literal(text) for key, _, text in pairs}
-    return value
-
-
-def _literal(text: str) -> Any:
-    """Read a JSON value; anything else is a string."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    if form == "plain":
+        return value
+    pairs = [item.partition("=") for item in value]
+    for key, separator, _ in pairs:
+        if not separator:
+            raise UsageError(f"{flag_of(name)}: {key!r} has no value; write key=value.")
+    return {key: parse_value(text) if form == "values" else text for key, _, text in pairs}
 
 
 def _bare(annotation: Any) -> Any:
@@ -96,20 +89,15 @@ def _bare(annotation: Any) -> Any:
     return annotation
 
 
-def _type_of(field: FieldInfo) -> Any:
+def _type_of(name: str, field: FieldInfo) -> Any:
+    """Return the type that typer reads: of the field itself, or of the text it is parsed from."""
+    form = field_extra(name)["form"]
+    if form != "plain":
+        return str | None if form == "json" else list[str] | None
     bare = _bare(field.annotation)
-    origin = get_origin(bare)
-    if origin is list:
+    if get_origin(bare) is list:
         return list[_bare(get_args(bare)[0])] | None  # type: ignore[misc]
-    if origin is dict:
-        return str | None if "Any" in str(bare) and "JSON" in _help(field) else list[str] | None
-    if origin is Literal:
-        return bare | None
     return bare | None
-
-
-def _help(field: FieldInfo) -> str:
-    return field.description or ""
 
 
 def _option(name: str, field: FieldInfo) -> Any:
@@ -120,7 +108,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     flag = flag_of(name)
     return typer.Option(
         f"{flag}/--no-{flag.removeprefix('--')}" if bare is bool else flag,
-        help=_help(field) + shown,
+        help=(field.description or "") + shown,
         envvar=f"GRADALIGN_{name.upper()}",
         show_envvar=False,
         show_default=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +9,7 @@ import typer
 from gradalign.config import read_config_file
 
 from .options import build_config, config_parameters, with_parameters
-from .output import DisplayOption
+from .output import Column, DisplayOption, json_flag, make_table, print_json, print_table
 
 if TYPE_CHECKING:
     from gradalign.config import ScoreConfig
@@ -62,9 +60,7 @@ def _plan(
     ] = None,
     probe: ProbeOption = False,
     display: DisplayOption = "auto",
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the plan as JSON on stdout, nothing else there.")
-    ] = False,
+    json_output: Annotated[bool, json_flag("the plan", alone=True)] = False,
     **settings: Any,
 ) -> None:
     given = settings.get("output_dir") or (
@@ -102,8 +98,7 @@ def show_plan(
         check_folder=check_folder,
     )
     if json_output:
-        json.dump(plan.as_dict(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        print_json(plan.as_dict(), escape=True)
     else:
         print_plan(plan)
 
@@ -112,69 +107,52 @@ def print_plan(plan: Plan) -> None:
     """Print a plan as a table."""
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.table import Table
+    from gradalign.report.format import duration, size
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    title = "Plan (measured by a probe)" if plan.measured else "Plan (upper bounds)"
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("how much", justify="right")
     figures = asdict(plan.figures)
-    for name, label in LABELS.items():
-        table.add_row(label, f"{figures[name]:,}")
-    table.add_row("disk, uncompressed", gib(figures["disk_bytes"]))
-    table.add_section()
+    rows: list[tuple[str, str] | None] = [
+        *((label, f"{figures[name]:,}") for name, label in LABELS.items()),
+        ("disk, uncompressed", size(figures["disk_bytes"])),
+        None,
+    ]
     for kind, seconds in asdict(plan.seconds).items():
         label = "opening models" if kind == "other" else kind
-        table.add_row(f"time: {label}", "unknown" if seconds is None else duration(seconds))
-    table.add_section()
-    for label, text in _memory(plan.memory):
-        table.add_row(label, text)
-    console.print(table, highlight=False)
-    for line in plan.assumptions:
-        console.print(f"- {line}", style="dim", highlight=False, markup=False)
+        rows.append((f"time: {label}", "unknown" if seconds is None else duration(seconds)))
+    table = make_table(
+        [Column("what"), Column("how much", right=True)],
+        [*rows, None, *_memory(plan.memory)],
+        title="Plan (measured by a probe)" if plan.measured else "Plan (upper bounds)",
+        header=False,
+    )
+    print_table(table, notes=(f"- {line}" for line in plan.assumptions), width=100)
 
 
 def _memory(memory: Memory) -> list[tuple[str, str]]:
+    from gradalign.report.format import size
+
     rows = [(f"weights: {model.name}", _weights(model)) for model in memory.models]
     if memory.num_devices:
-        there = f"{gib(memory.free_bytes)} free of {gib(memory.total_bytes)}"
+        there = f"{size(memory.free_bytes)} free of {size(memory.total_bytes)}"
         rows.append((f"GPU: {memory.num_devices} x {memory.device_name}", there))
     else:
         rows.append(("GPU", "none: models run in the machine's memory"))
-        rows.append((f"memory ({memory.device_name})", gib(memory.total_bytes)))
+        rows.append((f"memory ({memory.device_name})", size(memory.total_bytes)))
     unknown = "unknown"
     rows.append(
         (
             "keys and values of the longest sequence",
-            unknown if memory.sequence_bytes is None else gib(memory.sequence_bytes),
+            unknown if memory.sequence_bytes is None else size(memory.sequence_bytes),
         )
     )
-    needed = unknown if memory.needed_bytes is None else gib(memory.needed_bytes)
+    needed = unknown if memory.needed_bytes is None else size(memory.needed_bytes)
     verdict = {True: "fits", False: "DOES NOT FIT", None: ""}[memory.fits]
     rows.append(("needed at once, at least", f"{needed} {verdict}".strip()))
     return rows
 
 
 def _weights(model: ModelMemory) -> str:
+    from gradalign.report.format import size
+
     if model.parameters is None or model.weight_bytes is None:
         return "unknown"
-    return f"{model.parameters / 1e6:,.1f} M, {gib(model.weight_bytes)}"
-
-
-def gib(size: float) -> str:
-    """Return a size in the unit that suits it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    if seconds < 120:
-        return f"{seconds:,.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
+    return f"{model.parameters / 1e6:,.1f} M, {size(model.weight_bytes)}"

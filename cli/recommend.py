@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import wide_console
+from .output import Column, json_flag, make_table, print_json, wide_console
 
 if TYPE_CHECKING:
     from gradalign.report.verdict import Ranked, Recommendation
@@ -28,16 +26,13 @@ def add_to(app: typer.Typer) -> None:
 def _recommend(
     run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence.")] = 0.95,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON on stdout.")
-    ] = False,
+    json_output: Annotated[bool, json_flag("everything")] = False,
 ) -> None:
     from gradalign.report.report import read_report
 
     result = read_report(run).recommend(level=level)
     if json_output:
-        json.dump(result.to_dict(), sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        print_json(result.to_dict())
         return
     _print(result)
 
@@ -48,43 +43,49 @@ def _place(item: Ranked) -> str:
 
 
 def _print(result: Recommendation) -> None:
-    from rich.table import Table
+    from gradalign.report.format import interval, number, p_value, visible
 
-    from gradalign.report.format import interval, number, visible
-
-    table = Table(title="Ranking by pooled alignment", title_justify="left")
-    for title, side in (
-        ("#", "right"),
-        ("teacher", "left"),
-        ("method", "left"),
-        ("role", "left"),
-        ("pooled", "right"),
-        ("minus the best", "right"),
-        ("p (Holm)", "right"),
-    ):
-        table.add_column(title, justify=side, no_wrap=title != "teacher")  # type: ignore[arg-type]
-    for item in result.ranking:
-        pair = item.against_leader
-        table.add_row(
+    ranking = (
+        (
             str(item.rank),
             item.teacher or "(none)",
             item.method,
             item.role,
             interval(item.pooled, item.low, item.high),
             _place(item) if pair is None else number(pair.difference),
-            "" if pair is None or pair.adjusted_p != pair.adjusted_p else f"{pair.adjusted_p:.2g}",
+            "" if pair is None else p_value(pair.adjusted_p),
         )
-    pairs = Table(title="Teachers, over the same methods and nodes", title_justify="left")
-    for title in ("teacher", "minus", "difference", "p (Holm)"):
-        pairs.add_column(title)
-    for pair in result.teacher_pairs:
-        pairs.add_row(
-            pair.first,
-            pair.second,
-            interval(pair.difference, pair.low, pair.high),
-            f"{pair.adjusted_p:.2g}",
-        )
-    console = wide_console(table, pairs, highlight=False, markup=False)
+        for item in result.ranking
+        for pair in [item.against_leader]
+    )
+    table = make_table(
+        [
+            Column("#", right=True, whole=True),
+            Column("teacher"),
+            Column("method", whole=True),
+            Column("role", whole=True),
+            *(
+                Column(title, right=True, whole=True)
+                for title in ("pooled", "minus the best", "p (Holm)")
+            ),
+        ],
+        ranking,
+        title="Ranking by pooled alignment",
+    )
+    pairs = make_table(
+        map(Column, ("teacher", "minus", "difference", "p (Holm)")),
+        (
+            (
+                pair.first,
+                pair.second,
+                interval(pair.difference, pair.low, pair.high),
+                f"{pair.adjusted_p:.2g}",
+            )
+            for pair in result.teacher_pairs
+        ),
+        title="Teachers, over the same methods and nodes",
+    )
+    console = wide_console(table, pairs)
     console.print(visible(result.headline), style="bold")
     for line in result.remarks:
         console.print(f"- {visible(line)}")

@@ -28,13 +28,11 @@ def _report(
         int, typer.Option(min=1, help="Show at most this many responses (8 MB in any case).")
     ] = 200,
 ) -> None:
-    from gradalign.report.page import write_page
+    from gradalign.report.page import page_path, write_page
     from gradalign.report.report import read_report
 
     report = read_report(run)
-    if output is None:
-        local = report.folder.local
-        output = report.folder.path("report.html") if local else "report.html"
+    output = output or page_path(report)
     shown = write_page(report, output, max_spines=max_spines)
     size = Path(output).stat().st_size / 1e6
     print(f"{shown} responses, {size:.1f} MB", file=sys.stderr)

@@ -36,9 +36,9 @@ def _rescore(
     json_output: JsonOption = False,
 ) -> None:
     from gradalign.progress import make_reporter
-    from gradalign.rescore import rescore
+    from gradalign.rescoring import rescore_run
 
-    report = rescore(
+    report = rescore_run(
         run,
         methods=method or [],
         teachers=teacher or [],

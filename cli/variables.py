@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 
-from gradalign.config import SINGULAR_FLAGS, ScoreConfig
+from gradalign.config import ScoreConfig, flag_of
 from gradalign.errors import UsageError
 
 PREFIX = "GRADALIGN_"
@@ -33,8 +33,8 @@ def check_variables(environment: Mapping[str, str] | None = None) -> None:
     """
     known = [*(name.upper() for name in ScoreConfig.model_fields), *OTHER]
     flags = {
-        flag.removeprefix("--").replace("-", "_").upper(): name.upper()
-        for name, flag in SINGULAR_FLAGS.items()
+        flag_of(name).removeprefix("--").replace("-", "_").upper(): name.upper()
+        for name in ScoreConfig.model_fields
     }
     for name in sorted(os.environ if environment is None else environment):
         asked = name.upper().removeprefix(PREFIX)

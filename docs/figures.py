@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 
 import gradalign
+from gradalign import Report
 from gradalign.alignment.value_interval import branch_interval
-from gradalign.report.page import write_page
-from gradalign.report.report import Report
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
@@ -103,7 +102,7 @@ def page_picture(report: Report, path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         page = Path(folder) / "report.html"
-        write_page(report, str(page))
+        report.to_html(str(page))
         chromium = play.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradalign import errors
 
 if TYPE_CHECKING:
-    from gradalign.api import plan, score
+    from gradalign.api import compare, diagnose, plan, rescore, score
     from gradalign.config import ScoreConfig
     from gradalign.methods.batch import NodeBatch
     from gradalign.planning import Plan
@@ -29,15 +29,21 @@ __all__ = [
     "Plan",
     "Report",
     "ScoreConfig",
+    "compare",
+    "diagnose",
     "errors",
     "plan",
     "read_report",
+    "rescore",
     "score",
 ]
 
 _HOMES = {
     "score": "gradalign.api",
     "plan": "gradalign.api",
+    "diagnose": "gradalign.api",
+    "rescore": "gradalign.api",
+    "compare": "gradalign.api",
     "Plan": "gradalign.planning",
     "ScoreConfig": "gradalign.config",
     "NodeBatch": "gradalign.methods.batch",
@@ -50,7 +56,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name, or a submodule, when it is first used."""
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in {"alignment", "contexts", "methods", "tasks", "verifiers"}:
+    if name in {"alignment", "contexts", "engines", "methods", "tasks", "verifiers"}:
         return importlib.import_module(f"gradalign.{name}")
     raise AttributeError(f"module 'gradalign' has no attribute {name!r}")
 

@@ -1,15 +1,21 @@
-"""The main job as a function."""
+"""What the commands do, as functions. Each imports what it needs when it is called."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gradalign.config import ScoreConfig
-from gradalign.pipeline import plan_config, score_config
-from gradalign.planning import Plan
 from gradalign.progress import Display, make_reporter
 from gradalign.report.report import Report
+
+if TYPE_CHECKING:
+    from gradalign.planning import Plan
+    from gradalign.report.compare import Difference
+
+Place = str | os.PathLike[str] | Report
+"""A run: its folder or fsspec URL, or an opened report."""
 
 
 def score(
@@ -42,15 +48,10 @@ def score(
         UsageError: settings that cannot be used.
         GradalignError: what went wrong and what to do; finished shards are kept.
     """
-    values = {
-        "student": student,
-        "teachers": list(teachers),
-        "task": task,
-        "output_dir": str(output_dir),
-        **({} if methods is None else {"methods": list(methods)}),
-        **options,
-    }
-    return score_config(ScoreConfig.build(values), resume=resume, reporter=make_reporter(display))
+    config = _config(student, teachers, task, output_dir, methods, options)
+    from gradalign.pipeline import score_config
+
+    return score_config(config, resume=resume, reporter=make_reporter(display))
 
 
 def plan(
@@ -83,17 +84,125 @@ def plan(
     Raises:
         GradalignError: what the run itself would fail with before its models run.
     """
-    values = {
-        "student": student,
-        "teachers": list(teachers),
-        "task": task,
-        "output_dir": str(output_dir or "gradalign-run"),
-        **({} if methods is None else {"methods": list(methods)}),
-        **options,
-    }
+    config = _config(student, teachers, task, output_dir or "gradalign-run", methods, options)
+    from gradalign.pipeline import plan_config
+
     return plan_config(
-        ScoreConfig.build(values),
+        config,
         reporter=make_reporter(display),
         with_probe=probe,
         check_folder=output_dir is not None,
     )
+
+
+def diagnose(run: Place, names: Sequence[str] = (), *, display: Display = "none") -> Report:
+    """Compute diagnostics that a finished run lacks, from what it holds.
+
+    Args:
+        run: its folder or fsspec URL, or its report.
+        names: which; all of them if none are given, also the one that samples.
+        display: progress on stderr: auto, rich, plain or none.
+
+    Returns:
+        The report, opened anew; `diagnostics_summary` has the result.
+
+    Raises:
+        UsageError: an unknown name.
+        RunError: no run is there, or one that is not finished.
+    """
+    from gradalign.pipeline import diagnose_run
+
+    return diagnose_run(_path(run), _several(names), reporter=make_reporter(display))
+
+
+def rescore(
+    run: Place,
+    *,
+    methods: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    alignment: Literal["pooled", "update"] | None = None,
+    display: Display = "none",
+) -> Report:
+    """Add methods and teachers to a finished run, from its stored rollouts.
+
+    Candidates stay those of the run: a token that only the new teacher likes was never forced.
+    The run is changed in place.
+
+    Args:
+        run: its folder or fsspec URL, or its report.
+        methods: method specs to add.
+        teachers: MODEL or MODEL+CONTEXT to add.
+        alignment: `update` to add update-level alignment; the run's own setting by default.
+        display: progress on stderr: auto, rich, plain or none.
+
+    Returns:
+        The report of the run as it is now, opened anew.
+
+    Raises:
+        UsageError: nothing new is asked for, or a name is unknown.
+        RunError: no run is there, or one that is not finished.
+    """
+    from gradalign.rescoring import rescore_run
+
+    return rescore_run(
+        _path(run),
+        methods=_several(methods),
+        teachers=_several(teachers),
+        alignment=alignment,
+        reporter=make_reporter(display),
+    )
+
+
+def compare(first: Place, second: Place, *, level: float = 0.95) -> list[Difference]:
+    """Compare every teacher and method that two runs share; second minus first.
+
+    Paired on the same positions of the same responses where the runs share them, else on the
+    same questions, else as independent runs.
+
+    Args:
+        first: a run's folder or fsspec URL, or its report.
+        second: the other run's.
+        level: confidence of the intervals, in [0.5, 1).
+
+    Returns:
+        A difference of pooled alignment per teacher and method, with interval and p-value.
+
+    Raises:
+        RunError: no run is there, or the runs share no teacher and method.
+        UsageError: `level` is out of range.
+    """
+    from gradalign.report.compare import compare_runs
+
+    return compare_runs(_opened(first), _opened(second), level=level)
+
+
+def _config(
+    student: str,
+    teachers: Sequence[str],
+    task: str,
+    output_dir: str,
+    methods: Sequence[str] | None,
+    options: dict[str, Any],
+) -> ScoreConfig:
+    values = {
+        "student": student,
+        "teachers": list(_several(teachers)),
+        "task": task,
+        "output_dir": str(output_dir),
+        **({} if methods is None else {"methods": list(_several(methods))}),
+        **options,
+    }
+    return ScoreConfig.build(values)
+
+
+def _path(run: Place) -> str:
+    return run.path if isinstance(run, Report) else str(run)
+
+
+def _opened(run: Place) -> Report:
+    return run if isinstance(run, Report) else Report(str(run))
+
+
+def _several(names: Sequence[str]) -> Sequence[str]:
+    """Take a single name for a list of one, not for its letters."""
+    return [names] if isinstance(names, str) else names

@@ -67,9 +67,32 @@ def chosen_diagnostics(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in DIAGNOSTICS if name in names)
 
 
-def _setting(default: Any, group: str, help_text: str, *, affects_result: bool = True) -> Any:
-    """Declare a field; `affects_result` False leaves it out of what a resumed run must match."""
-    extra: dict[str, JsonValue] = {"group": group, "affects_result": affects_result}
+def _setting(
+    default: Any,
+    group: str,
+    help_text: str,
+    *,
+    affects_result: bool = True,
+    flag: str | None = None,
+    form: Literal["plain", "json", "texts", "values"] = "plain",
+) -> Any:
+    """Declare a field, and how the command line takes it.
+
+    Args:
+        default: its value where none is given; ... for none.
+        group: a key of `GROUPS`.
+        help_text: what it is, in a line.
+        affects_result: False leaves it out of what a resumed run must match.
+        flag: the command line's name for it; by default the field's with dashes.
+        form: of the flag's argument: `plain`, as typer reads it; `json`, one JSON value; `texts`
+            and `values`, key=value and repeatable, where a value is JSON if it can be.
+    """
+    extra: dict[str, JsonValue] = {
+        "group": group,
+        "affects_result": affects_result,
+        "flag": flag,
+        "form": form,
+    }
     if default is ...:
         return Field(description=help_text, json_schema_extra=extra)
     if isinstance(default, (list, dict)):
@@ -89,16 +112,22 @@ class ScoreConfig(BaseModel):
         ...,
         "what",
         "MODEL or MODEL+CONTEXT, repeatable; `self` is the student's own checkpoint.",
+        flag="--teacher",
     )
     task: str = _setting(..., "what", "Task name or a questions file; see `gradalign tasks list`.")
     methods: list[str] = _setting(
-        list(DEFAULT_METHODS), "what", "Method, repeatable; see `gradalign methods list`."
+        list(DEFAULT_METHODS),
+        "what",
+        "Method, repeatable; see `gradalign methods list`.",
+        flag="--method",
     )
     verifier: str | None = _setting(
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
     )
     limit: PositiveInt | None = _setting(None, "what", "Use at most this many questions.")
-    sample_ids: list[str] = _setting([], "what", "Use only this question, repeatable.")
+    sample_ids: list[str] = _setting(
+        [], "what", "Use only this question, repeatable.", flag="--sample-id"
+    )
     seed: Seed = _setting(0, "what", "Seed of every random choice of the run.")
 
     num_rollouts: PositiveInt = _setting(4, "rollouts", "Spines sampled per question.")
@@ -159,10 +188,10 @@ class ScoreConfig(BaseModel):
         None, "models", "The same for the teachers; default: --chat-template."
     )
     chat_template_kwargs: dict[str, Any] = _setting(
-        {}, "models", "JSON passed to the student's chat template."
+        {}, "models", "JSON passed to the student's chat template.", form="json"
     )
     teacher_chat_template_kwargs: dict[str, Any] = _setting(
-        {}, "models", "JSON passed to the teachers' chat template."
+        {}, "models", "JSON passed to the teachers' chat template.", form="json"
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
     alignment: Literal["pooled", "update"] = _setting(
@@ -174,7 +203,9 @@ class ScoreConfig(BaseModel):
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )
-    stop_token_ids: list[TokenId] = _setting([], "models", "Further token id that ends a response.")
+    stop_token_ids: list[TokenId] = _setting(
+        [], "models", "Further token id that ends a response.", flag="--stop-token-id"
+    )
 
     engine: str = _setting(
         "auto",
@@ -188,15 +219,17 @@ class ScoreConfig(BaseModel):
         "Running vLLM server of the student, http://HOST:PORT, repeatable. A key is read from "
         "GRADALIGN_API_KEY or OPENAI_API_KEY.",
         affects_result=False,
+        flag="--base-url",
     )
     teacher_base_urls: list[str] = _setting(
         [],
         "engine",
         "MODEL=http://HOST:PORT of a vLLM server that has a teacher's model, repeatable; its top "
         "tokens then stand for its distribution.",
+        flag="--teacher-base-url",
     )
     engine_args: dict[str, Any] = _setting(
-        {}, "engine", "key=value for the engine, repeatable.", affects_result=False
+        {}, "engine", "key=value for the engine, repeatable.", affects_result=False, form="values"
     )
     batch_tokens: PositiveInt = _setting(
         16384, "engine", "Tokens per teacher-forced forward pass.", affects_result=False
@@ -243,7 +276,12 @@ class ScoreConfig(BaseModel):
         affects_result=False,
     )
     labels: dict[str, str] = _setting(
-        {}, "run", "KEY=VALUE kept in run.json, repeatable.", affects_result=False
+        {},
+        "run",
+        "KEY=VALUE kept in run.json, repeatable.",
+        affects_result=False,
+        flag="--label",
+        form="texts",
     )
 
     @field_validator("teachers", "methods")
@@ -328,25 +366,14 @@ class ScoreConfig(BaseModel):
         return fields
 
 
-SINGULAR_FLAGS = {
-    "teachers": "--teacher",
-    "methods": "--method",
-    "sample_ids": "--sample-id",
-    "labels": "--label",
-    "engine_args": "--engine-args",
-    "base_urls": "--base-url",
-    "teacher_base_urls": "--teacher-base-url",
-    "stop_token_ids": "--stop-token-id",
-}
-
-
 def flag_of(field_name: str) -> str:
     """Return the command-line flag of a field, such as `--num-rollouts`."""
-    return SINGULAR_FLAGS.get(field_name, "--" + field_name.replace("_", "-"))
+    given = field_extra(field_name)["flag"] if field_name in ScoreConfig.model_fields else None
+    return given or "--" + field_name.replace("_", "-")
 
 
 def field_extra(name: str) -> dict[str, Any]:
-    """Return what `_setting` stored for a field: its group and whether it affects results."""
+    """Return what `_setting` stored for a field: group, affects_result, flag and form."""
     extra = ScoreConfig.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
     return dict(extra)

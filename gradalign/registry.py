@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import json
 import sys
 import traceback
 import warnings
@@ -190,3 +191,17 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
             raise UsageError(f"option {key.strip()!r} of {spec!r} is given twice.")
         options[key.strip()] = value.strip()
     return name.strip(), options
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a `key=value` argument: JSON if it is, else the text.
+
+    `true`, `false`, `none` and `null` count in any case, so that Python's True is no text.
+    """
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

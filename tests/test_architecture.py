@@ -13,7 +13,7 @@ ROOT = Path(gradalign.__file__).parent
 ROOMS = (
     "__init__",
     "api",
-    "rescore",
+    "rescoring",
     "pipeline",
     "report",
     "planning",

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradalign.contexts import builtin, template  # noqa: F401  (they register)
-from gradalign.contexts.base import CONTEXTS, Context, ContextFactory, SimpleContext
+from gradalign.contexts.base import (
+    CONTEXTS,
+    Context,
+    ContextFactory,
+    SimpleContext,
+    with_note,
+    with_rule,
+)
 from gradalign.contexts.teachers import TeacherSpec, parse_teacher
 from gradalign.errors import TaskError, UnknownNameError
 from gradalign.questions import Attempt, Prompt, Question
@@ -24,6 +31,8 @@ __all__ = [
     "describe",
     "get",
     "parse_teacher",
+    "with_note",
+    "with_rule",
 ]
 
 _SHAPES = {"demos": "demos:K", "system": "system:TEXT|@FILE", "template": "template:TEXT|@FILE"}

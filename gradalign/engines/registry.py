@@ -6,7 +6,6 @@ A plugin registers a factory, a callable from EngineSpec to Engine, in the entry
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,7 @@ from gradalign.engines.base import Engine, EngineSpec
 from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
-from gradalign.registry import Registry
+from gradalign.registry import Registry, parse_value
 
 EngineFactory = Callable[[EngineSpec], Engine]
 
@@ -27,21 +26,11 @@ _LOCAL = {"transformers", "vllm"}
 
 
 def parse_engine_args(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Give `k=v` strings their types: JSON where it is JSON, True/False/None, else a string."""
-    words = {"true": True, "false": False, "none": None, "null": None}
-    typed: dict[str, Any] = {}
-    for key, value in (options or {}).items():
-        name = key.strip().replace("-", "_")
-        if isinstance(value, str) and value.lower() in words:
-            typed[name] = words[value.lower()]
-        elif isinstance(value, str):
-            try:
-                typed[name] = json.loads(value)
-            except json.JSONDecodeError:
-                typed[name] = value
-        else:
-            typed[name] = value
-    return typed
+    """Give the strings among `k=v` arguments their types, as `parse_value` reads them."""
+    return {
+        key.strip().replace("-", "_"): parse_value(value) if isinstance(value, str) else value
+        for key, value in (options or {}).items()
+    }
 
 
 def resolve_engine(name: str, base_urls: Sequence[str] = ()) -> str:

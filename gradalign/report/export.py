@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Rule = Literal["keep", "drop", "scale"]
+Score = Literal["estimate", "bound"]
+Spines = Literal["all", "correct", "incorrect", "aligned"]
+FileFormat = Literal["parquet", "jsonl"]
 
 SCHEMA = pa.schema(
     [
@@ -72,18 +75,25 @@ class ExportSettings:
     """
 
     rule: Rule = "keep"
-    bound: Literal["estimate", "bound"] = "estimate"
+    bound: Score = "estimate"
     threshold: float = 0.0
     elsewhere: float | None = None
-    spines: Literal["all", "correct", "incorrect", "aligned"] = "all"
+    spines: Spines = "all"
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the choices and numbers.
 
         Raises:
-            UsageError: one is out of range.
+            UsageError: one is out of range, or no such choice.
         """
+        for name, value, known in (
+            ("rule", self.rule, get_args(Rule)),
+            ("score", self.bound, get_args(Score)),
+            ("spines", self.spines, get_args(Spines)),
+        ):
+            if value not in known:
+                raise UsageError(f"--{name} {value!r} is none of {', '.join(known)}.")
         if not -1.0 <= self.threshold <= 1.0:
             raise UsageError(f"--threshold {self.threshold} is not in [-1, 1].")
         if self.elsewhere is not None and not 0.0 <= self.elsewhere < float("inf"):
@@ -104,7 +114,7 @@ def export(
     report: Report,
     path: str,
     *,
-    file_format: Literal["parquet", "jsonl"] = "parquet",
+    file_format: FileFormat = "parquet",
     teacher: str | None = None,
     method: str | None = None,
     settings: ExportSettings | None = None,
@@ -123,9 +133,12 @@ def export(
         Counts: responses, tokens, scored tokens, and the mean weight.
 
     Raises:
-        UsageError: no such teacher or method in the run.
+        UsageError: no such format, or no such teacher or method in the run.
         RunError: the file cannot be written.
     """
+    if file_format not in get_args(FileFormat):
+        known = ", ".join(get_args(FileFormat))
+        raise UsageError(f"--format {file_format!r} is none of {known}.")
     settings = settings or ExportSettings()
     arm = choose_arm(report, teacher, method)
     scores = _scores(report, arm, settings)

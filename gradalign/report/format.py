@@ -1,4 +1,4 @@
-"""Model output as text that can be shown: in a terminal, in XML, in a page."""
+"""Numbers and model output as text that can be shown: in a terminal, in XML, in a page."""
 
 from __future__ import annotations
 
@@ -44,6 +44,40 @@ def interval(value: float, low: float, high: float) -> str:
     if low != low and high != high:
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def p_value(value: float | None, missing: str = "") -> str:
+    """Format a p-value; `missing` where there is none."""
+    return missing if value is None or value != value else f"{value:.2g}"
+
+
+def share(value: float | None) -> str:
+    """Format a share as a percentage; a dash where there is none."""
+    return "-" if value is None or value != value else f"{value:.0%}"
+
+
+def size(num_bytes: float) -> str:
+    """Return a size in the unit that suits it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it, with a decimal, as in a table."""
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
+
+
+def rough_duration(seconds: float) -> str:
+    """Return a time as a sentence has it: about how long, in words."""
+    if seconds < 90:
+        return f"{seconds:,.0f} seconds" if seconds >= 1.5 else "1 second"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
 def arm_name(teacher: str, method: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import MissingDependencyError, RunError
-from gradalign.report.format import interval, visible
+from gradalign.report.format import interval, p_value, visible
 from gradalign.report.page_data import page_data
 from gradalign.report.plots import COLOURS, plotly_objects
 from gradalign.report.verdict import Recommendation
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 8_000_000
 """A page is not larger: it shows fewer responses instead."""
+
+
+def page_path(report: Report) -> str:
+    """Return where a run's page goes by default: beside its tables, if they are on this machine."""
+    return report.folder.path("report.html") if report.folder.local else "report.html"
 
 
 def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
@@ -98,7 +103,7 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
                         item.against_leader.high,
                     )
                 ),
-                "p": _p_value(
+                "p": p_value(
                     None if item.against_leader is None else item.against_leader.adjusted_p
                 ),
             }
@@ -115,10 +120,6 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
 def _packed(data: dict[str, Any]) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def _p_value(value: float | None) -> str:
-    return "" if value is None or value != value else f"{value:.2g}"
 
 
 def _text(name: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
-from gradalign.report.format import interval, number
+from gradalign.report.format import interval, number, rough_duration
 from gradalign.report.significance import Pair
 from gradalign.report.verdict import Part, Ranked, Settle, TeacherPlace, above
 
@@ -169,14 +169,7 @@ def settle_remarks(settle: Sequence[Settle], num_questions: int) -> list[str]:
             continue
         lines.append(
             f"{what}: about {item.extra_questions:,.0f} more questions, "
-            f"{item.extra_rollouts:,.0f} targeted rollouts, {duration(item.extra_seconds)} at this "
-            "run's speed."
+            f"{item.extra_rollouts:,.0f} targeted rollouts, "
+            f"{rough_duration(item.extra_seconds)} at this run's speed."
         )
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    if seconds < 90:
-        return f"{seconds:,.0f} seconds" if seconds >= 1.5 else "1 second"
-    return f"{seconds / 60:,.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,7 @@ from gradalign.store.schema import SCHEMA_VERSION, schema, table_names
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradalign.report.gate import Outcome
     from gradalign.report.plots import Plots
     from gradalign.report.verdict import Recommendation
 
@@ -34,7 +35,8 @@ class Report:
     `summary`, `alignment`, `nodes`, `branches`, `spines`, `tokens`, `questions` and, for
     closer looks, `distributions`, `continuations` and `branch_teachers`. The columns are
     explained by `gradalign.store.schema.meaning(table, column)`. `plot` draws, `recommend`
-    judges; a notebook shows the summary as a table.
+    judges, `check` tries conditions, `export` writes token weights, `to_html` a page; a notebook
+    shows the summary as a table.
 
     A file that cannot be read is named in a warning, and the rest opens. Columns that a run of
     an older schema version lacks are there, empty.
@@ -270,6 +272,95 @@ class Report:
         from gradalign.report.recommend import recommend
 
         return recommend(self, level=level)
+
+    def check(self, conditions: str | Sequence[str]) -> list[Outcome]:
+        """Try conditions on the summary, as `gradalign check --fail-under` does.
+
+        Args:
+            conditions: one or several, such as `pooled_low[gkd@demo:strong,incorrect]>=0.1`.
+
+        Returns:
+            An outcome per condition and matching teacher and method; `passed` says whether it
+            holds.
+
+        Raises:
+            UsageError: there is none, one cannot be read, or nothing in the run matches it.
+        """
+        from gradalign.report.gate import check
+
+        several = [conditions] if isinstance(conditions, str) else list(conditions)
+        if not several:
+            raise UsageError("nothing to check.", "Give at least one condition.")
+        return check(self, several)
+
+    def export(
+        self,
+        path: str,
+        *,
+        file_format: Literal["parquet", "jsonl"] = "parquet",
+        teacher: str | None = None,
+        method: str | None = None,
+        rule: Literal["keep", "drop", "scale"] = "keep",
+        score: Literal["estimate", "bound"] = "estimate",
+        threshold: float = 0.0,
+        elsewhere: float | None = None,
+        spines: Literal["all", "correct", "incorrect", "aligned"] = "all",
+        confidence: float = 0.95,
+    ) -> dict[str, float]:
+        """Write one row per response with a weight per token, for selective distillation.
+
+        Args:
+            path: the file.
+            file_format: parquet or jsonl.
+            teacher: whose update is weighted; the best arm's by default.
+            method: of which method; the best one of the teacher by default.
+            rule: weight 1 above the threshold, else 0 (`keep`); 0 below it, else 1 (`drop`);
+                or the score itself, cut off at 0 and 1 (`scale`).
+            score: the cosine itself (`estimate`), or the careful end of its one-sided interval
+                (`bound`).
+            threshold: the cosine that scores are compared with, in [-1, 1].
+            elsewhere: weight of positions without a score; None for the rule's own: 0 for keep,
+                1 for drop, the mean weight for scale.
+            spines: which responses keep any weight; `aligned`: those above the threshold.
+            confidence: of the one-sided interval, in [0.5, 1).
+
+        Returns:
+            Counts: responses, tokens, scored tokens, and the mean weight.
+
+        Raises:
+            UsageError: a setting cannot be used, or the run has no such teacher or method.
+            RunError: the file cannot be written.
+        """
+        from gradalign.report.export import ExportSettings, export
+
+        settings = ExportSettings(rule, score, threshold, elsewhere, spines, confidence)
+        return export(
+            self, path, file_format=file_format, teacher=teacher, method=method, settings=settings
+        )
+
+    def to_html(self, path: str | None = None, *, max_spines: int = 200) -> str:
+        """Write the run as one self-contained HTML page.
+
+        Args:
+            path: the file; by default report.html in the run's folder, or in the working folder
+                if the run is not on this machine.
+            max_spines: show at most this many responses, and at most 8 MB.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            MissingDependencyError: plotly is not installed.
+            UsageError: `max_spines` is below 1.
+            RunError: the file cannot be written, or is there and is no page of gradalign's.
+        """
+        from gradalign.report.page import page_path, write_page
+
+        if max_spines < 1:
+            raise UsageError(f"max_spines {max_spines} is not 1 or more.")
+        path = path or page_path(self)
+        write_page(self, path, max_spines=max_spines)
+        return path
 
     def __repr__(self) -> str:
         status = self.metadata.get("status")

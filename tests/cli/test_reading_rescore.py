@@ -10,7 +10,6 @@ from runs import SMALL, assert_same_tables, tables
 
 import gradalign
 from gradalign.errors import RunError, UnknownNameError, UsageError
-from gradalign.rescore import rescore
 from gradalign_cli.main import main
 
 SETTINGS = {**SMALL, "limit": 2, "teachers": ["demo:strong"], "methods": ["gkd"]}
@@ -26,7 +25,7 @@ def plain(tmp_path_factory) -> Path:
 def test_a_new_method_gives_what_a_fresh_run_gives(plain, tmp_path):
     """With another temperature (opsd) and with scores of continuations (minillm)."""
     shutil.copytree(plain, tmp_path / "later")
-    report = rescore(str(tmp_path / "later"), methods=["opsd", "minillm", "gkd"])
+    report = gradalign.rescore(str(tmp_path / "later"), methods=["opsd", "minillm", "gkd"])
     assert report.config.methods == ["gkd", "opsd", "minillm"]
     assert report.metadata["status"] == "done"
     fresh = {**SETTINGS, "methods": ["gkd", "opsd", "minillm"]}
@@ -62,10 +61,10 @@ def test_an_interruption_keeps_the_old_run(plain, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(plain, folder)
     monkeypatch.setattr(
-        "gradalign.rescore._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        "gradalign.rescoring._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        rescore(str(folder), methods=["opd"])
+        gradalign.rescore(str(folder), methods=["opd"])
     gradalign.score(**SETTINGS, output_dir=str(folder))
     assert_same_tables(folder, plain)
 
@@ -74,13 +73,13 @@ def test_what_cannot_be_rescored_is_left_alone(plain, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(plain, folder)
     with pytest.raises(UsageError, match="nothing new"):
-        rescore(str(folder), methods=["gkd"])
+        gradalign.rescore(str(folder), methods=["gkd"])
     with pytest.raises(UnknownNameError):
-        rescore(str(folder), methods=["gdk"])
+        gradalign.rescore(str(folder), methods=["gdk"])
     with pytest.raises(UnknownNameError):
-        rescore(str(folder), teachers=["self+nonsense"])
+        gradalign.rescore(str(folder), teachers=["self+nonsense"])
     assert_same_tables(folder, plain)
     run = folder / "run.json"
     run.write_text(run.read_text().replace('"status": "done"', '"status": "running"'))
     with pytest.raises(RunError, match="not finished"):
-        rescore(str(folder), methods=["opd"])
+        gradalign.rescore(str(folder), methods=["opd"])

@@ -18,7 +18,6 @@ from gradalign.errors import TokenizerMismatchError
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.distributions import ForcedSequence, forced_log_probs, top_tokens
 from gradalign.models.event_space import EventSpace, event_space, only
-from gradalign.rescore import rescore
 from tests.models.altered import bundled_copy, edit_json, padded_copy
 
 IDS = st.sets(st.integers(0, 30))
@@ -157,7 +156,7 @@ def test_a_student_is_cut_too_and_a_teacher_may_lack_a_token_of_its(longer, tmp_
     assert mass.max() > 1e-4
     scores = report.table("continuation_scores")
     assert set(scores["teacher"]) == {"", "demo:student", "student for demo:student"}
-    added = rescore(report.path, teachers=["demo:weak"])
+    added = gradalign.rescore(report.path, teachers=["demo:weak"])
     ranges = added.metadata["resolved"]["common_token_ranges"]
     assert ranges == {"demo:student": [[0, 259]], "demo:weak": [[0, 259]]}
     assert np.isfinite(added.summary.query("teacher == 'demo:weak'")["pooled"]).any()

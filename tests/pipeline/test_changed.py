@@ -13,7 +13,6 @@ import gradalign
 from gradalign.errors import RunError
 from gradalign.order import Branch
 from gradalign.pipeline import diagnose_run
-from gradalign.rescore import rescore
 from gradalign.stages import sample
 from gradalign.store.folder import RunFolder
 from tests.stages.made_checkpoints import copy_of, scale_weights
@@ -123,7 +122,7 @@ def test_resume_rescore_and_diagnose_refuse(world, what, monkeypatch):
     with pytest.raises(RunError, match=rf"run holds a run from before .*{words}.* was changed"):
         world.score()
     with pytest.raises(RunError, match=words):
-        rescore("run", methods=["opd"])
+        gradalign.rescore("run", methods=["opd"])
     with pytest.raises(RunError, match=words):
         diagnose_run("run", ["overlap"])
     assert world_tables() == before
@@ -143,7 +142,7 @@ def test_a_copy_with_the_same_contents_is_the_same(world):
         "./ck",
         "./teacher",
     }
-    rescore("run", methods=["opd"])
+    gradalign.rescore("run", methods=["opd"])
     world.score(methods=["gkd", "opd"])  # rescore recorded what it was done with
 
 

@@ -14,7 +14,6 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import GradalignError, RunError
 from gradalign.pipeline import diagnose_run, plan_config
 from gradalign.report.report import read_report
-from gradalign.rescore import rescore
 from gradalign.store.folder import RunFolder
 
 TINY = {
@@ -72,7 +71,10 @@ def test_a_folder_of_another_tool_is_left_alone(what, tmp_path):
         config = ScoreConfig.build({**TINY, "output_dir": str(folder)})
         with pytest.raises(RunError, match=r"run\.json"):
             plan_config(config, resume=resume)
-    for work in (lambda: rescore(str(folder), methods=["opd"]), lambda: diagnose_run(str(folder))):
+    for work in (
+        lambda: gradalign.rescore(str(folder), methods=["opd"]),
+        lambda: diagnose_run(str(folder)),
+    ):
         with pytest.raises(RunError, match=r"run\.json"):
             work()
     if what in ("another tool's", "a list"):

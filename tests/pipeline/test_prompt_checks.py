@@ -16,7 +16,6 @@ from gradalign.contexts import CONTEXTS, SimpleContext, parse_teacher
 from gradalign.demo import model_path
 from gradalign.errors import GradalignError
 from gradalign.questions import Attempt, Message
-from gradalign.rescore import rescore
 from gradalign.stages.preparation.preflight import check
 from gradalign.stages.preparation.preview import preview_prompts
 from gradalign.stages.preparation.start import prepare
@@ -248,9 +247,9 @@ def test_teachers_that_come_later_are_told_the_runs_time(
         found.append(check(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("gradalign.rescore.check", looked)
+    monkeypatch.setattr("gradalign.rescoring.check", looked)
     with pytest.warns(UserWarning, match="tells the time"):
-        report = rescore(str(tmp_path / "run"), teachers=["demo:weak"])
+        report = gradalign.rescore(str(tmp_path / "run"), teachers=["demo:weak"])
     shown = [list(teacher.prompts[0]) for teacher in found[0].teachers]
     assert shown == [list(report.questions["prompt_ids"].iloc[0])] * 2
     after = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -16,7 +16,6 @@ import pytest
 import gradalign
 from gradalign.errors import RunError
 from gradalign.pipeline import diagnose_run
-from gradalign.rescore import rescore
 from gradalign.stages.sample import Sample
 from gradalign.store.folder import LOCK_NAME
 
@@ -68,7 +67,7 @@ def test_the_same_command_rescore_and_diagnose_wait_for_the_first(tmp_path, monk
         if not tried:
             for work in (
                 lambda: gradalign.score(**TINY, output_dir=folder),
-                lambda: rescore(folder, methods=["opd"]),
+                lambda: gradalign.rescore(folder, methods=["opd"]),
                 lambda: diagnose_run(folder, ["overlap"]),
             ):
                 with pytest.raises(RunError, match="in use"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +49,62 @@ PAGES = sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")])
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+FACES = {
+    "gradalign",
+    "gradalign.contexts",
+    "gradalign.engines",
+    "gradalign.methods",
+    "gradalign.tasks",
+    "gradalign.verifiers",
+}
+"""What a user imports from: packages that say in `__all__` what is public."""
+
+
+def listed_code() -> dict[str, str]:
+    """Return the Python code that users are shown, by where it stands."""
+    code = {
+        f"{page.name}, listing {number}": text
+        for page in PAGES
+        for number, text in enumerate(
+            re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL), 1
+        )
+    }
+    cells = json.loads((DOCS / "example.ipynb").read_text())["cells"]
+    code |= {
+        f"example.ipynb, cell {number}": "".join(cell["source"])
+        for number, cell in enumerate(cells, 1)
+        if cell["cell_type"] == "code"
+    }
+    return code
+
+
+LISTED = listed_code()
+
+
+def test_there_is_code_in_pages_and_notebook():
+    assert {place.split(",")[0] for place in LISTED} >= {
+        "README.md",
+        "CONTRIBUTING.md",
+        "extending.md",
+        "selective-distillation.md",
+        "example.ipynb",
+    }
+
+
+@pytest.mark.parametrize("place", LISTED)
+def test_listings_import_from_public_packages_only(place):
+    for node in ast.walk(ast.parse(LISTED[place])):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradalign"):
+            assert node.module in FACES, f"{place}: from {node.module} import ..."
+            public = importlib.import_module(node.module).__all__
+            for alias in node.names:
+                assert alias.name in public, f"{place}: {node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("gradalign"):
+                    assert alias.name in FACES, f"{place}: import {alias.name}"
 
 
 def test_the_readme_shows_the_page():

@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 import gradalign
 from gradalign.alignment import pooled_of_sums
+from gradalign.report.format import rough_duration
 from gradalign.report.node_scores import Arm, read_scores
-from gradalign.report.recommend_text import duration
 from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
 from gradalign.report.verdict import role_of
 
@@ -122,7 +122,7 @@ def test_holm_by_hand():
     [(0.01, "1 second"), (40, "40 seconds"), (600, "10 minutes"), (9000, "2.5 hours")],
 )
 def test_times_are_never_nothing(seconds, text):
-    assert duration(seconds) == text
+    assert rough_duration(seconds) == text
 
 
 def test_questions_needed_has_the_promised_power():

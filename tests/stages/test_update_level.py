@@ -17,7 +17,6 @@ import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
-from gradalign.rescore import rescore
 from gradalign.stages.hidden import output_layer_inputs
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
@@ -166,12 +165,12 @@ def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
         gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
     aligned = next((folder / "alignment").glob("*.parquet"))
     before = aligned.stat().st_mtime_ns
-    rescore(str(folder), alignment="update")
+    gradalign.rescore(str(folder), alignment="update")
     assert aligned.stat().st_mtime_ns == before  # nothing else is done again
     assert_same_tables(folder, type(folder)(report.path))
     hidden = next((folder / "hidden").glob("*.parquet"))
     before = hidden.stat().st_mtime_ns
-    more = rescore(str(folder), methods=["gkd"])
+    more = gradalign.rescore(str(folder), methods=["gkd"])
     assert hidden.stat().st_mtime_ns == before  # a new method reads no model
     assert np.isfinite(main_rows(more).loc["demo:strong", "gkd"]["update"])
     pd.testing.assert_series_equal(
@@ -179,7 +178,7 @@ def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
         main_rows(report).loc["demo:weak", "opd"][UPDATE].astype(float),
     )
     with pytest.raises(UsageError, match="nothing new"):
-        rescore(str(folder), alignment="update")
+        gradalign.rescore(str(folder), alignment="update")
 
 
 def test_an_interrupted_run_finishes_it(report, tmp_path):

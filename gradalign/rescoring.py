@@ -43,7 +43,7 @@ PER_TEACHER = ("supports", "distributions", "tokens", "continuation_scores", "di
 """What each teacher said: kept, unless a new method needs more of it."""
 
 
-def rescore(
+def rescore_run(
     path: str,
     *,
     methods: Sequence[str] = (),
