@@ -16,7 +16,7 @@ from runs import SMALL, flags
 
 import gradalign
 from gradalign.config import ScoreConfig
-from gradalign.contexts.builtin import pick_sibling
+from gradalign.contexts.sibling import pick_sibling
 from gradalign.errors import UnknownNameError, UsageError, VerifierError
 from gradalign.questions import Attempt, Question
 from gradalign.registry import Registry, load_object
@@ -158,7 +158,7 @@ def test_a_verifier_plugin_that_cannot_be_made(monkeypatch):
 
     registry: Registry[VerifierFactory] = Registry("verifier", "gradalign.none")
     registry.register("licensed")(factory)
-    monkeypatch.setattr("gradalign.verifiers.VERIFIERS", registry)
+    monkeypatch.setattr("gradalign.verifiers.registry.VERIFIERS", registry)
     with pytest.raises(UsageError, match="SystemExit: no licence"):
         get("licensed:x")
 

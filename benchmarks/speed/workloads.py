@@ -19,7 +19,7 @@ from gradalign.progress import SilentReporter
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.preparation.start import prepare
-from gradalign.store.shard import read_questions, read_spines
+from gradalign.store.shard import read_shard
 
 RANDOM_VOCABULARY = 32_000
 
@@ -186,12 +186,7 @@ def recorded_run(folder: Path) -> Run:
 
 def requests_of(run: Run, shard: str) -> Iterator[Request]:
     """Yield the requests that the branch stage made for a shard, from its tables."""
-    prompts = {item.question.id: item.prompt_ids for item in read_questions(run.folder, shard)}
-    spines = {
-        spine.spine_id: spine
-        for group in read_spines(run.folder, shard).values()
-        for spine in group
-    }
+    spines = {spine.spine_id: spine for spine in read_shard(run.folder, shard).spines}
     table = run.folder.read_table("continuations", shard)
     columns = ("question_id", "spine_id", "position", "candidate_id", "index", "finish_reason")
     limit = run.resolved.max_tokens
@@ -201,7 +196,7 @@ def requests_of(run: Run, shard: str) -> Iterator[Request]:
         prefix = (*spines[spine].token_ids[:position].tolist(), candidate)
         if reason == "forced" or len(prefix) >= limit:
             continue  # nothing to sample
-        ids = (*prompts[question], *prefix)
+        ids = (*spines[spine].prompt_ids, *prefix)
         yield Request(ids, limit - len(prefix), derive_seed(run.config.seed, question, ids, index))
 
 

@@ -5,22 +5,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from gradalign.contexts import builtin, template  # noqa: F401  (they register)
-from gradalign.contexts.base import (
-    CONTEXTS,
-    Context,
-    ContextFactory,
-    SimpleContext,
-    with_note,
-    with_rule,
+from gradalign.contexts import (  # noqa: F401  (they register)
+    demos,
+    row_fields,
+    sibling,
+    system,
+    template,
+    wrong_answer,
 )
+from gradalign.contexts.base import Context, ContextFactory, SimpleContext, with_note, with_rule
+from gradalign.contexts.registry import CONTEXTS, describe, get
 from gradalign.contexts.teachers import TeacherSpec, parse_teacher
-from gradalign.errors import TaskError, UnknownNameError
-from gradalign.questions import Attempt, Prompt, Question
 
 __all__ = [
     "CONTEXTS",
@@ -34,94 +29,3 @@ __all__ = [
     "with_note",
     "with_rule",
 ]
-
-_SHAPES = {"demos": "demos:K", "system": "system:TEXT|@FILE", "template": "template:TEXT|@FILE"}
-
-
-def get(name: str, questions: Sequence[Question] | None = None) -> Context:
-    """Make a context from its name.
-
-    A prompt that a row gives under this name in `contexts` goes before the built-in one.
-
-    Args:
-        name: `none`, `answer`, `solution`, `sibling`, `feedback`, `wrong-answer`, `demos:K`,
-            `system:TEXT`, `system:@FILE`, `template:TEXT`, `template:@FILE`, a plugin's, or one
-            that the rows give.
-        questions: all questions of the run. Without them `demos:K` cannot be made, and a name
-            that is not built in is only known to be wrong when a row lacks it.
-
-    Raises:
-        UnknownNameError: neither built in nor in any row.
-        UsageError: an argument that cannot be used.
-    """
-    base, _, argument = name.partition(":")
-    in_rows = {key for question in questions or () for key in question.contexts}
-    if base in CONTEXTS and not (name in in_rows and name != base):
-        context = CONTEXTS.get(base)(argument, questions)
-        return _RowFirst(name, context)
-    if questions is None or name in in_rows:
-        return _RowFirst(name, None)
-    raise UnknownNameError(
-        f"unknown context {name!r}.",
-        f"Built in: {', '.join(_SHAPES.get(item, item) for item in CONTEXTS.names())}. In the "
-        f"task's rows: {', '.join(sorted(in_rows)) or 'none'}.",
-    )
-
-
-def describe() -> list[dict[str, str]]:
-    """Return a record per context: name, description, kind (shared or instance-specific)."""
-    records = []
-    for name, factory in CONTEXTS.items():
-        text = inspect.getdoc(factory) or ""
-        kind = "shared" if name in {"none", "system", "demos"} else "instance-specific"
-        records.append(
-            {
-                "name": _SHAPES.get(name, name),
-                "kind": "either" if name == "template" else kind,
-                "description": text.partition("\n")[0].rstrip("."),
-            }
-        )
-    return records
-
-
-@dataclass(frozen=True)
-class _RowFirst:
-    """A context that takes a row's own prompt where there is one, and else another's."""
-
-    name: str
-    fallback: Context | None
-
-    @property
-    def shared(self) -> bool:
-        return self.fallback is not None and self.fallback.shared
-
-    @property
-    def needs_attempts(self) -> bool:
-        return self.fallback is not None and self.fallback.needs_attempts
-
-    @property
-    def description(self) -> str:
-        return self.fallback.description if self.fallback else "given by the rows"
-
-    @property
-    def fingerprint(self) -> str:
-        return self.fallback.fingerprint if self.fallback else "rows"
-
-    def prompt(
-        self, question: Question, attempt: Attempt | None, others: Sequence[Attempt]
-    ) -> Prompt | None:
-        if self.name in question.contexts:
-            return question.contexts[self.name]
-        self.check(question)
-        assert self.fallback is not None
-        return self.fallback.prompt(question, attempt, others)
-
-    def check(self, question: Question) -> None:
-        if self.name in question.contexts:
-            return
-        if self.fallback is None:
-            raise TaskError(
-                f"question {question.id!r} gives no prompt for the context {self.name!r}.",
-                f"Add it to the row's `contexts`, or use one of {', '.join(CONTEXTS.names())}.",
-            )
-        self.fallback.check(question)

@@ -1,13 +1,15 @@
-"""What a context is, and putting privileged text into a prompt."""
+"""What a context is, and what contexts are made with: notes in prompts, checks, choices."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from gradalign.errors import TaskError, UsageError
 from gradalign.questions import Attempt, Message, Prompt, Question
-from gradalign.registry import Registry
 
 
 class Context(Protocol):
@@ -95,8 +97,6 @@ ContextFactory = Callable[[str, Sequence[Question] | None], Context]
 """Makes a context from what follows the colon of its name ("" if nothing does) and from the
 run's questions (None where they are not at hand)."""
 
-CONTEXTS: Registry[ContextFactory] = Registry("context", "gradalign.contexts")
-
 
 def with_note(prompt: Prompt, note: str) -> Prompt:
     """Put privileged text into a prompt.
@@ -136,3 +136,49 @@ def last_user(prompt: tuple[Message, ...]) -> int | None:
     """Return the place of the last user message, None if there is none."""
     places = [index for index, message in enumerate(prompt) if message.role == "user"]
     return places[-1] if places else None
+
+
+def digest(text: str) -> str:
+    """Return a short hash of a wording."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def draw(*key: str) -> int:
+    """Return a number that depends on the key alone, to choose with."""
+    text = "\x00".join(key).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def require_field(context: str, column: str) -> Callable[[Question], None]:
+    """Return a check that a row has a column."""
+
+    def check(question: Question) -> None:
+        value = getattr(question, column)
+        if not value:
+            raise TaskError(
+                f"question {question.id!r} has no {column}, which the context {context} shows.",
+                f"Give every row a `{column}` or use another context.",
+            )
+
+    return check
+
+
+def no_argument(name: str, argument: str) -> None:
+    """Refuse `name:something` for a context without options."""
+    if argument:
+        raise UsageError(f"context {name} takes no argument, got {argument!r}.", f"Write {name}.")
+
+
+def read_text(argument: str, what: str) -> str:
+    """Return TEXT, or the contents of FILE for `@FILE`.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    if not argument.startswith("@"):
+        return argument
+    try:
+        return Path(argument[1:]).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"{what}: cannot read {argument[1:]}: {reason}.", "Check it.") from error

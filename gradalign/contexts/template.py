@@ -1,12 +1,21 @@
-"""Templates of the user's own: text with named fields."""
+"""The context `template`: a text of the user's own with named fields."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 
-from gradalign.contexts.base import CONTEXTS, Context, SimpleContext, last_user, with_last_user
-from gradalign.contexts.builtin import digest, pick_sibling, read_text, require_field
+from gradalign.contexts.base import (
+    Context,
+    SimpleContext,
+    digest,
+    last_user,
+    read_text,
+    require_field,
+    with_last_user,
+)
+from gradalign.contexts.registry import CONTEXTS
+from gradalign.contexts.sibling import pick_sibling
 from gradalign.contexts.wrong_answer import wrong_answer
 from gradalign.errors import TaskError, UsageError
 from gradalign.questions import LABELS, Attempt, Message, Prompt, Question

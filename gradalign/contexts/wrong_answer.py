@@ -1,11 +1,22 @@
-"""False but plausible answers, the same one for a question every time."""
+"""The context `wrong-answer`: a false but plausible answer, the same for a question every time."""
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections.abc import Sequence
 
-from gradalign.questions import LABELS, Question
+from gradalign.contexts.base import (
+    Context,
+    SimpleContext,
+    digest,
+    draw,
+    no_argument,
+    require_field,
+    with_note,
+)
+from gradalign.contexts.registry import CONTEXTS
+from gradalign.contexts.row_fields import ANSWER_NOTE
+from gradalign.questions import LABELS, Attempt, Prompt, Question
 from gradalign.verifiers.choice import gold_choice
 
 _NUMBER = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
@@ -17,6 +28,30 @@ _OPPOSITES = {
     for one, other in (pair, pair[::-1])
 }
 _MAX_DIGITS = 400
+
+
+@CONTEXTS.register("wrong-answer")
+def wrong(argument: str, questions: Sequence[Question] | None) -> Context:
+    """Show a false but plausible answer, worded as the true one: the control.
+
+    A row whose answer has no number, option or truth value to change is skipped.
+    """
+    no_argument("wrong-answer", argument)
+
+    def prompt(
+        question: Question, attempt: Attempt | None, others: Sequence[Attempt]
+    ) -> Prompt | None:
+        false = wrong_answer(question)
+        if false is None:
+            return None
+        return with_note(question.prompt, ANSWER_NOTE.replace("{answer}", false))
+
+    return SimpleContext(
+        "wrong-answer",
+        prompt,
+        fingerprint=digest(ANSWER_NOTE),
+        check_functions=(require_field("wrong-answer", "answer"),),
+    )
 
 
 def wrong_answer(question: Question) -> str | None:
@@ -84,6 +119,4 @@ def _near(text: str, number: int) -> str:
 
 
 def _draw(question: Question) -> int:
-    key = f"wrong-answer\x00{question.id}\x00{question.answer}"
-    data = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return draw("wrong-answer", question.id, str(question.answer))

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from gradalign.methods import controls, dr_grpo, gkd, minillm, opd
+from gradalign.methods import controls, dr_grpo, gkd, minillm, opd  # noqa: F401  (they register)
 from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.distributions import Distributions
 from gradalign.methods.identities import centred, pulled, restrict
 from gradalign.methods.registry import get, method_class, names, register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
-from gradalign.methods.trainers import (
+from gradalign.methods.trainers import (  # noqa: F401  (they register)
     lmops,
     thunlp,
     tinker,
@@ -20,24 +20,8 @@ from gradalign.methods.trainers import (
     trl_server_distillation,
     verl,
 )
-
-FAMILIES = (
-    controls,
-    dr_grpo,
-    gkd,
-    minillm,
-    opd,
-    trl,
-    trl_server_distillation,
-    verl,
-    thunlp,
-    tinker,
-    lmops,
-)
-"""Importing a family registers its methods."""
 
 __all__ = [
-    "FAMILIES",
     "Ascent",
     "Continuations",
     "Direction",

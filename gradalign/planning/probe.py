@@ -28,7 +28,7 @@ from gradalign.stages.distributions import (
 from gradalign.stages.preparation.start import prepare
 from gradalign.stages.sample import Sample
 from gradalign.stages.student import open_student
-from gradalign.store.shard import read_questions, read_spines
+from gradalign.store.shard import read_shard
 
 QUESTIONS = 4
 SPINES = 4
@@ -158,7 +158,7 @@ def _calibration(
     drawn: list[Completion],
     seconds: float,
 ) -> Calibration:
-    spines = [spine for group in read_spines(run.folder, shard).values() for spine in group]
+    spines = read_shard(run.folder, shard).spines
     generated = float(np.mean([len(item.token_ids) for item in drawn])) if drawn else 0.0
     return Calibration(
         measured=True,
@@ -181,11 +181,9 @@ def _calibration(
 
 def _speeds(run: Run, shard: str, timed: dict[Stage, _Timed]) -> dict[str, float]:
     """Return tokens read per second, by model; in a first pass, with all that it keeps."""
-    spines = read_spines(run.folder, shard)
     own = sum(
-        len(item.prompt_ids) + len(spine.token_ids)
-        for item in read_questions(run.folder, shard)
-        for spine in spines.get(item.question.id, [])
+        len(spine.prompt_ids) + len(spine.token_ids)
+        for spine in read_shard(run.folder, shard).spines
     )
     student = timed[StudentPositions()].working + timed[StudentSupports()].working
     speeds = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +23,7 @@ from gradalign.stages.teachers import (
     open_student_model,
     open_teacher,
 )
-from gradalign.store.shard import read_questions, read_spines
+from gradalign.store.shard import Shard, read_shard
 from gradalign.store.table_builder import Rows
 
 STUDENT = ""
@@ -93,15 +93,14 @@ class StudentContinuations:
         with open_student_model(run, tokens) as model:
 
             def work(shard: str, tick: Tick) -> Counter[str]:
-                prompts: dict[str, Sequence[int] | None] = {}
-                spines = read_spines(run.folder, shard)
-                for item in read_questions(run.folder, shard):
-                    for spine in spines.get(item.question.id, []):
-                        prompts[spine.spine_id] = item.prompt_ids
+                stored = read_shard(run.folder, shard)
+                prompts = {spine.spine_id: spine.prompt_ids for spine in stored.spines}
                 asked = _Asked(
                     student_label(self.model), f"student {run.config.student}", self.model
                 )
-                return _score(run, LocalReader(run, model, tokens), shard, asked, prompts, tick)
+                return _score(
+                    run, LocalReader(run, model, tokens), shard, stored, asked, prompts, tick
+                )
 
             yield work
 
@@ -135,11 +134,12 @@ class TeacherContinuations:
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 counts: Counter[str] = Counter()
+                stored = read_shard(run.folder, shard)
                 for label, prompter in prompters.items():
                     if not run.folder.has_table("continuation_scores", teacher_file(shard, label)):
-                        prompts = prompter.spine_prompts(shard)
+                        prompts = prompter.spine_prompts(stored)
                         asked = _Asked(label, f"teacher {label}", self.model, sampling=False)
-                        counts += _score(run, reader, shard, asked, prompts, tick)
+                        counts += _score(run, reader, shard, stored, asked, prompts, tick)
                 return counts
 
             yield work
@@ -149,15 +149,12 @@ def _score(
     run: Run,
     reader: LocalReader | ServedReader,
     shard: str,
+    stored: Shard,
     asked: _Asked,
-    prompts: dict[str, Sequence[int] | None] | dict[str, list[int] | None],
+    prompts: Mapping[str, Sequence[int] | None],
     tick: Tick,
 ) -> Counter[str]:
-    spines = {
-        spine.spine_id: spine
-        for group in read_spines(run.folder, shard).values()
-        for spine in group
-    }
+    spines = {spine.spine_id: spine for spine in stored.spines}
     forced = {
         spine_id: _known_to(run, asked.model, item)
         for spine_id, item in _read_forced(run, shard).items()

@@ -47,8 +47,7 @@ from gradalign.store.shard import (
     SpinePositions,
     StoredSpine,
     read_positions,
-    read_questions,
-    read_spines,
+    read_shard,
 )
 from gradalign.store.table_builder import Rows
 
@@ -225,8 +224,8 @@ def _teacher_shard(
     run: Run, reader: LocalReader | ServedReader, prompter: Prompter, shard: str, tick: Tick
 ) -> Counter[str]:
     label = prompter.teacher.label
-    prompts = prompter.spine_prompts(shard)
-    spines = [spine for group in read_spines(run.folder, shard).values() for spine in group]
+    stored = read_shard(run.folder, shard)
+    spines, prompts = stored.spines, prompter.spine_prompts(stored)
     shown = [spine for spine in spines if prompts[spine.spine_id] is not None]
     model = run.model_of(prompter.teacher)
     positions = (
@@ -434,13 +433,8 @@ def node_id(spine_id: str, position: int) -> str:
 
 def student_sequences(run: Run, shard: str) -> tuple[list[StoredSpine], list[ForcedSequence]]:
     """Return a shard's spines and each with the student's prompt."""
-    spines = read_spines(run.folder, shard)
-    flat, sequences = [], []
-    for item in read_questions(run.folder, shard):
-        for spine in spines.get(item.question.id, []):
-            flat.append(spine)
-            sequences.append(ForcedSequence(item.prompt_ids, spine.token_ids))
-    return flat, sequences
+    spines = read_shard(run.folder, shard).spines
+    return spines, [ForcedSequence(spine.prompt_ids, spine.token_ids) for spine in spines]
 
 
 def _in_order(table: str, pieces: dict[int, Rows]) -> pa.Table:

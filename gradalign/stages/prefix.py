@@ -25,7 +25,7 @@ from gradalign.stages.continuations import STUDENT
 from gradalign.stages.failures import watch
 from gradalign.stages.servers import teacher_servers
 from gradalign.stages.student import Prompter, StudentTools
-from gradalign.store.shard import StoredQuestion, StoredSpine, read_questions, read_spines
+from gradalign.store.shard import StoredSpine, read_shard
 from gradalign.store.table_builder import Rows
 from gradalign.verifiers import VerifierPool
 
@@ -44,7 +44,6 @@ Prompts = dict[str, Sequence[int] | None]
 class _Job:
     """One continuation to be made."""
 
-    question: StoredQuestion
     spine: StoredSpine
     depth: float
     given: int
@@ -113,15 +112,10 @@ class ContinuePrefixes:
 
 def _prompts(run: Run, prompters: Sequence[Prompter], shard: str) -> dict[str, Prompts]:
     """Return, by teacher and spine, what is read before the response; the student's own if none."""
+    stored = read_shard(run.folder, shard)
     if not prompters:
-        spines = read_spines(run.folder, shard)
-        own: Prompts = {
-            spine.spine_id: item.prompt_ids
-            for item in read_questions(run.folder, shard)
-            for spine in spines.get(item.question.id, [])
-        }
-        return {STUDENT: own}
-    return {prompter.teacher.label: dict(prompter.spine_prompts(shard)) for prompter in prompters}
+        return {STUDENT: {spine.spine_id: spine.prompt_ids for spine in stored.spines}}
+    return {prompter.teacher.label: dict(prompter.spine_prompts(stored)) for prompter in prompters}
 
 
 @contextmanager
@@ -176,26 +170,24 @@ def _engine_of(run: Run, model: str, *, teacher: bool) -> tuple[str, Sequence[st
 def _jobs(run: Run, shard: str, label: str, prompts: Prompts) -> Iterator[_Job]:
     """Yield every continuation of a shard; a depth of which nothing is left is not repeated."""
     depths = DEPTHS if label == STUDENT else (0.0, *DEPTHS)
-    spines = read_spines(run.folder, shard)
-    for item in read_questions(run.folder, shard):
-        for spine in spines.get(item.question.id, []):
-            prompt = prompts.get(spine.spine_id)
-            if prompt is None:
+    for spine in read_shard(run.folder, shard).spines:
+        prompt = prompts.get(spine.spine_id)
+        if prompt is None:
+            continue
+        seen = set()
+        for depth in depths:
+            given = cut(len(spine.token_ids), depth)
+            if given in seen or (depth > 0 and given == 0):
                 continue
-            seen = set()
-            for depth in depths:
-                given = cut(len(spine.token_ids), depth)
-                if given in seen or (depth > 0 and given == 0):
-                    continue
-                seen.add(given)
-                ids = (*prompt, *spine.token_ids[:given].tolist())
-                for index in range(SAMPLES):
-                    # Spines share the prompt from scratch, so the seed needs their name too.
-                    seed = derive_seed(
-                        run.config.seed, f"prefix\x00{label}\x00{spine.spine_id}", ids, index
-                    )
-                    request = Request(ids, run.resolved.max_tokens - given, seed)
-                    yield _Job(item, spine, depth, given, index, request)
+            seen.add(given)
+            ids = (*prompt, *spine.token_ids[:given].tolist())
+            for index in range(SAMPLES):
+                # Spines share the prompt from scratch, so the seed needs their name too.
+                seed = derive_seed(
+                    run.config.seed, f"prefix\x00{label}\x00{spine.spine_id}", ids, index
+                )
+                request = Request(ids, run.resolved.max_tokens - given, seed)
+                yield _Job(spine, depth, given, index, request)
 
 
 def _continue(
@@ -205,7 +197,7 @@ def _continue(
     made: list[Completion | None] = [None] * len(jobs)
     finished = tools.engine.generate([job.request for job in jobs]) if jobs else iter(())
     words = f"teacher {label}" if label != STUDENT else f"student {run.config.student}"
-    with naming(words, lambda i: jobs[i].question.question.id):
+    with naming(words, lambda i: jobs[i].spine.question_id):
         for done, (index, completion) in enumerate(finished, start=1):
             made[index] = completion
             tick(done, len(jobs), 1)
@@ -218,14 +210,14 @@ def _continue(
     )
     verdicts = tools.verify(
         [
-            (text, job.question.question, completion.finish_reason)
+            (text, job.spine.question, completion.finish_reason)
             for text, job, completion in zip(texts, jobs, drawn, strict=True)
         ]
     )
     rows = Rows(TABLE)
     rows.add(
         len(jobs),
-        question_id=[job.question.question.id for job in jobs],
+        question_id=[job.spine.question_id for job in jobs],
         spine_id=[job.spine.spine_id for job in jobs],
         teacher=label,
         depth=np.array([job.depth for job in jobs]),

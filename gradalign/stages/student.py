@@ -24,7 +24,7 @@ from gradalign.questions import Prompt, Question
 from gradalign.stages.base import Run
 from gradalign.stages.failures import FailureWatch, watch
 from gradalign.stages.preparation.prompt_checks import check_rows, naming, without_begin
-from gradalign.store.shard import StoredQuestions, read_questions, read_spines
+from gradalign.store.shard import Shard, StoredQuestions
 from gradalign.verifiers import Verdict, VerifierPool
 
 
@@ -147,17 +147,15 @@ class Prompter:
         own = set(self._tokenizer.get_vocab().values())
         self._foreign = set(student.get_vocab().values()) - own
 
-    def spine_prompts(self, shard: str) -> dict[str, list[int] | None]:
+    def spine_prompts(self, shard: Shard) -> dict[str, list[int] | None]:
         """Return the teacher's prompt for every spine of a shard; None: context not available.
 
         Raises:
             ContextOverflowError: a prompt and its response exceed the teacher's context.
             TokenizerMismatchError: the student used a token that the teacher does not know.
         """
-        spines = read_spines(self._run.folder, shard)
         prompts: dict[str, list[int] | None] = {}
-        for item in read_questions(self._run.folder, shard):
-            group = spines.get(item.question.id, [])
+        for item, group in shard.by_question():
             shown = without_begin([spine.attempt for spine in group], self._tokenizer)
             for spine, attempt in zip(group, shown, strict=True):
                 foreign = self._foreign & set(spine.token_ids.tolist())

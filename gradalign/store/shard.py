@@ -34,9 +34,10 @@ class StoredQuestion:
 
 @dataclass(frozen=True)
 class StoredSpine:
-    """A sampled response."""
+    """A sampled response, with its question and the student's prompt as token ids."""
 
-    question_id: str
+    question: Question
+    prompt_ids: tuple[int, ...]
     spine_id: str
     token_ids: npt.NDArray[np.int32]
     text: str
@@ -44,9 +45,35 @@ class StoredSpine:
     correct: bool | None  # None
 
     @property
+    def question_id(self) -> str:
+        """The id of its question."""
+        return self.question.id
+
+    @property
     def attempt(self) -> Attempt:
         """The spine as contexts see it."""
         return Attempt(self.spine_id, self.text, self.reward)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard's questions and sampled responses are.
+
+    Attributes:
+        questions: in order.
+        spines: all of them, in order of their questions and then of their numbers.
+    """
+
+    questions: list[StoredQuestion]
+    spines: list[StoredSpine]
+
+    def by_question(self) -> Iterator[tuple[StoredQuestion, list[StoredSpine]]]:
+        """Yield every question with its spines, which may be none."""
+        groups: dict[str, list[StoredSpine]] = {}
+        for spine in self.spines:
+            groups.setdefault(spine.question_id, []).append(spine)
+        for item in self.questions:
+            yield item, groups.get(item.question.id, [])
 
 
 def question_to_json(question: Question) -> str:
@@ -97,21 +124,23 @@ class StoredQuestions(Sequence[Question]):
         return read_questions(self._folder, self._shards[shard])[place - before].question
 
 
-def read_spines(folder: RunFolder, shard: str) -> dict[str, list[StoredSpine]]:
-    """Read a shard's spines by question id, in order."""
-    spines: dict[str, list[StoredSpine]] = {}
-    for row in folder.read_table("spines", shard).to_pylist():
-        spines.setdefault(row["question_id"], []).append(
-            StoredSpine(
-                question_id=row["question_id"],
-                spine_id=row["spine_id"],
-                token_ids=np.asarray(row["token_ids"], dtype=np.int32),
-                text=row["text"],
-                reward=math.nan if row["reward"] is None else row["reward"],
-                correct=row["correct"],
-            )
+def read_shard(folder: RunFolder, shard: str) -> Shard:
+    """Read a shard's questions and spines."""
+    questions = read_questions(folder, shard)
+    asked = {item.question.id: item for item in questions}
+    spines = [
+        StoredSpine(
+            question=asked[row["question_id"]].question,
+            prompt_ids=asked[row["question_id"]].prompt_ids,
+            spine_id=row["spine_id"],
+            token_ids=np.asarray(row["token_ids"], dtype=np.int32),
+            text=row["text"],
+            reward=math.nan if row["reward"] is None else row["reward"],
+            correct=row["correct"],
         )
-    return spines
+        for row in folder.read_table("spines", shard).to_pylist()
+    ]
+    return Shard(questions, spines)
 
 
 @dataclass(frozen=True)

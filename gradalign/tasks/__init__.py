@@ -8,8 +8,9 @@ or `module:Class` for one of the user's own.
 from __future__ import annotations
 
 from gradalign.questions import Attempt, Message, Prompt, Question
-from gradalign.tasks.base import Task
-from gradalign.tasks.catalogue import TASKS, TaskSource, describe, load_task
+from gradalign.tasks import benchmarks, demo, reasoning_gym  # noqa: F401  (they register)
+from gradalign.tasks.base import Task, TaskSource
+from gradalign.tasks.registry import TASKS, describe, load_task
 
 __all__ = [
     "TASKS",

@@ -1,8 +1,9 @@
-"""The protocol of a task."""
+"""What a task is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gradalign.questions import Question
@@ -47,3 +48,20 @@ class Task(Protocol):
             TaskError: the data is missing, malformed, or lacks one of `ids`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """A named kind of task.
+
+    Attributes:
+        description: one line for `gradalign tasks list`.
+        build: makes the task from what follows the colon of its name ("" if nothing does).
+        extra: what must be installed beside gradalign, as the name of an extra; "" for nothing.
+        example: a name that can be used as it is.
+    """
+
+    description: str
+    build: Callable[[str], Task]
+    extra: str = ""
+    example: str = ""

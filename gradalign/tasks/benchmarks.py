@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 
 from gradalign.questions import LABELS, Question
+from gradalign.tasks.base import TaskSource
 from gradalign.tasks.benchmark_rows import Benchmark, Row
+from gradalign.tasks.hub import HubTask
+from gradalign.tasks.registry import TASKS
 from gradalign.tasks.row_checks import text_of
+from gradalign.verifiers.boxed import last_boxed
 
 BOX_INSTRUCTION = "Think step by step and end with the final answer inside \\boxed{}."
 LETTER_INSTRUCTION = (
@@ -218,9 +223,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 def _answer(row: Row, *names: str) -> str | None:
     """Return a final answer without the box or the dollar signs that some rows put around it."""
-    # Verifiers are made of questions: this package cannot import them when it is loaded.
-    from gradalign.verifiers.boxed import last_boxed
-
     text = text_of(row.get(*names), f"{row.where}: the answer")
     if text is None:
         return None
@@ -252,3 +254,11 @@ def _with_choices(question: str, choices: tuple[str, ...]) -> str:
 
 def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+for _name, _benchmark in BENCHMARKS.items():
+    TASKS.register(_name)(
+        TaskSource(
+            _benchmark.description, partial(HubTask, _benchmark), extra="tasks", example=_name
+        )
+    )

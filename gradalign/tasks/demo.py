@@ -1,4 +1,4 @@
-"""The demo's additions as a task, with every context that its models were trained on."""
+"""The task `demo:addition`, with every context that the bundled models were trained on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from gradalign.demo.addition import CONTEXTS, Problem, generate
 from gradalign.errors import UnknownNameError, UsageError
 from gradalign.questions import Question
 from gradalign.registry import parse_spec
+from gradalign.tasks.base import TaskSource
+from gradalign.tasks.registry import TASKS
 from gradalign.tasks.row_checks import select
 
 DEFAULT_SIZE = 64
@@ -70,3 +72,8 @@ def build(argument: str) -> AdditionTask:
             )
         numbers[key] = int(value)
     return AdditionTask(**numbers)
+
+
+TASKS.register("demo")(
+    TaskSource("multi-digit addition for the bundled models", build, example="demo:addition")
+)

@@ -26,6 +26,7 @@ from gradalign.tasks.row_checks import (
     select,
     text_of,
 )
+from gradalign.verifiers import get
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -77,8 +78,6 @@ class FileTask:
         return select([question for question, _ in self._questions], limit, ids, seed, self.name)
 
     def _check_answers(self) -> None:
-        from gradalign.verifiers import get
-
         spec = self._given_verifier or self.verifier
         verifier = get(spec)
         if verifier.needs_answer:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from gradalign.errors import UsageError
 from gradalign.questions import Question
-from gradalign.registry import Registry
 
 
 class Verifier(Protocol):
@@ -66,4 +66,8 @@ class FunctionVerifier:
 VerifierFactory = Callable[[str], Verifier]
 """Makes a verifier from what follows the colon of its spec ("" if nothing does)."""
 
-VERIFIERS: Registry[VerifierFactory] = Registry("verifier", "gradalign.verifiers")
+
+def no_argument(name: str, argument: str) -> None:
+    """Refuse `name:something` for a verifier without options."""
+    if argument:
+        raise UsageError(f"verifier {name} takes no argument, got {argument!r}.", f"Write {name}.")

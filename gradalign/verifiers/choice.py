@@ -46,11 +46,11 @@ from dataclasses import dataclass
 from gradalign.errors import TaskError
 from gradalign.questions import LABELS, Question
 from gradalign.verifiers import cues
-from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
+from gradalign.verifiers.base import FunctionVerifier, Verifier, no_argument
 from gradalign.verifiers.boxed import boxes
-from gradalign.verifiers.builtin import no_argument
 from gradalign.verifiers.names import read, read_name, read_whole
 from gradalign.verifiers.options import Name, Options, Reading, options_of, plain
+from gradalign.verifiers.registry import VERIFIERS
 from gradalign.verifiers.response import spoken
 
 

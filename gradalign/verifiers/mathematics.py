@@ -1,4 +1,4 @@
-"""Mathematical equality by math-verify."""
+"""The verifier `math`: mathematical equality by math-verify."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from gradalign.errors import MissingDependencyError
 from gradalign.questions import Question
-from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
+from gradalign.verifiers.base import FunctionVerifier, Verifier, no_argument
 from gradalign.verifiers.boxed import last_boxed
-from gradalign.verifiers.builtin import no_argument
 from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.registry import VERIFIERS
 from gradalign.verifiers.response import spoken
 
 

@@ -14,8 +14,8 @@ import torch
 from runs import SMALL
 
 import gradalign
+from gradalign.contexts import CONTEXTS
 from gradalign.contexts import get as get_context
-from gradalign.contexts.base import CONTEXTS
 from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
 from gradalign.engines.base import Request

@@ -15,8 +15,8 @@ from gradalign.errors import EngineError, RunError
 from gradalign.executors import open_executor
 from gradalign.order import stages
 from gradalign.progress import SilentReporter
-from gradalign.stages import branch
 from gradalign.stages.base import Run, announce
+from gradalign.stages.branch import stage as branch
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.preparation.start import prepare
 from gradalign.store.shard import read_questions

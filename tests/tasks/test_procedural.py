@@ -7,9 +7,9 @@ import pytest
 from gradalign.errors import TaskError, UnknownNameError, UsageError
 from gradalign.reasoning_gym_data import names
 from gradalign.tasks import Message, Question, load_task
-from gradalign.tasks.procedural import INSTRUCTION
+from gradalign.tasks.reasoning_gym import INSTRUCTION
 from gradalign.verifiers import VerifierPool, get
-from gradalign.verifiers.procedural import last_answer
+from gradalign.verifiers.reasoning_gym import last_answer
 from tests.requires import require
 
 require("reasoning_gym")

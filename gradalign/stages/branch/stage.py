@@ -29,8 +29,7 @@ from gradalign.store.shard import (
     StoredSpine,
     padded,
     read_positions,
-    read_questions,
-    read_spines,
+    read_shard,
 )
 
 TeacherTokens = dict[tuple[str, int], dict[str, npt.NDArray[np.int64]]]
@@ -85,12 +84,10 @@ class _BranchWork:
 def plan_shard(run: Run, shard: str) -> list[QuestionWork]:
     """Choose the candidates of every chosen node of a shard."""
     config = run.config
-    spines = read_spines(run.folder, shard)
     positions = read_positions(run.folder, shard)
     teacher_tokens = _teacher_tokens(run, shard)
     work = []
-    for stored in read_questions(run.folder, shard):
-        group = spines.get(stored.question.id, [])
+    for stored, group in read_shard(run.folder, shard).by_question():
         plans, candidates, entropies = [], [], []
         for number, spine in enumerate(group):
             if not len(spine.token_ids):

@@ -35,8 +35,7 @@ from gradalign.stages.preparation.precision import pass_dtype
 from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
-from gradalign.tasks import load_task
-from gradalign.tasks.base import Task
+from gradalign.tasks import Task, load_task
 from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048

@@ -17,6 +17,7 @@ from gradalign.verifiers.base import Verifier
 from gradalign.verifiers.judge import Verdict, judge
 from gradalign.verifiers.process.loader import Loader, WorkerLink
 from gradalign.verifiers.process.protocol import Unpacker, pack
+from gradalign.verifiers.registry import get
 
 _BATCH_ITEMS = 256
 _BATCH_CHARACTERS = 1 << 20
@@ -53,8 +54,6 @@ class VerifierPool:
     """
 
     def __init__(self, spec: str, num_workers: int = 2, timeout_seconds: float = 10.0) -> None:
-        from gradalign.verifiers import get
-
         if num_workers < 1 or not timeout_seconds > 0:
             raise UsageError(
                 f"a verifier pool needs a worker and a time limit, got {num_workers} and "

@@ -15,7 +15,6 @@ import socket
 
 from gradalign.errors import GradalignError, VerifierError
 from gradalign.questions import Question
-from gradalign.verifiers import get
 from gradalign.verifiers.base import Verifier
 from gradalign.verifiers.judge import judge
 from gradalign.verifiers.process.protocol import (
@@ -25,6 +24,7 @@ from gradalign.verifiers.process.protocol import (
     pack,
     receive,
 )
+from gradalign.verifiers.registry import get
 
 _ADDRESS_SPACE_BYTES = 6 << 30
 """For the built-in verifiers: 9^(9^9) must not eat the machine's memory before its time is up."""

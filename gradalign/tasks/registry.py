@@ -1,79 +1,22 @@
-"""The registry of tasks, and how a name becomes one."""
+"""Names to tasks: our own, those of entry points, files, and `module:Class`."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from gradalign.errors import GradalignError, TaskError, UnknownNameError, UsageError
 from gradalign.questions import Question
 from gradalign.registry import Registry, load_object, parse_spec
-from gradalign.tasks.base import Task
+from gradalign.tasks.base import Task, TaskSource
 from gradalign.tasks.files import SUFFIXES, FileTask, user_path
 from gradalign.tasks.row_checks import check_answer, check_question, check_unique, in_text
-
-
-@dataclass(frozen=True)
-class TaskSource:
-    """A named kind of task.
-
-    Attributes:
-        description: one line for `gradalign tasks list`.
-        build: makes the task from what follows the colon of its name ("" if nothing does).
-        extra: what must be installed beside gradalign, as the name of an extra; "" for nothing.
-        example: a name that can be used as it is.
-    """
-
-    description: str
-    build: Callable[[str], Task]
-    extra: str = ""
-    example: str = ""
-
+from gradalign.verifiers import get
 
 TASKS: Registry[Any] = Registry("task", "gradalign.tasks")
 """Names to `TaskSource`s; a plugin may also register a Task class, which is called with the
 options after the colon as keyword arguments."""
-
-
-def _register_own() -> None:
-    from gradalign.tasks.benchmark_rows import Benchmark
-    from gradalign.tasks.benchmarks import BENCHMARKS
-    from gradalign.tasks.hub import HubTask
-
-    def hub(benchmark: Benchmark) -> Callable[[str], Task]:
-        return lambda argument: HubTask(benchmark, argument)
-
-    for name, benchmark in BENCHMARKS.items():
-        TASKS.register(name)(
-            TaskSource(benchmark.description, hub(benchmark), extra="tasks", example=name)
-        )
-
-    def demo(argument: str) -> Task:
-        from gradalign.tasks.demo import build
-
-        return build(argument)
-
-    def procedural(argument: str) -> Task:
-        from gradalign.tasks.procedural import ReasoningGymTask
-
-        return ReasoningGymTask(argument)
-
-    TASKS.register("demo")(
-        TaskSource("multi-digit addition for the bundled models", demo, example="demo:addition")
-    )
-    TASKS.register("reasoning_gym")(
-        TaskSource(
-            "procedural tasks of reasoning-gym with their own scorers",
-            procedural,
-            extra="tasks",
-            example="reasoning_gym:chain_sum:size=200,seed=1",
-        )
-    )
-
-
-_register_own()
 
 
 def load_task(spec: str, verifier: str | None = None) -> Task:
@@ -198,8 +141,6 @@ class _CheckedTask:
         Raises:
             TaskError: one of them cannot be used.
         """
-        from gradalign.verifiers import get
-
         spec = self._given_verifier or self.verifier
         verifier = get(spec)
         try:

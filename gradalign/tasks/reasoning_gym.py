@@ -1,4 +1,4 @@
-"""Procedural tasks of reasoning-gym: `reasoning_gym:NAME`, with its own scorers."""
+"""The task `reasoning_gym:NAME`: procedural tasks of reasoning-gym, with its own scorers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import cached_property
 
 from gradalign.questions import Message, Question
 from gradalign.reasoning_gym_data import check_name, dataset_of, entry_at, parse, plain
+from gradalign.tasks.base import TaskSource
+from gradalign.tasks.registry import TASKS
 from gradalign.tasks.row_checks import check_question, select, text_of
 
 INSTRUCTION = (
@@ -70,3 +72,13 @@ def _answer_text(answer: object, what: str) -> str | None:
     if isinstance(answer, (int, float)):
         return text_of(answer, what)
     return None if answer is None else str(answer)
+
+
+TASKS.register("reasoning_gym")(
+    TaskSource(
+        "procedural tasks of reasoning-gym with their own scorers",
+        ReasoningGymTask,
+        extra="tasks",
+        example="reasoning_gym:chain_sum:size=200,seed=1",
+    )
+)

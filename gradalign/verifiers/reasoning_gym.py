@@ -1,10 +1,11 @@
-"""The scorers that come with reasoning-gym's tasks."""
+"""The verifier `reasoning_gym`: the scorers that come with its tasks."""
 
 from __future__ import annotations
 
 from gradalign.questions import Question
 from gradalign.reasoning_gym_data import dataset_of, entry_of
-from gradalign.verifiers.base import VERIFIERS, FunctionVerifier, Verifier
+from gradalign.verifiers.base import FunctionVerifier, Verifier
+from gradalign.verifiers.registry import VERIFIERS
 from gradalign.verifiers.response import spoken
 
 OPENING, CLOSING = "<answer>", "</answer>"
