@@ -61,7 +61,6 @@ def make_batch(nodes: int, support: int, continuations: int, tokens: int) -> Nod
         end_N=begin_N + length,
         reward_N=rng.integers(0, 2, size=nodes).astype(np.float64),
         group_mean_N=np.full(nodes, 0.5),
-        group_size_N=np.full(nodes, 4),
         log_ratio_T=rng.normal(size=(nodes // spine + 1) * length),
     )
     return NodeBatch(

@@ -64,8 +64,7 @@ def print_report(report: Report, *, json_output: bool) -> None:
     table = Table(title="Alignment with the ideal gradient (95 % intervals)", title_justify="left")
     for title in ("teacher", "method"):
         table.add_column(title, no_wrap=True)
-    # A run of before this column has none.
-    update = "update" in main and main["update"].notna().any()
+    update = main["update"].notna().any()
     titles = ["pooled", *(["update"] if update else []), "mean"]
     for title in (*titles, "correct", "incorrect", "> 0", "nodes", "flat"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -14,11 +14,11 @@ import torch
 from runs import assert_same_tables, flags
 
 import gradalign
-from gradalign.analysis.update import output_layer_inputs
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
 from gradalign.rescore import rescore
+from gradalign.stages.hidden import output_layer_inputs
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
 
