@@ -164,7 +164,6 @@ def train(
     *,
     steps: int | None = None,
     log_every: int = 0,
-    start: Path | None = None,
     rows: Callable[[Role, random.Random], Iterator[list[tuple[str, str]]]] = training_rows,
 ) -> Qwen3ForCausalLM:
     """Train one model and return it in evaluation mode.
@@ -173,16 +172,12 @@ def train(
         role: what to train.
         steps: optimiser steps instead of the role's own, for a quick try.
         log_every: log the loss every so many steps; 0 for never.
-        start: folder of a model of the same architecture to go on from, instead of new weights.
         rows: the task: yields every step's rows, plain, told the answer, told the solution.
     """
     steps = role.steps if steps is None else steps
     tokenizer = build_tokenizer()
     with _one_thread():
-        if start is None:
-            model = _new_model(role, tokenizer)
-        else:
-            model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32).train()
+        model = _new_model(role, tokenizer)
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=role.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
