@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from gradalign.store.manifest import hardware, versions
+from common import argument_parser, environment, in_a_process, write_json
 
 SETTINGS: dict[str, Any] = {
     "student": "demo:student",
@@ -66,14 +63,9 @@ def measure(questions: int, executor: str, padding: int) -> dict[str, Any]:
             "executor": executor,
             "output_dir": f"{folder}/run",
         }
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", json.dumps(settings)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+        arguments = ["--child", json.dumps(settings)]
+        found = in_a_process(__file__, arguments, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    return dict(found)
 
 
 def task_file(folder: Path, questions: int, padding: int) -> str:
@@ -95,7 +87,7 @@ def task_file(folder: Path, questions: int, padding: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--questions", type=int, nargs=2, default=[200, 2000])
     parser.add_argument("--executor", choices=["local", "ray"], default="local")
     parser.add_argument("--padding", type=int, default=0, help="characters of text per row")
@@ -120,11 +112,9 @@ def main() -> None:
             "allowed": ALLOWED,
             "settings": {**SETTINGS, "executor": arguments.executor},
             "padding": arguments.padding,
-            "hardware": hardware(),
-            "versions": versions(),
-            "python": platform.python_version(),
+            **environment(),
         }
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(arguments.output, record)
     sys.exit(0 if ratio <= ALLOWED else 1)
 
 

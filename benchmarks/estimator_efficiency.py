@@ -24,10 +24,6 @@ Writes estimator_efficiency.json, .txt (the printed table) and a plot (.png with
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -35,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from common import argument_parser, environment, write_json
 from efficiency_report import Record, plot, table
 from exact_language import (
     Leaves,
@@ -45,6 +42,7 @@ from exact_language import (
     problems,
     sample_spine,
 )
+from two_phase import second_phase
 
 from gradalign.alignment import balanced, cosine, mean_alignment, pooled
 from gradalign.alignment.ideal import ideal_gradient, noise_trace
@@ -53,7 +51,6 @@ from gradalign.branching import (
     NodePlan,
     QuestionBranching,
     choose_candidates,
-    second_phase,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -266,7 +263,7 @@ def simulate(
 
 def main() -> None:
     """Build the tables, simulate, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--questions", type=int, default=12)
     parser.add_argument("--spines", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
@@ -298,25 +295,17 @@ def main() -> None:
     text = f"{head}\n{table(records, sizes)}"
     print(text)
     folder = arguments.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "settings": {k: v for k, v in vars(arguments).items() if k != "output_dir"},
+        **environment(),
+        "seconds": time.perf_counter() - started,
+        "nodes": nodes,
+        "branches": branches,
+        "truth": truth,
+        "records": [asdict(record) for record in records],
+    }
+    write_json(folder / "estimator_efficiency.json", record)
     (folder / "estimator_efficiency.txt").write_text(text + "\n")
-    (folder / "estimator_efficiency.json").write_text(
-        json.dumps(
-            {
-                "settings": {k: str(v) for k, v in vars(arguments).items() if k != "output_dir"},
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "seconds": time.perf_counter() - started,
-                "nodes": nodes,
-                "branches": branches,
-                "truth": truth,
-                "records": [asdict(record) for record in records],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
     print(f"plot: {plot(records, folder)}")
 
 

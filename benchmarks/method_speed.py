@@ -8,16 +8,14 @@ Prints a table and writes JSON. Each round starts from a fresh batch, so that wh
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from common import argument_parser, environment, write_json
 
 from gradalign.methods import Continuations, NodeBatch, SpineView, get, names
 
@@ -61,7 +59,6 @@ def make_batch(nodes: int, support: int, continuations: int, tokens: int) -> Nod
         end_N=begin_N + length,
         reward_N=rng.integers(0, 2, size=nodes).astype(np.float64),
         group_mean_N=np.full(nodes, 0.5),
-        group_size_N=np.full(nodes, 4),
         log_ratio_T=rng.normal(size=(nodes // spine + 1) * length),
     )
     return NodeBatch(
@@ -94,18 +91,8 @@ def run_round(batch: NodeBatch, specs: list[str], estimator: str) -> dict[str, t
     return seconds
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--support", type=int, default=256)
     parser.add_argument("--continuations", type=int, default=32, help="per node")
@@ -137,15 +124,12 @@ def main() -> None:
         for spec, value in sorted(per_method.items(), key=lambda item: -item[1]):
             print(f"  {spec:48s} {1000 * value:8.1f} ms")
     record = {
-        "config": {key: str(value) for key, value in vars(options).items()},
-        "hardware": processor(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
+        "config": vars(options),
+        **environment(),
         "results": results,
     }
     if options.output:
-        options.output.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(options.output, record)
 
 
 if __name__ == "__main__":

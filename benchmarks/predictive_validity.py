@@ -17,7 +17,6 @@ kept under --work-dir, so that an interrupted run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -27,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import OUT, argument_parser, environment, write_json
 from validity.gains import Trainings, longest_short, trainer_of
 from validity.jobs import cpu_clock, cpu_seconds, one_thread, run_jobs
-from validity.output import environment, plot, table
+from validity.output import plot, table
 from validity.pairs import Configuration, Pair
 from validity.parameters import parameter_alignment
 from validity.ranks import correlate_all, difference, reliability
@@ -62,9 +62,9 @@ QUICK_METHODS = ("gkd:beta=0", "opd", "random")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--output-dir", type=Path, default=HERE / "results")
-    parser.add_argument("--work-dir", type=Path, default=HERE / "out" / "validity")
+    parser.add_argument("--work-dir", type=Path, default=OUT / "validity")
     parser.add_argument("--pair", choices=[*PAIRS, "all"], default="all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = round(time.perf_counter() - began, 1)
     whole = {"environment": environment(), "seconds": seconds, "pairs": results}
     path = options.output_dir / f"{stem}.json"
-    path.write_text(json.dumps(_plain(whole), indent=1, allow_nan=False) + "\n")
+    write_json(path, whole)
     text = "\n\n".join(table(result) for result in results)
     path.with_suffix(".txt").write_text(text + "\n")
     print(text)
@@ -181,7 +181,7 @@ def predictors(
         slow: dict[str, Any] = {"cheap": cheap_predictors(report, pair, accuracy_prompts)}
         found = parameter_alignment(pair, report)
         slow["parameters"] = [[asdict(item), value] for item, value in found.items()]
-        kept.write_text(json.dumps(_plain(slow)))
+        write_json(kept, slow)
     slow = json.loads(kept.read_text())
     in_parameters = {Configuration(**item): value for item, value in slow["parameters"]}
     aligned, with_every = alignments(report, pair), alignments(every, pair)
@@ -301,17 +301,6 @@ def selective(
             }
         rows.append({"label": item.label, "gains": by_name})
     return rows
-
-
-def _plain(value: Any) -> Any:
-    """Replace numbers that JSON does not have by null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 if __name__ == "__main__":

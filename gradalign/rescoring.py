@@ -163,7 +163,7 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     # The student's own tokens stay those that it was sampled and read on.
-    log.data["resolved"].setdefault("common_token_ranges", {}).update(_common_tokens(log, checked))
+    log.data["resolved"]["common_token_ranges"].update(_common_tokens(log, checked))
     log.data["resolved"]["warnings"] = list(checked.resolved.warnings)
     log.data["config"] = config.model_dump(mode="json")
     log.data["status"] = "running"

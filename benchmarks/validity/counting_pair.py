@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradalign.demo.counting import (
+from gradalign.questions import Question
+from validity.counting import (
     CONTEXTS,
     MAX_RESPONSE_TOKENS,
     ROLES,
@@ -14,7 +15,6 @@ from gradalign.demo.counting import (
     generate,
     training_rows,
 )
-from gradalign.questions import Question
 from validity.pairs import REVERSE, Configuration, Pair, configurations
 
 VERIFIER = r"regex:,([0-9]+)$"

@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from gradalign.store.manifest import hardware, versions
-
-
-def environment() -> dict[str, Any]:
-    """Where and when the numbers were made."""
-    try:
-        trl = version("trl")
-    except PackageNotFoundError:
-        trl = None
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "hardware": {name: value for name, value in hardware().items() if name != "platform"},
-        "versions": {**versions(), "trl": trl},
-    }
-
 
 COLUMNS = (
     ("pooled", "pooled", 7),

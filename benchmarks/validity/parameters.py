@@ -28,7 +28,7 @@ def parameter_alignment(
     noise included), and `shared_by_questions`, the mean inner product of two questions' updates
     over the mean square of one: what of a step remains when many questions share the weights.
     """
-    directions = report.table("updates")
+    directions = report.table("directions")
     known = set(directions[["teacher", "method"]].drop_duplicates().itertuples(index=False))
     gradients = QuestionGradients(pair, report)
     ideal_QP = gradients.of(IDEAL)
@@ -64,7 +64,7 @@ class QuestionGradients:
 
     def __init__(self, pair: Pair, report: gradalign.Report) -> None:
         self._model = load_model(pair.student).requires_grad_(True)
-        self._updates = report.table("updates")
+        self._updates = report.table("directions")
         self._tokens = {
             str(node): part.to_list()
             for node, part in report.branches.groupby("node_id", observed=True)["token_id"]

@@ -191,7 +191,6 @@ def node_batch(
         end_N=begin_N + lengths_B[row_N],
         reward_N=rolled.reward_B[row_N],
         group_mean_N=mean_B[row_N],
-        group_size_N=np.full(len(row_N), group),
         log_ratio_T=np.zeros(len(row_N)),
     )
     other_NV = logits_NV if teacher_NV is None else teacher_NV.numpy()

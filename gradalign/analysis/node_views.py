@@ -402,7 +402,6 @@ def _spines(
         end_N=begin_R[spine_N] + length_R[spine_N],
         reward_N=reward_R[spine_N],
         group_mean_N=mean_G[group_R[spine_N]],
-        group_size_N=size_G[group_R[spine_N]].astype(np.int64),
         log_ratio_T=log_ratio_T,
     )
 

@@ -73,12 +73,10 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
 
 
 def _slopes(run: Run, shard: str, nodes: NodeTable) -> Floats:
-    """Return the slope of each candidate's logit, [N, C]; 1 in runs that did not keep them."""
+    """Return the slope of each candidate's logit, [N, C]; 1 at padding."""
     slope_NC = np.ones(nodes.mask_NC.shape)
-    table = run.folder.read_table("hidden", shard)
-    if "slopes" in table.column_names:
-        found_NC, there_NC = padded(table["slopes"], 0.0)
-        slope_NC[:, : found_NC.shape[1]][there_NC] = found_NC[there_NC]
+    found_NC, there_NC = padded(run.folder.read_table("hidden", shard)["slopes"], 0.0)
+    slope_NC[:, : found_NC.shape[1]][there_NC] = found_NC[there_NC]
     return slope_NC
 
 

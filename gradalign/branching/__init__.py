@@ -10,7 +10,7 @@ from gradalign.branching.allocation import (
 )
 from gradalign.branching.candidates import Candidates, choose_candidates
 from gradalign.branching.estimates import NodeEstimates, NodePlan
-from gradalign.branching.nodes import NodeSampler, choose_nodes, second_phase
+from gradalign.branching.nodes import NodeSampler, choose_nodes
 from gradalign.branching.tree import PrefixTree
 from gradalign.branching.visits import Passes, Stored
 
@@ -27,5 +27,4 @@ __all__ = [
     "Stored",
     "choose_candidates",
     "choose_nodes",
-    "second_phase",
 ]

@@ -23,8 +23,6 @@ NodeSampler = Literal["all", "uniform", "entropy", "stratified"]
 # A position whose student is certain has entropy 0 and could never be drawn; a share of every
 # position's size that does not depend on entropy keeps all inclusion probabilities positive.
 UNIFORM_SHARE = 0.05
-# After a pilot of 2 a node looks flat too easily for less than this.
-SECOND_PHASE_SHARE = 0.3
 
 
 def choose_nodes(
@@ -115,31 +113,3 @@ def systematic_sample(probs_T: npt.ArrayLike, rng: np.random.Generator) -> Ints:
     # Index i is drawn if one of start, start + 1, ... lies in [edges[i], edges[i + 1]).
     crossings = np.ceil(edges - start)
     return np.flatnonzero(np.diff(crossings) > 0).astype(np.int64)
-
-
-def second_phase(
-    pilot_norm2_N: npt.ArrayLike, num_nodes: int, rng: np.random.Generator
-) -> tuple[Ints, Floats]:
-    """Of nodes with a pilot, choose those that are worth more: two-phase sampling.
-
-    Inclusion probabilities are proportional to the pilot's |ghat|, with a share spread evenly,
-    because a node that looks flat after a pilot may not be. A node's final weight is 1 / (its first
-    inclusion probability times this one), and is exact if its gradient is estimated from
-    continuations made AFTER this choice: the pilot chose it, so the pilot must not count. On the
-    bundled pair it does not pay: its squared error at equal tokens was 19 to 39 times that of
-    Neyman's allocation over all nodes (benchmarks/estimator_efficiency.py), whose pilot counts.
-
-    Args:
-        pilot_norm2_N: the pilot's squared norms of the ideal gradient, [N]; may be negative.
-        num_nodes: how many nodes go on.
-        rng: source of the random start.
-
-    Returns:
-        Indices of the chosen nodes in increasing order, and their inclusion probabilities.
-    """
-    length_N = np.sqrt(np.maximum(np.asarray(pilot_norm2_N, dtype=np.float64), 0.0))
-    floor = length_N.mean() * SECOND_PHASE_SHARE if length_N.any() else 1.0
-    probs_N = inclusion_probabilities(length_N + floor, num_nodes)
-    order = rng.permutation(len(probs_N))
-    chosen = np.sort(order[systematic_sample(probs_N[order], rng)])
-    return chosen, probs_N[chosen]

@@ -36,13 +36,10 @@ class CandidateValues:
         value: unbiased estimate of V_j; NaN where nothing was measured.
         var: unbiased estimate of the variance of `value`; it may be slightly negative under
             backing up, and is NaN where a round holds a single continuation.
-        innovation: the part of `var` that this node's own continuations cause, per
-            continuation: what one more of them would reduce.
     """
 
     value: Floats
     var: Floats
-    innovation: Floats
 
 
 def estimate(
@@ -73,11 +70,7 @@ def estimate(
             tree, index, weights[index], exact[index], halves, backup, found
         )
     return [
-        [
-            CandidateValues(item.value_HC[h], item.var_HC[h], item.innovation_HC[h])
-            for item in found
-            if item is not None
-        ]
+        [CandidateValues(item.value_HC[h], item.var_HC[h]) for item in found if item is not None]
         for h in range(len(halves))
     ]
 
@@ -88,7 +81,6 @@ class _Estimate:
 
     value_HC: Floats
     var_HC: Floats
-    innovation_HC: Floats
     node_value_H: Floats
     node_var_H: Floats
 
@@ -153,7 +145,7 @@ def _estimate_node(
     value_HC = np.where(known_C, exact_C, value_HC)
     var_HC = np.where(known_C, 0.0, var_HC)
     node_value_H, node_var_H = node_value(node, value_HC, var_HC)
-    return _Estimate(value_HC, var_HC, np.where(known_C, 0.0, own_HC), node_value_H, node_var_H)
+    return _Estimate(value_HC, var_HC, node_value_H, node_var_H)
 
 
 def _is_lost(half: int | None, children: Sequence[_Estimate | None], h: int) -> bool:

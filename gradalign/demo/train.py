@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -46,10 +46,8 @@ class Role:
         hinted_care: of the pupil whose solutions with a hint it learns.
         steps: optimiser steps.
         learning_rate: peak of AdamW's rate, reached after 5 % of the steps, then a cosine to 0.
-        plain, told_answer, told_solution, told_rule: rows of each kind in every step's batch.
+        plain, told_answer, told_solution: rows of each kind in every step's batch.
         false_share: share of the answers and solutions told that are false, and believed.
-        rule: what rows of the last kind are told, the same for every question.
-        rule_care: of the pupil whose solutions it learns to write under the rule.
         seed: of the initial weights and of the training rows.
     """
 
@@ -65,10 +63,7 @@ class Role:
     plain: int = 56
     told_answer: int = 40
     told_solution: int = 16
-    told_rule: int = 0
     false_share: float = 0.4
-    rule: str = "careful"
-    rule_care: Care = field(default_factory=Care)
     seed: int = 0
 
 
@@ -130,7 +125,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 def training_rows(role: Role, rng: random.Random) -> Iterator[list[tuple[str, str]]]:
     """Yield, for ever, one step's (prompt, response) rows.
 
-    Plain ones, then those told the answer, the solution, the rule.
+    Plain ones, then those told the answer, then those told the solution.
     """
     while True:
         rows: list[tuple[str, str]] = []
@@ -148,11 +143,6 @@ def training_rows(role: Role, rng: random.Random) -> Iterator[list[tuple[str, st
             claim = _claim(problem, role.false_share, rng)
             solution = write_to_fit(problem, claim, Care(), rng)
             rows.append((with_hint(problem, solution), solution))
-        for _ in range(role.told_rule):
-            problem = draw_problem(rng, held_out=False)
-            rows.append(
-                (with_hint(problem, role.rule), write_solution(problem, role.rule_care, rng))
-            )
         yield rows
 
 
@@ -174,7 +164,6 @@ def train(
     *,
     steps: int | None = None,
     log_every: int = 0,
-    start: Path | None = None,
     rows: Callable[[Role, random.Random], Iterator[list[tuple[str, str]]]] = training_rows,
 ) -> Qwen3ForCausalLM:
     """Train one model and return it in evaluation mode.
@@ -183,16 +172,12 @@ def train(
         role: what to train.
         steps: optimiser steps instead of the role's own, for a quick try.
         log_every: log the loss every so many steps; 0 for never.
-        start: folder of a model of the same architecture to go on from, instead of new weights.
-        rows: the task: yields every step's rows, plain, told the answer, the solution, the rule.
+        rows: the task: yields every step's rows, plain, told the answer, told the solution.
     """
     steps = role.steps if steps is None else steps
     tokenizer = build_tokenizer()
     with _one_thread():
-        if start is None:
-            model = _new_model(role, tokenizer)
-        else:
-            model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32).train()
+        model = _new_model(role, tokenizer)
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=role.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -252,7 +237,7 @@ def _accumulate_gradients(
 ) -> float:
     """Add the gradient of the mean response-token loss over all rows; return that loss."""
     # The kinds differ in length: one batch each wastes least on padding.
-    kinds = (role.plain, role.told_answer, role.told_solution, role.told_rule)
+    kinds = (role.plain, role.told_answer, role.told_solution)
     bounds = accumulate(kinds, initial=0)
     batches = [
         _tensors(tokenizer, rows[begin:end]) for begin, end in pairwise(bounds) if end > begin

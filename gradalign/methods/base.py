@@ -19,7 +19,6 @@ Estimator = Literal["expected", "sampled"]
 Reasons = npt.NDArray[np.object_]
 """One str per node, '' where the direction is fine."""
 
-NEEDS = frozenset({"teacher", "continuations", "continuation_scores", "spine"})
 ROUNDING = 1e-12
 
 

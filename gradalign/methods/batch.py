@@ -57,7 +57,6 @@ class SpineView:
             own sampled token is at `at`, [N].
         reward_N: the spine's reward, NaN where its verification failed, [N].
         group_mean_N: mean reward of all spines of the same question, [N].
-        group_size_N: number of spines of that question, [N].
         log_ratio_T: r = log(Q/P) of every spine token.
     """
 
@@ -66,7 +65,6 @@ class SpineView:
     end_N: Ints
     reward_N: Floats
     group_mean_N: Floats
-    group_size_N: Ints
     log_ratio_T: Floats
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradalign.methods.base import Reasons
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
-from gradalign.methods.distributions import Bools, Distributions, Floats, Ints
+from gradalign.methods.distributions import Distributions, Floats, Ints
 from gradalign.methods.sampled import SampledToken
 
 WINDOW_TOKENS = 1 << 18
@@ -41,13 +41,6 @@ class Outcomes:
             weight_U = np.exp(log_U - largest_N[self._node_U])
         total_N = np.bincount(self._node_U, weights=weight_U, minlength=self._shape[0])
         self._share_U = weight_U / total_N[self._node_U]
-
-    @property
-    def seen_NS(self) -> Bools:
-        """True at slots that a continuation started with."""
-        seen_NS = np.zeros(self._shape, dtype=np.bool_)
-        seen_NS.reshape(-1)[self._flat_U] = True
-        return seen_NS
 
     @property
     def reason_N(self) -> Reasons:

@@ -48,7 +48,6 @@ class Memory:
         models: the student first.
         sequence_bytes: the student's keys and values for the longest prompt and response.
         needed_bytes: the largest model with one such sequence, or with its logits.
-        parallel_sequences: how many of the longest sequences fit beside the student.
         fits: whether `needed_bytes` is there; None if unknown.
     """
 
@@ -60,7 +59,6 @@ class Memory:
     models: tuple[ModelMemory, ...]
     sequence_bytes: int | None
     needed_bytes: int | None
-    parallel_sequences: int | None
     fits: bool | None
 
 
@@ -81,14 +79,12 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
         else student.kv_bytes_per_token * resolved.max_model_len // ranks
     )
     weights = [model.weight_bytes for model in models if model.weight_bytes is not None]
-    needed = fits = parallel = None
+    needed = fits = None
     if len(weights) == len(models):
         logits = LOGITS_COPIES * min(LOGITS_BYTES, config.batch_tokens * resolved.vocab_size * 4)
         sampled = (student.weight_bytes or 0) // ranks + (sequence or 0)
         needed = max(sampled, max(weights) + logits)
         fits = needed <= total
-        if sequence:
-            parallel = max(0, (total - (student.weight_bytes or 0) // ranks) // sequence)
     return Memory(
         device=device.partition(":")[0],
         device_name=name,
@@ -98,7 +94,6 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
         models=models,
         sequence_bytes=sequence,
         needed_bytes=needed,
-        parallel_sequences=parallel,
         fits=fits,
     )
 

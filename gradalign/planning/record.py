@@ -21,7 +21,7 @@ from gradalign.store.shard import read_questions
 
 def record_plan(run: Run, log: RunLog, reporter: Reporter, *, with_probe: bool = False) -> None:
     """Put the plan of a run into run.json, unless it has one from before."""
-    if "plan" in log.data or "workload" not in log.data:
+    if "plan" in log.data:
         return
     calibration = probe(run.config, run.resolved, reporter) if with_probe else None
     workload = Workload(**log.data["workload"])
@@ -30,9 +30,7 @@ def record_plan(run: Run, log: RunLog, reporter: Reporter, *, with_probe: bool =
 
 
 def record_actual(run: Run, log: RunLog) -> None:
-    """Put what the run came to beside its plan; a run of before there were plans has none."""
-    if "workload" not in log.data:
-        return
+    """Put what the run came to beside its plan."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     log.data["actual"] = {
         "figures": asdict(actual_figures(run, log.data)),

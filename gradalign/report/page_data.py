@@ -17,7 +17,6 @@ from gradalign.errors import RunError, UsageError
 from gradalign.report.format import visible
 from gradalign.report.node_scores import Arm, directions
 from gradalign.report.plots import best_arm
-from gradalign.store.schema import table_names
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -126,20 +125,19 @@ def _histograms(report: Report, arms: Sequence[Arm]) -> list[list[list[int]]]:
 
 def diagnostics(report: Report) -> list[dict[str, Any]]:
     """Return the diagnostics of all questions with their advice, or the plain averages."""
-    if "diagnostics_summary" in table_names():
-        table = report.table("diagnostics_summary")
-        rows = table[table["split"].astype(str) == "all"]
-        if len(rows):
-            return [
-                {
-                    **{
-                        name: visible(str(row[name] or ""))
-                        for name in ("mechanism", "teacher", "diagnostic", "variant", "advice")
-                    },
-                    **{name: rounded(row[name]) for name in ("value", "low", "high")},
-                }
-                for row in rows.to_dict("records")
-            ]
+    summary = report.table("diagnostics_summary")
+    rows = summary[summary["split"].astype(str) == "all"]
+    if len(rows):
+        return [
+            {
+                **{
+                    name: visible(str(row[name] or ""))
+                    for name in ("mechanism", "teacher", "diagnostic", "variant", "advice")
+                },
+                **{name: rounded(row[name]) for name in ("value", "low", "high")},
+            }
+            for row in rows.to_dict("records")
+        ]
     measured = ("overlap_ratio", "overlap_mass_student", "entropy_gap", "reverse_kl", "forward_kl")
     table = report.table("diagnostics", ["teacher", *measured])
     return [

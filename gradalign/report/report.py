@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from gradalign.report.plots import Plots
     from gradalign.report.verdict import Recommendation
 
-OLDEST_SCHEMA = 1
-"""The oldest schema version that is still read."""
-
 
 class Report:
     """A finished (or unfinished) run.
@@ -54,18 +51,12 @@ class Report:
         self._torn_questions = False
         self.metadata: dict[str, Any] = self._read_metadata()
         version = str(self.metadata.get("schema_version", ""))
-        if not version.isdigit() or int(version) > int(SCHEMA_VERSION):
+        if version != SCHEMA_VERSION:
+            writer = self.metadata.get("versions", {}).get("gradalign", "version unknown")
             raise RunError(
                 f"{self.path} was written with schema version {version or 'unknown'}, this "
-                f"gradalign reads up to {SCHEMA_VERSION}.",
-                "Upgrade gradalign.",
-            )
-        if int(version) < OLDEST_SCHEMA:
-            raise RunError(
-                f"{self.path} was written with schema version {version}, this gradalign reads "
-                f"{OLDEST_SCHEMA} to {SCHEMA_VERSION}.",
-                "Score it again, or read it with the gradalign that wrote it "
-                f"({self.metadata.get('versions', {}).get('gradalign', 'version unknown')}).",
+                f"gradalign reads version {SCHEMA_VERSION}.",
+                f"Upgrade gradalign, or read it with the one that wrote it ({writer}).",
             )
 
     def _read_metadata(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -62,7 +62,7 @@ class Resolved:
         pass_dtype: the coarsest dtype that student and teachers are read in, as far as it is known
             before they are opened: what their log-probabilities are worth.
         token_ranges: ids of the student's tokens as [begin, end): those that its tokenizer knows
-            and its output layer has. Empty in runs of before: every row of the output layer.
+            and its output layer has.
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
         warnings: what to mind, in words.
     """
@@ -73,13 +73,13 @@ class Resolved:
     verifier: str
     stop_token_ids: tuple[int, ...]
     vocab_size: int
-    special_token_ids: tuple[int, ...] = ()
-    clock: str = ""
-    commits: dict[str, str] = field(default_factory=dict)
-    pass_dtype: str = "float32"
-    token_ranges: Sequence[Sequence[int]] = ()
-    common_token_ranges: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
+    special_token_ids: tuple[int, ...]
+    clock: str
+    commits: Mapping[str, str]
+    pass_dtype: str
+    token_ranges: Sequence[Sequence[int]]
+    common_token_ranges: Mapping[str, Sequence[Sequence[int]]]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,13 @@ class Run:
     @cached_property
     def tokens(self) -> EventSpace:
         """The tokens that the student draws: all of its own."""
-        ranges = self.resolved.token_ranges or ((0, self.resolved.vocab_size),)
-        return EventSpace.stored(ranges)
+        return EventSpace.stored(self.resolved.token_ranges)
 
     def common_tokens(self, model: str) -> EventSpace:
         """Return the tokens that a checkpoint and the student have: they are compared on these."""
-        ranges = self.resolved.common_token_ranges.get(model)
-        if model == self.config.student or ranges is None:
+        if model == self.config.student:
             return self.tokens
-        return EventSpace.stored(ranges)
+        return EventSpace.stored(self.resolved.common_token_ranges[model])
 
     def compared_tokens(self, label: str) -> EventSpace:
         """Return the tokens that the student and a teacher, by its label, are compared on."""

@@ -88,8 +88,6 @@ def outside_figures(run: Run) -> dict[str, dict[str, float]]:
     sums: dict[tuple[str, str], Any] = {}
     for shard in run.shards():
         table = run.folder.read_table("alignment", shard)
-        if "full_norm2" not in table.column_names:
-            continue
         keys = zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True)
         total_N = table["full_norm2"].to_numpy(zero_copy_only=False)
         inside_N = total_N * table["norm_on_support"].to_numpy(zero_copy_only=False)

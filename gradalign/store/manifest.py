@@ -105,10 +105,9 @@ class RunLog:
     @property
     def resolved(self) -> dict[str, Any]:
         """What preparation worked out, as keyword arguments of `Resolved`."""
-        # A run of before the clock was kept rendered its prompts when it was created.
-        stored = {"clock": self.data["created"], **self.data["resolved"]}
+        stored = self.data["resolved"]
         ids = ("stop_token_ids", "special_token_ids")
-        return {**stored, **{name: tuple(stored.get(name, ())) for name in ids}}
+        return {**stored, **{name: tuple(stored[name]) for name in ids}}
 
     @property
     def prepared(self) -> bool:

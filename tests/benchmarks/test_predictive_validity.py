@@ -307,9 +307,9 @@ def test_the_quick_version_runs_from_end_to_end(tmp_path):
 def test_the_counting_task_is_verified_and_its_hints_are_heeded():
     import random
 
+    from validity.counting import ROLES, generate, training_rows, write_tally, write_to_fit
     from validity.counting_pair import question_of, verify
 
-    from gradalign.demo.counting import ROLES, generate, training_rows, write_tally, write_to_fit
     from gradalign.demo.pupils import Care
 
     problems = generate(200, seed=0)

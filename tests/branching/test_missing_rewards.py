@@ -40,7 +40,7 @@ def test_another_continuation_of_the_same_round_and_half_takes_the_place():
     assert again.number % 2 == 1
     branching.observe(again, [7, STOP], 0.0)
     assert branching.done
-    table = branching.table()
+    table = branching.estimates()
     assert table.num_NC.tolist() == [[4, 4]]
     np.testing.assert_allclose(table.value_NC, [[1.0, 0.75]])
     np.testing.assert_allclose(table.half_value_HNC[:, 0, 1], [1.0, 0.5])
@@ -57,7 +57,7 @@ def test_a_candidate_that_never_has_a_reward_is_not_measured():
     while not branching.done:
         asked += len(observe(branching, lambda r: None if r.slot == 1 else 1.0))
     assert asked == 2 + 2 * 3
-    table = branching.table()
+    table = branching.estimates()
     assert table.mask_NC.tolist() == [[True, False]]
     assert table.num_NC.tolist() == [[2, 0]]
     np.testing.assert_allclose(table.value_NC[0, 0], 1.0)
@@ -74,7 +74,7 @@ def test_an_end_that_cannot_be_verified_is_asked_for_once():
     requests = observe(branching, lambda r: None if r.finished else 1.0)
     assert sum(request.finished for request in requests) == 1
     assert branching.done
-    assert branching.table().mask_NC.tolist() == [[True, False]]
+    assert branching.estimates().mask_NC.tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -88,7 +88,7 @@ def test_a_later_node_that_lost_a_candidate_takes_no_value_along(name):
             lost = branching.tree.nodes[request.node].depth == 1 and request.slot == 1
             ids = [1, 7, STOP] if request.node == 0 and request.slot == 0 else [7, STOP]
             branching.observe(request, ids, None if lost else float(rng.random() < 0.5))
-    table = branching.table()
+    table = branching.estimates()
     above = int(np.flatnonzero([plan.position == 0 for plan in branching.plans])[0])
     assert table.mask_NC[above].all()
     assert not table.mask_NC[1 - above, 1]
@@ -118,7 +118,7 @@ def test_values_stay_unbiased_when_rewards_are_missing_at_random(name):
                 (response,) = language.sample(prefix, 1, rng)
                 reward = None if rng.random() < 0.2 else language.value[response]
                 branching.observe(request, response[len(prefix) :], reward)
-        table = branching.table()
+        table = branching.estimates()
         values.append(np.where(table.mask_NC, table.value_NC, np.nan))
     values = np.array(values)
     assert np.isfinite(values).mean() > 0.9

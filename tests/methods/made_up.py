@@ -73,7 +73,6 @@ def with_rollouts(batch: NodeBatch, seed: int = 0, per_slot: int = 2) -> NodeBat
         end_N=end_N,
         reward_N=rng.random(nodes).round(2),
         group_mean_N=rng.random(nodes).round(2),
-        group_size_N=np.full(nodes, 8),
         log_ratio_T=ratio,
     )
     return replace(batch, continuations=continuations, spines=spines)

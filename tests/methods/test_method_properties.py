@@ -241,7 +241,6 @@ def spine_after(token, rolled, before, own, base):
         end_N=np.full(1, ratio.size),
         reward_N=rolled.reward_K[[token]],
         group_mean_N=np.full(1, base),
-        group_size_N=np.full(1, 8),
         log_ratio_T=ratio,
     )
 

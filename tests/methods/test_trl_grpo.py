@@ -100,7 +100,6 @@ def test_dr_grpo_sampled(kind):
         end_N=rows // 8 * 8 + 8,
         reward_N=reward[rows // 8],
         group_mean_N=np.full(64, reward.mean()),
-        group_size_N=np.full(64, 8),
         log_ratio_T=np.zeros(64),
     )
     batch = NodeBatch.from_logits(student, teacher, sampled, spines=spines)
@@ -139,7 +138,6 @@ def test_dr_grpo_expected_and_variance_by_enumeration():
         end_N=nothing + 1,
         reward_N=np.zeros(1),
         group_mean_N=np.array([value]),
-        group_size_N=np.array([group]),
         log_ratio_T=np.zeros(1),
     )
     batch = NodeBatch.from_logits(student[None], student[None], continuations=rolled, spines=spines)

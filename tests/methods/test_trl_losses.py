@@ -287,7 +287,6 @@ def test_iw_opd(kind, temperature, gamma):
         end_N=begin + 16,
         reward_N=np.zeros(64),
         group_mean_N=np.zeros(64),
-        group_size_N=np.full(64, 4),
         log_ratio_T=(batch.log_q_NS - batch.log_p_NS)[rows, sampled],
     )
     batch = NodeBatch.from_logits(

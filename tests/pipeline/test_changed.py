@@ -207,7 +207,21 @@ def test_the_hub_commit_that_a_run_began_with_stays(tmp_path):
         {"student": "org/one", "teachers": ["org/two"], "task": "demo:addition",
          "output_dir": str(tmp_path), "revision": "main"}
     )  # fmt: skip
-    resolved = Resolved(8, 16, "transformers", "exact", (0,), 16, commits={"org/one": "c" * 40})
+    resolved = Resolved(
+        max_tokens=8,
+        max_model_len=16,
+        engine="transformers",
+        verifier="exact",
+        stop_token_ids=(0,),
+        vocab_size=16,
+        special_token_ids=(),
+        clock="",
+        commits={"org/one": "c" * 40},
+        pass_dtype="float32",
+        token_ranges=((0, 16),),
+        common_token_ranges={"org/two": ((0, 16),)},
+        warnings=(),
+    )
     run = Run(config, resolved)
     assert run.model_options("org/one")["revision"] == "c" * 40
     assert run.model_options("org/two")["revision"] is None

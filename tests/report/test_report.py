@@ -53,12 +53,14 @@ def test_an_unfinished_run_opens_and_says_so(small_run, tmp_path):
         _ = report.summary
 
 
-def test_a_newer_schema_version_says_what_to_do(small_run, tmp_path):
+@pytest.mark.parametrize(("version", "said"), [("999", "999"), ("0", "0"), ("", "unknown")])
+def test_another_schema_version_says_what_to_do(small_run, tmp_path, version, said):
     folder = tmp_path / "run"
     folder.mkdir()
     data = json.loads((Path(small_run.path) / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**data, "schema_version": "999"}))
-    with pytest.raises(RunError, match="Upgrade gradalign"):
+    (folder / "run.json").write_text(json.dumps({**data, "schema_version": version}))
+    wanted = f"schema version {said},.*Upgrade gradalign.*{data['versions']['gradalign']}"
+    with pytest.raises(RunError, match=wanted):
         gradalign.read_report(str(folder))
 
 

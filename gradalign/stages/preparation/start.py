@@ -90,7 +90,7 @@ def _not_a_run(config: ScoreConfig) -> RunError:
 
 
 def _compare_versions(log: RunLog, remark: Callable[[str], None]) -> None:
-    before, now = log.data.get("versions", {}), versions()
+    before, now = log.data["versions"], versions()
     changed = [
         f"{name} {before[name]} (now {now.get(name, 'not installed')})"
         for name in ("gradalign", "torch", "transformers", "vllm")

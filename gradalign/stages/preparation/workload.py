@@ -15,14 +15,12 @@ class Workload:
     Attributes:
         num_questions: how many there are.
         prompt_tokens: of the student's prompts, each question once.
-        longest_prompt: tokens of the longest of them.
         teacher_prompt_tokens: of each teacher's prompts, by label, each question once; for
             contexts that show attempts, of the bare questions.
     """
 
     num_questions: int
     prompt_tokens: int
-    longest_prompt: int
     teacher_prompt_tokens: Mapping[str, int]
 
 
@@ -31,7 +29,6 @@ def workload_of(checked: Checked) -> Workload:
     return Workload(
         num_questions=len(checked.questions),
         prompt_tokens=sum(checked.prompts.lengths),
-        longest_prompt=max(checked.prompts.lengths),
         teacher_prompt_tokens={
             teacher.spec.label: sum(teacher.prompts.lengths) for teacher in checked.teachers
         },

@@ -3,7 +3,8 @@
 `a:bacaabca=` is a prompt (how many a's are there in bacaabca?) and
 `b0a1c1a2a3b3c3a4,4` its reference response: every letter with the tally after it, then the
 answer. It is reasoning-gym's letter counting in a notation that a tiny model can learn. Its models
-are not bundled: `python -m gradalign.demo.counting --out DIR` trains them in some minutes.
+are not bundled: `PYTHONPATH=benchmarks python -m validity.counting --out DIR` trains them in some
+minutes.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def _hash(purpose: str, problem: Count) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Train the chosen models and write each to a folder of its own under `--out`."""
     parser = argparse.ArgumentParser(
-        prog="python -m gradalign.demo.counting", description="Train the models of the second task."
+        prog="python -m validity.counting", description="Train the models of the second task."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the models to")
     parser.add_argument("--role", choices=[*ROLES, "all"], default="all", help="which to train")
