@@ -77,6 +77,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             continuations=4,
             max_candidates=3,
             max_tokens=8,
+            # A random model seldom draws its own end token.
+            stop_token_ids=list(range(120, 259)),
             bootstrap_resamples=100,
             engine="transformers",
             output_dir=str(folder / "run"),
@@ -94,7 +96,7 @@ def test_probabilities_are_those_of_a_plain_forward_pass(run: Report) -> None:
     spines = run.spines.set_index("spine_id")
     rows = run.distributions
     rows = rows[rows["teacher"] == "self"]
-    assert len(rows) == 8
+    assert len(rows) == len(run.nodes) > 0
     with loaded_model(run.config.student, device="cpu") as model:
         for row in rows.to_dict("records"):
             response = spines.loc[row["spine_id"], "token_ids"][: row["position"]]
@@ -107,10 +109,28 @@ def test_probabilities_are_those_of_a_plain_forward_pass(run: Report) -> None:
 def test_a_teacher_that_is_the_student_has_no_direction(run: Report) -> None:
     frame = run.alignment
     same = frame[(frame["teacher"] == "self") & (frame["method"] == "gkd:beta=1")]
-    assert len(same) == 8
+    assert len(same) == len(run.nodes) > 0
     assert (same["full_norm2"].fillna(0.0) < 1e-12).all()
     assert same["cosine"].isna().all()
     for teacher in ("self+answer", "strong"):
         other = frame[frame["teacher"].str.contains(teacher, regex=False)]
         assert np.isfinite(other["full_norm2"]).all()
         assert (other["full_norm2"] > 1e-9).any()
+        assert other["cosine"].notna().any()
+
+
+def test_rewards_are_what_the_verifier_gives_for_the_stored_tokens(run: Report) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(run.config.student)
+    rows = run.table("continuations")
+    spines = run.spines.set_index("spine_id")
+    for row in rows.to_dict("records"):
+        head = spines.loc[row["spine_id"], "token_ids"][: row["position"]]
+        ids = [*head, row["candidate_id"], *row["token_ids"]]
+        ended = row["finish_reason"] != "length"
+        if ended:
+            ids.pop()  # the end is no text
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        assert row["reward"] == float(ended and len(text) % 2 == 0)
+    assert 0.0 < rows["reward"].mean() < 1.0
