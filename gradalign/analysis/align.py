@@ -18,6 +18,8 @@ from gradalign.methods import Direction, Method, restrict
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows
 
+TABLES = ("branch_teachers", "directions", "alignment")
+
 NO_TEACHER = ""
 """The `teacher` under which methods are filed that look at none."""
 
@@ -30,13 +32,13 @@ class AlignmentTables:
     """
 
     def done(self, run: Run, shard: str) -> bool:
-        """Whether the shard's alignments are there."""
-        return run.folder.has_table("alignment", shard)
+        """Whether the shard's directions and alignments are there."""
+        return all(run.folder.has_table(name, shard) for name in TABLES)
 
     def write(self, views: ShardViews) -> Counter[str]:
         """See TableWriter."""
         run, nodes = views.run, views.nodes
-        tables = {name: Rows(name) for name in ("branch_teachers", "directions", "alignment")}
+        tables = {name: Rows(name) for name in TABLES}
         arms = arms_of(run)
         for label in (NO_TEACHER, *(teacher.label for teacher in run.teachers)):
             chosen = [methods.get(spec) for teacher, spec in arms if teacher == label]

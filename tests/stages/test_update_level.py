@@ -109,13 +109,13 @@ def test_it_is_the_cosine_of_the_output_layer_s_updates(report):
     assert np.isfinite(rows.loc["", "dr_grpo"]["update"])
 
 
-@pytest.mark.parametrize("table", ["hidden", "updates"])
+@pytest.mark.parametrize("table", ["hidden", "directions"])
 def test_its_tables_have_their_schemas(report, table):
     files = sorted((Path(report.path) / table).glob("*.parquet"))
     assert len(files) == 2
     assert all(pq.read_schema(file).names == schema(table).names for file in files)
-    arms = 1 + 1 + 2 * 2  # the ideal, Dr. GRPO, two methods of two teachers
-    assert len(report.table(table)) == len(report.nodes) * (arms if table == "updates" else 1)
+    arms = 1 + 2 * 2  # Dr. GRPO, two methods of two teachers
+    assert len(report.table(table)) == len(report.nodes) * (arms if table == "directions" else 1)
 
 
 def test_the_plan_counts_it(report):
@@ -184,7 +184,7 @@ def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
 def test_an_interrupted_run_finishes_it(report, tmp_path):
     folder = tmp_path / "run"
     gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
-    for table in ("hidden", "updates"):
+    for table in ("hidden", "directions"):
         sorted((folder / table).glob("*.parquet"))[-1].unlink()
     (folder / "summary.parquet").unlink()
     gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
