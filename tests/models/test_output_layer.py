@@ -160,11 +160,21 @@ def test_update_level_alignment_carries_the_slopes(capped_run):
     tokens = capped_run.branches.groupby("node_id", observed=True)["token_id"].apply(list)
     states = capped_run.table("hidden").set_index("node_id")
     sums: dict[str, dict[str, np.ndarray]] = {}
-    for row in capped_run.table("updates").itertuples():
-        state = states.loc[row.node_id]
-        own = sums.setdefault(row.method, {}).setdefault(row.question_id, np.zeros((259, 32)))
-        m_C = np.array(row.direction[: len(state.slopes)]) * state.slopes * weights[row.node_id]
-        np.add.at(own, tokens[row.node_id], m_C[:, None] * state.hidden)
+    directions = [
+        *(
+            (row.method, row.question_id, row.node_id, row.direction)
+            for row in capped_run.table("directions").itertuples()
+        ),
+        *(
+            ("", part["question_id"].iloc[0], node, part["ideal"].fillna(0.0))
+            for node, part in capped_run.branches.groupby("node_id", observed=True)
+        ),
+    ]
+    for method, question, node, direction in directions:
+        state = states.loc[node]
+        own = sums.setdefault(method, {}).setdefault(question, np.zeros((259, 32)))
+        m_C = np.array(direction, dtype=float) * state.slopes * weights[node]
+        np.add.at(own, tokens[node], m_C[:, None] * state.hidden)
     ideal, method = sums[""], sums["opd"]
     pairs = [(q, r) for q in ideal for r in ideal if q != r]
     ideal2 = np.mean([(ideal[q] * ideal[r]).sum() for q, r in pairs])
