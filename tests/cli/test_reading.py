@@ -166,7 +166,7 @@ def test_show_lists_and_shows(capsys, small_run):
     assert question in err
 
 
-TORN = ("alignment", "nodes", "tokens", "branches", "spines", "questions", "distributions")
+TORN = ("alignment", "nodes", "tokens", "branches", "spines", "questions", "directions")
 
 
 @pytest.mark.parametrize("table", [*TORN, "diagnostics_summary"])
