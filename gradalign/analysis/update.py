@@ -60,9 +60,9 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
     # The ideal gradient and every direction are on the logits: the layer's weight is moved through
     # whatever the model does to the layer's output.
     factor_NC = weight_N[:, None] * _slopes(run, shard, nodes)
-    found = {IDEAL: np.nan_to_num(ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC))}
+    found = {key: np.zeros(nodes.mask_NC.shape) for key in arms_of(run)}
+    found[IDEAL] = np.nan_to_num(ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC))
     for key, (rows_M, direction_MC) in read_directions(run.folder, shard, nodes).items():
-        found[key] = np.zeros(nodes.mask_NC.shape)
         found[key][rows_M] = np.nan_to_num(direction_MC)
     return Updates(
         token_NC=np.where(nodes.mask_NC, nodes.token_NC, -1),
