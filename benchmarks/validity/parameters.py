@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 import gradalign
@@ -64,7 +65,19 @@ class QuestionGradients:
 
     def __init__(self, pair: Pair, report: gradalign.Report) -> None:
         self._model = load_model(pair.student).requires_grad_(True)
-        self._updates = report.table("directions")
+        ideal = [
+            {
+                "question_id": part["question_id"].iloc[0],
+                "node_id": node,
+                "teacher": IDEAL[0],
+                "method": IDEAL[1],
+                "direction": part["ideal"].fillna(0.0).to_numpy(),
+            }
+            for node, part in report.branches.groupby("node_id", observed=True)
+        ]
+        columns = ["question_id", "node_id", "teacher", "method"]
+        stored = report.table("directions")
+        self._updates = pd.concat([pd.DataFrame(ideal), stored.astype(dict.fromkeys(columns, str))])
         self._tokens = {
             str(node): part.to_list()
             for node, part in report.branches.groupby("node_id", observed=True)["token_id"]
@@ -101,7 +114,7 @@ class QuestionGradients:
             tokens = self._tokens[str(node)]
             at = len(prompt) + position - 1
             push_BWV[row_of[spine], at, torch.tensor(tokens)] = torch.from_numpy(
-                weight * np.asarray(direction[: len(tokens)], dtype=np.float64)
+                weight * np.nan_to_num(np.asarray(direction, dtype=np.float64))
             ).float()
         parameters = list(self._model.parameters())
         gradients = torch.autograd.grad(logits_BWV, parameters, push_BWV)
