@@ -14,11 +14,11 @@ import torch
 from runs import assert_same_tables, flags
 
 import gradalign
-from gradalign.analysis.update import output_layer_inputs
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
 from gradalign.rescore import rescore
+from gradalign.stages.hidden import output_layer_inputs
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
 
@@ -40,9 +40,8 @@ UPDATE = ["update", "update_low", "update_high"]
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("update") / "run"
-    return gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+def report(finished_runs):
+    return finished_runs.get(**SETTINGS, alignment="update")
 
 
 def main_rows(report):
