@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from runs import SMALL
+from runs import SMALL, FinishedRuns
 
-import gradalign
 from gradalign.report.report import Report
 from tests.rollouts.servers import FARM
 
@@ -20,10 +20,26 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRuns]:
+    """Runs on the bundled models, each made once in this session."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+    runs = FinishedRuns(root / "finished-runs")
+    yield runs
+    runs.check()
+
+
+@pytest.fixture(scope="session")
+def small_run(finished_runs: FinishedRuns) -> Report:
     """One finished small run; do not change it."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    return gradalign.score(**SMALL, output_dir=str(folder))
+    return finished_runs.get(**SMALL)
+
+
+@pytest.fixture
+def small_copy(finished_runs: FinishedRuns, tmp_path: Path) -> Report:
+    """A copy of that run, to be changed."""
+    return finished_runs.copy(tmp_path / "small", **SMALL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -83,8 +83,8 @@ def test_one_method_in_full(capsys):
     assert "beta" in out
 
 
-def test_json_is_alone_on_stdout(capsys, small_run):
-    status, out, _ = run(capsys, "score", *flags(SMALL), "--output-dir", small_run.path, "--json")
+def test_json_is_alone_on_stdout(capsys, small_copy, small_run):
+    status, out, _ = run(capsys, "score", *flags(SMALL), "--output-dir", small_copy.path, "--json")
     assert status == 0
     records = json.loads(out)
     assert len(records) == len(small_run.summary)
@@ -93,8 +93,8 @@ def test_json_is_alone_on_stdout(capsys, small_run):
     assert records[0]["pooled"] == pytest.approx(first["pooled"])
 
 
-def test_the_table_has_a_row_per_teacher_and_method(capsys, small_run):
-    status, out, _ = run(capsys, "score", *flags(SMALL), "--output-dir", small_run.path)
+def test_the_table_has_a_row_per_teacher_and_method(capsys, small_copy, small_run):
+    status, out, _ = run(capsys, "score", *flags(SMALL), "--output-dir", small_copy.path)
     assert status == 0
     main_rows = small_run.summary[small_run.summary["split"] == "all"]
     for row in main_rows.itertuples():

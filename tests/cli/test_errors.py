@@ -144,8 +144,8 @@ def test_an_output_folder_under_a_file(command, tmp_path):
     assert "cannot write" in text
 
 
-def test_settings_of_a_run_in_the_folder(command, small_run):
-    status, text = command(output_dir=small_run.path, seed=3)
+def test_settings_of_a_run_in_the_folder(command, small_copy):
+    status, text = command(output_dir=small_copy.path, seed=3)
     assert status == 2
     assert "--seed was 0, now 3" in text
 

@@ -124,8 +124,8 @@ def test_github_annotations_and_junit(capsys, small_run, tmp_path, monkeypatch):
     assert len(suite.findall("testcase/failure")) == 1
 
 
-def test_score_fails_under_a_threshold(capsys, small_run):
-    command = ["score", *flags(SMALL), "--output-dir", small_run.path, "--json"]
+def test_score_fails_under_a_threshold(capsys, small_copy, small_run):
+    command = ["score", *flags(SMALL), "--output-dir", small_copy.path, "--json"]
     status, out, err = run(capsys, *command, "--fail-under", "pooled[gkd@demo:strong]>=2")
     assert status == 3
     assert len(json.loads(out)) == len(small_run.summary)

@@ -16,10 +16,8 @@ SETTINGS = {**SMALL, "limit": 2, "teachers": ["demo:strong"], "methods": ["gkd"]
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("plain") / "run"
-    gradalign.score(**SETTINGS, output_dir=str(folder))
-    return folder
+def plain(finished_runs) -> Path:
+    return Path(finished_runs.get(**SETTINGS).path)
 
 
 def test_a_new_method_gives_what_a_fresh_run_gives(plain, tmp_path):

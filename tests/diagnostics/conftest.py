@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from runs import FinishedRuns
 
-import gradalign
 from gradalign.pipeline import diagnose_run
 from gradalign.report.report import Report
 
@@ -20,9 +20,9 @@ COMMON = {
 
 
 @pytest.fixture(scope="session")
-def informed_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def informed_run(finished_runs: FinishedRuns) -> Report:
     """One checkpoint in contexts that agree and that contradict each other, under two names."""
-    return gradalign.score(
+    return finished_runs.get(
         **COMMON,
         teachers=[
             "demo:strong",
@@ -37,14 +37,13 @@ def informed_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
         nodes=6,
         continuations=6,
         shard_size=4,
-        output_dir=str(tmp_path_factory.mktemp("runs") / "informed"),
     )
 
 
 @pytest.fixture(scope="session")
-def answers_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def answers_run(finished_runs: FinishedRuns) -> Report:
     """The student told a true and a false answer, on enough questions for its alignment."""
-    return gradalign.score(
+    return finished_runs.get(
         **COMMON | {"task": "demo:addition:size=400"},
         teachers=["self+answer", "self+wrong-answer"],
         methods=["opd", "minillm"],
@@ -54,14 +53,13 @@ def answers_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
         continuations=4,
         shard_size=32,
         diagnose=["horizon"],
-        output_dir=str(tmp_path_factory.mktemp("runs") / "answers"),
     )
 
 
 @pytest.fixture(scope="session")
-def prefix_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def prefix_run(finished_runs: FinishedRuns) -> Report:
     """Many spines and hardly any nodes: what the one diagnostic that samples needs."""
-    return gradalign.score(
+    return finished_runs.get(
         **COMMON,
         teachers=["demo:strong", "self+answer"],
         methods=["opd"],
@@ -71,7 +69,6 @@ def prefix_run(tmp_path_factory: pytest.TempPathFactory) -> Report:
         continuations=2,
         shard_size=6,
         diagnose=["prefix"],
-        output_dir=str(tmp_path_factory.mktemp("runs") / "prefix"),
     )
 
 

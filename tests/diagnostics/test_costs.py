@@ -37,11 +37,9 @@ def usages(monkeypatch):
     return found
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("bare") / "run"
-    gradalign.score(**BARE, diagnose=["none"], output_dir=str(folder))
-    return folder
+@pytest.fixture
+def bare(finished_runs) -> Path:
+    return Path(finished_runs.get(**BARE, diagnose=["none"]).path)
 
 
 def spent(usages):

@@ -8,7 +8,6 @@ import pytest
 from exact import addition_reward, exact_values
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import gradalign
 from gradalign.alignment import pooled
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.demo import model_path
@@ -28,9 +27,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exact")
-    return gradalign.score(**SETTINGS, allocation="uniform", output_dir=str(folder / "run"))
+def run(finished_runs):
+    return finished_runs.get(**SETTINGS, allocation="uniform")
 
 
 @pytest.fixture(scope="module")

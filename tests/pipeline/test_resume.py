@@ -82,22 +82,22 @@ def test_interrupted_from_the_keyboard(small_run, tmp_path):
     assert_same_tables(Path(small_run.path), folder)
 
 
-def test_a_finished_run_is_not_done_again(small_run):
-    before = finished_shards(Path(small_run.path))
-    again = gradalign.score(**SMALL, output_dir=small_run.path)
-    assert finished_shards(Path(small_run.path)) == before
+def test_a_finished_run_is_not_done_again(small_copy, small_run):
+    before = finished_shards(Path(small_copy.path))
+    again = gradalign.score(**SMALL, output_dir=small_copy.path)
+    assert finished_shards(Path(small_copy.path)) == before
     assert again.summary.equals(small_run.summary)
 
 
-def test_another_configuration_is_refused_and_harms_nothing(small_run):
-    before = finished_shards(Path(small_run.path))
+def test_another_configuration_is_refused_and_harms_nothing(small_copy):
+    before = finished_shards(Path(small_copy.path))
     with pytest.raises(RunError, match=r"--seed was 0, now 1"):
-        gradalign.score(**SMALL, seed=1, output_dir=small_run.path)
-    assert finished_shards(Path(small_run.path)) == before
+        gradalign.score(**SMALL, seed=1, output_dir=small_copy.path)
+    assert finished_shards(Path(small_copy.path)) == before
 
 
-def test_settings_that_change_no_result_may_change(small_run):
-    again = gradalign.score(**SMALL, batch_tokens=999, output_dir=small_run.path)
+def test_settings_that_change_no_result_may_change(small_copy, small_run):
+    again = gradalign.score(**SMALL, batch_tokens=999, output_dir=small_copy.path)
     assert again.summary.equals(small_run.summary)
 
 

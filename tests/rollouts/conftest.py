@@ -83,7 +83,7 @@ def qwen(checkpoints: Callable[[str], Path]) -> Path:
 ENGINE_PARAMS = [
     "transformers",
     pytest.param("vllm", marks=pytest.mark.vllm),
-    pytest.param("server", marks=[pytest.mark.vllm, pytest.mark.slow]),
+    pytest.param("server", marks=[pytest.mark.vllm, pytest.mark.server, pytest.mark.slow]),
 ]
 
 

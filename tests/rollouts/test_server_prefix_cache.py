@@ -35,6 +35,7 @@ def sequences() -> list[list[int]]:
 
 
 @pytest.mark.vllm
+@pytest.mark.server
 @pytest.mark.slow
 def test_prompt_log_probabilities_are_not_those_of_the_prefix_cache():
     require("vllm")

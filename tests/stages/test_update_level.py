@@ -39,9 +39,8 @@ UPDATE = ["update", "update_low", "update_high"]
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("update") / "run"
-    return gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))
+def report(finished_runs):
+    return finished_runs.get(**SETTINGS, alignment="update")
 
 
 def main_rows(report):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradalign.models.checkpoints.weight_check import (
 )
 from gradalign.models.checkpoints.weight_files import adapter_alone, adapter_files
 from gradalign.models.frequencies import steady_length
+from gradalign.runtime import num_bytes, release_memory
 
 if TYPE_CHECKING:
     import torch
@@ -158,13 +158,12 @@ def loaded_model(
     model = load_model(
         name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
     )
+    held = num_bytes(model)
     try:
         yield model
     finally:
         del model
-        gc.collect()
-        if where.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release_memory(held, where)
 
 
 def load_model(
