@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
+from gradalign.alignment.estimate import Difference, Estimate
 from gradalign.alignment.scores import pooled_limit, pooled_of_sums
 from gradalign.rounding import difference as settled_difference
 
@@ -31,39 +32,6 @@ MOST_MISSING = 0.025
 CARRIED = 0.2
 """Resamples lack a question with probability (1 - 1/Q)^Q, 0.25 to 0.37: at least this share has no
 value if there is none without it."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        estimate: the statistic of all questions.
-        low, high: ends of the interval, each NaN by itself where it is not known: with fewer than
-            2 questions, and where so many resamples without a value may lie past it.
-        se: standard error over questions; NaN where more than `MOST_MISSING` have no value.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    se: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Difference of two statistics on the same nodes, first minus second.
-
-    Attributes:
-        difference: the estimate.
-        low, high: its interval.
-        p_value: two-sided, of no difference.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
 
 
 def question_sums(
@@ -95,7 +63,7 @@ def cluster_bootstrap(
     seed: int,
     num_resamples: int = 10_000,
     level: float = 0.95,
-) -> Interval:
+) -> Estimate:
     """Percentile interval of a statistic of per-question sums, widened for few questions.
 
     Args:
@@ -108,8 +76,8 @@ def cluster_bootstrap(
     sums_QK = np.asarray(sums, dtype=np.float64)
     shape = _Shape.of(sums_QK, statistic, num_resamples, seed)
     if shape is None:
-        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
-    return Interval(shape.estimate, *shape.ends(level), shape.se)
+        return Estimate(float(statistic(sums_QK.sum(axis=0))))
+    return Estimate(shape.estimate, *shape.ends(level), shape.se)
 
 
 def compare(
@@ -120,7 +88,7 @@ def compare(
     seed: int,
     num_resamples: int = 10_000,
     level: float = 0.95,
-) -> Comparison:
+) -> Difference:
     """Difference of a statistic between two teachers or methods on the same nodes.
 
     Both are resampled together, so what makes a question hard for both cancels. The p-value is
@@ -152,8 +120,8 @@ def compare(
     both_QK = np.concatenate((first_QK, second_QK), axis=1)
     shape = _Shape.of(both_QK, difference, num_resamples, seed, of(_limit_of(statistic)))
     if shape is None:
-        return Comparison(float(difference(both_QK.sum(axis=0))), np.nan, np.nan, np.nan)
-    return Comparison(shape.estimate, *shape.ends(level), shape.p_value())
+        return Difference(float(difference(both_QK.sum(axis=0))))
+    return Difference(shape.estimate, *shape.ends(level), shape.se, shape.p_value())
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +195,7 @@ class _Shape:
             missing=missing,
             carried=missing > CARRIED and not bool(known_Q.all()),
             estimate=estimate,
-            se=spread * widening if missing <= MOST_MISSING else np.nan,
+            se=float(spread * widening) if missing <= MOST_MISSING else np.nan,
             widening=widening,
             num_questions=count,
         )
@@ -240,8 +208,8 @@ class _Shape:
         reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
         low, high = quantile_ends(self.values_B, *norm.cdf([-reach, reach])) - self.estimate
         return (
-            self.estimate + float(low) * self.widening,
-            self.estimate + float(high) * self.widening,
+            float(self.estimate + low * self.widening),
+            float(self.estimate + high * self.widening),
         )
 
     def p_value(self) -> float:

@@ -41,12 +41,13 @@ def test_correlations_leave_out_what_is_undefined_and_widen_with_noise():
     clear = truth[:, None] + 0.01 * rng.normal(size=(16, 3))
     blurred = truth[:, None] + 2.0 * rng.normal(size=(16, 3))
     found, unclear = (correlate(truth, g, num_resamples=300) for g in (clear, blurred))
-    assert found.rho > 0.97
-    assert found.low > 0.85
-    assert unclear.high - unclear.low > 2 * (found.high - found.low)
+    assert found.estimate.value > 0.97
+    assert found.estimate.low > 0.85
+    wide, narrow = (item.estimate.high - item.estimate.low for item in (unclear, found))
+    assert wide > 2 * narrow
     holes = np.where(np.arange(16) % 4 == 0, np.nan, truth)
     assert correlate(holes, clear, num_resamples=50).count == 12
-    assert np.isnan(correlate([np.nan] * 16, clear).rho)
+    assert np.isnan(correlate([np.nan] * 16, clear).estimate.value)
 
 
 def small():
@@ -239,12 +240,12 @@ def test_the_better_predictor_is_told_by_its_difference():
     gains = truth[:, None] + 0.1 * rng.normal(size=(16, 3))
     good, poor = truth + 0.1 * rng.normal(size=16), rng.normal(size=16)
     found = difference(good, poor, gains, num_resamples=300)
-    assert found.low > 0
-    assert found.difference == pytest.approx(
+    assert found.estimate.low > 0
+    assert found.estimate.value == pytest.approx(
         spearmanr(good, gains.mean(axis=1)).statistic
         - abs(spearmanr(poor, gains.mean(axis=1)).statistic)
     )
-    assert difference(good, -good, gains, num_resamples=50).difference == pytest.approx(0.0)
+    assert difference(good, -good, gains, num_resamples=50).estimate.value == pytest.approx(0.0)
     assert difference([np.nan] * 15 + [1.0], good, gains).count == 1
 
 

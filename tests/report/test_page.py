@@ -83,7 +83,7 @@ def test_the_verdict_comes_first_and_needs_no_script(page, small_run):
     result = small_run.recommend()
     assert body.index("verdict") < body.index("chart-methods")
     assert result.ranking[0].method in body
-    assert f"{result.ranking[0].pooled:+.3f}" in body
+    assert f"{result.ranking[0].pooled.value:+.3f}" in body
 
 
 def test_the_page_holds_the_run(page, small_run):
