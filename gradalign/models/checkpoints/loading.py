@@ -152,6 +152,7 @@ def loaded_model(
     trust_remote_code: bool = False,
 ) -> Iterator[torch.nn.Module]:
     """Hold a causal language model in memory for as long as the block lasts; see `load_model`."""
+    where = resolve_device(device)
     model = load_model(
         name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
     )
