@@ -88,9 +88,11 @@ def summarise(run: Run, log: RunLog) -> None:
     edges = _entropy_edges(run)
     sums: dict[Arm, _Sums] = {}
     totals: Counter[str] = Counter()
+    rules: Counter[str] = Counter()
     for shard in run.shards():
         _add_shard(run, shard, edges, sums)
         totals += _totals(run, shard)
+        rules += _rules(run, shard)
     updates = update_level(run) if run.config.alignment == "update" else {}
     rows = Rows("summary")
     ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
@@ -105,6 +107,7 @@ def summarise(run: Run, log: RunLog) -> None:
     run.folder.write_bytes("summary.json", f"{records}\n".encode())
     failures = sorted(name for name in totals if name.startswith("verifier_"))
     log.data["totals"] = {name: totals[name] for name in (*TOTALS, *failures)}
+    log.data["read_by"] = dict(rules.most_common())
     log.save()
 
 
@@ -278,6 +281,14 @@ TOTALS = (
     "truncated",
     "skipped_pairs",
 )
+
+
+def _rules(run: Run, shard: str) -> Counter[str]:
+    """Count by which rules a shard's responses were read, where the verifier tells."""
+    spines = run.folder.read_table("spines", shard)
+    if "read_by" not in spines.column_names:  # of an older version
+        return Counter()
+    return Counter(rule for rule in spines["read_by"].to_pylist() if rule is not None)
 
 
 def _totals(run: Run, shard: str) -> Counter[str]:

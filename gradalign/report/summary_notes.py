@@ -55,6 +55,10 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
         lines.append(
             f"{sum(failed.values()):,} verifications failed ({kinds}): missing, not wrong."
         )
+    rules: Mapping[str, int] = metadata.get("read_by", {})
+    if rules:
+        counts = ", ".join(f"{count:,} {rule}" for rule, count in rules.items())
+        lines.append(f"How answers were read: {counts}.")
     floor = metadata.get("noise_floor")
     if floor:
         lines.append(
