@@ -195,7 +195,7 @@ def test_nothing_in_nothing_out(name: str, engines: EnginePool) -> None:
 
 
 def test_later_requests_may_depend_on_earlier_results(name: str, engines: EnginePool) -> None:
-    """Each answer of the first round is continued as soon as it is there, under a key of its own."""
+    """An answer of the first round is continued as soon as it is there, under its own key."""
     engine = engines.get(name, STOPS)
     first = run(engine, tree_requests(count=1))
     ready = [replace(request, key=("first", i)) for i, request in enumerate(tree_requests(count=1))]

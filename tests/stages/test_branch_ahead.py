@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from gradalign.config import ScoreConfig
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import EngineError, RunError
 from gradalign.executors import open_executor
+from gradalign.models.numbers import NotNumbersError
 from gradalign.order import stages
 from gradalign.progress import SilentReporter
 from gradalign.stages.base import Run, announce
@@ -139,3 +141,22 @@ def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(tmp_p
         assert run.folder.files("nodes") == [first]
         with pytest.raises(EngineError, match="the engine broke"):
             work(second, no_tick)
+
+
+def test_the_question_of_a_broken_request_is_named(tmp_path, monkeypatch):
+    run = ready_to_branch(tmp_path, limit=1)
+    (question,) = read_questions(run.folder, run.shards()[0])
+    submit, keys = TransformersEngine.submit, []
+
+    def watched_submit(self, requests):
+        keys.extend(request.key for request in requests)
+        submit(self, requests)
+
+    def broken(self):
+        raise NotNumbersError(keys[-1], "at token 2 of a response")
+
+    monkeypatch.setattr(TransformersEngine, "submit", watched_submit)
+    monkeypatch.setattr(TransformersEngine, "receive", broken)
+    words = f"question {question.question.id}: the logits of student demo:student are not numbers"
+    with Branch().session(run) as work, pytest.raises(NotNumbersError, match=re.escape(words)):
+        work(run.shards()[0], no_tick)
