@@ -65,17 +65,17 @@ def plugin_fingerprint(group: str, name: str) -> str | None:
     Returns:
         A hash, None if no plugin has that name.
     """
-    for point in _entry_points(_installed_now()).select(group=group, name=name):
+    for point in _entry_points(group, _installed_now()).select(name=name):
         version = f"{point.dist.name} {point.dist.version}" if point.dist else ""
         source = source_fingerprint(point.module) or ""
         return "sha256:" + hashlib.sha256(f"{version}\n{source}".encode()).hexdigest()
     return None
 
 
-@lru_cache(maxsize=1)
-def _entry_points(installed: tuple[tuple[str, int], ...]) -> EntryPoints:
-    """Return every plugin; to find them, a file of each installed distribution is read."""
-    return entry_points()
+@lru_cache(maxsize=16)
+def _entry_points(group: str, installed: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return a group's plugins; to find them, a file of each installed distribution is read."""
+    return entry_points(group=group)
 
 
 def _installed_now() -> tuple[tuple[str, int], ...]:
