@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from runs import SMALL, FinishedRuns
+from runs import INFORMED, SMALL, FinishedRuns
 
 from gradalign.report.report import Report
 from tests.rollouts.servers import FARM
@@ -34,6 +34,12 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished
 def small_run(finished_runs: FinishedRuns) -> Report:
     """One finished small run; do not change it."""
     return finished_runs.get(**SMALL)
+
+
+@pytest.fixture(scope="session")
+def informed_run(finished_runs: FinishedRuns) -> Report:
+    """One finished run with every diagnostic that needs no sampling; do not change it."""
+    return finished_runs.get(**INFORMED)
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ _B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -176,7 +177,7 @@ class _Shape:
         if count < 2 or not np.isfinite(estimate):
             return None
         in_resamples = limit or _limit_of(statistic)
-        values_B = in_resamples(resample(sums_QK, num_resamples, np.random.default_rng(seed)))
+        values_B = in_resamples(_resample(sums_QK, num_resamples, seed))
         finite_B = values_B[np.isfinite(values_B)]
         if len(finite_B) == 0:
             return None
@@ -204,9 +205,8 @@ class _Shape:
         """The interval at a level; an end that resamples without a value hide is NaN."""
         if self.carried:
             return np.nan, np.nan
-        count = self.num_questions
-        reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
-        low, high = quantile_ends(self.values_B, *norm.cdf([-reach, reach])) - self.estimate
+        shares = _percentiles(level, self.num_questions)
+        low, high = quantile_ends(self.values_B, *shares) - self.estimate
         return (
             float(self.estimate + low * self.widening),
             float(self.estimate + high * self.widening),
@@ -224,6 +224,14 @@ class _Shape:
         share = (below * len(self.values_B) + 1.0) / (len(self.values_B) + 2.0)
         reach = abs(float(norm.ppf(share))) * np.sqrt((count - 1) / count)
         return float(2.0 * t_dist.sf(reach, count - 1))
+
+
+@lru_cache(maxsize=1024)  # a run has hundreds of intervals over as many questions
+def _percentiles(level: float, count: int) -> tuple[float, float]:
+    """Return the shares of resamples below the two ends of an interval over `count` questions."""
+    reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
+    low, high = norm.cdf([-reach, reach])
+    return float(low), float(high)
 
 
 def quantile_ends(values_B: Floats, low: float, high: float) -> Floats:
@@ -255,12 +263,29 @@ def _limit_of(statistic: Statistic) -> Statistic:
 def resample(sums_QK: Floats, num_resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over questions drawn with replacement, [B, K]."""
     count = len(sums_QK)
+    return np.concatenate([times @ sums_QK for times in _multiplicities(count, num_resamples, rng)])
+
+
+def _resample(sums_QK: Floats, num_resamples: int, seed: int) -> Floats:
+    """Resample with a seed's generator; few questions' draws are kept for the next statistic."""
+    count = len(sums_QK)
+    if count * num_resamples > _BLOCK:
+        return resample(sums_QK, num_resamples, np.random.default_rng(seed))
+    return np.asarray(_kept_multiplicities(count, num_resamples, seed) @ sums_QK)
+
+
+@lru_cache(maxsize=4)  # of 8 MB at most
+def _kept_multiplicities(count: int, num_resamples: int, seed: int) -> Floats:
+    (times_BQ,) = _multiplicities(count, num_resamples, np.random.default_rng(seed))
+    return times_BQ
+
+
+def _multiplicities(count: int, num_resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Yield how often each question is in each resample, block by block, [B, Q]."""
     rows = max(1, _BLOCK // count)
-    parts = []
     for begin in range(0, num_resamples, rows):
         size = min(rows, num_resamples - begin)
         drawn = rng.integers(0, count, size=(size, count), dtype=np.int32)
         drawn += np.arange(size, dtype=np.int32)[:, None] * np.int32(count)
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        parts.append(times.astype(np.float64) @ sums_QK)
-    return np.concatenate(parts)
+        yield times.astype(np.float64)

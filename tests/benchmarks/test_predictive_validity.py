@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -287,10 +285,10 @@ def test_parameter_alignment_is_the_cosine_of_two_backward_passes(tmp_path):
 
 @pytest.mark.slow
 def test_the_quick_version_runs_from_end_to_end(tmp_path):
-    command = [sys.executable, str(FOLDER / "predictive_validity.py"), "--quick"]
-    command += ["--output-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
-    command += ["--processes", "1"]
-    subprocess.run(command, check=True, capture_output=True, timeout=800)
+    from predictive_validity import main
+
+    places = ["--output-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
+    main(["--quick", "--processes", "1", *places])
     result = json.loads((tmp_path / "predictive_validity_quick.json").read_text())["pairs"][0]
     rows = {row["label"]: row for row in result["configurations"]}
     strong, weak = rows["opd @ demo:strong"], rows["opd @ demo:weak"]

@@ -148,15 +148,15 @@ def test_roles(teacher, method, role):
 
 
 @pytest.mark.slow
-def test_the_bundled_pair(tmp_path):
+def test_the_bundled_pair(finished_runs):
     """The strong teacher is ahead of the weak one and of a false context, with significance."""
-    report = gradalign.score(
+    report = finished_runs.get(
         **{
             **SMALL, "teachers": ["demo:strong", "demo:weak", "demo:strong+wrong-answer"],
             "task": "demo:addition:size=400", "limit": 96, "num_rollouts": 2, "nodes": 8,
             "methods": ["gkd:beta=0", "gkd", "opd", "random"], "shard_size": 32,
-        },
-        output_dir=str(tmp_path / "run"),
+            "diagnose": ["none"],
+        }
     )  # fmt: skip
     result = report.recommend()
     assert result.teachers[0].teacher == "demo:strong"

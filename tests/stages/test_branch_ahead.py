@@ -26,7 +26,8 @@ from gradalign.store.shard import read_questions
 def ready_to_branch(folder, **settings):
     """A run with everything that comes before the branch stage, a question a shard."""
     # Few rows at once: an engine that takes a whole shard in one step cannot be early.
-    settings = {**SMALL, "engine_args": {"max_rows": 8}, **settings}
+    fewer = {"teachers": ["demo:strong"], "methods": ["gkd"], "diagnose": ["none"]}
+    settings = {**SMALL, **fewer, "engine_args": {"max_rows": 8}, **settings}
     config = ScoreConfig.build({**settings, "output_dir": str(folder)})
     run, log = prepare(config)
     with open_executor(config) as executor:
