@@ -21,7 +21,12 @@ from tests.requires import require
 from tests.rollouts.conftest import EnginePool, tree_requests
 from tests.rollouts.servers import FARM, KEY, FaultyProxy, Server, api_key, open_on
 
-pytestmark = [pytest.mark.vllm, pytest.mark.server, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("engines"),
+]
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90, 91))
 
