@@ -124,7 +124,8 @@ def _unmarked(text: str) -> str:
 _MODAL = r"(?:is|are|was|were|would|must|should|could|might|may|can|cannot|isn't|has|will|be)\b"
 _COPULA = (
     r"(?:(?:is|are|was|were|would be|must be|should be|has to be|will be|be|equals|becomes)\b"
-    r"(?: equal to\b| therefore\b| thus\b| simply\b| then\b| indeed\b| given by\b)?[ ,]*:?|'s\b|:|=)"
+    r"(?: equal to\b| therefore\b| thus\b| simply\b| then\b| indeed\b| given by\b)?[ ,]*:?"
+    r"|'s\b|:|=)"
 )
 _CUE = re.compile(
     r"\b(?P<noun>answers?|ans|results?|solutions?)\b[\"')\]]{0,2}"
@@ -508,7 +509,8 @@ def _bold(said: str, words: bool) -> Answer | None:
 
 
 _LINE_LEAD = re.compile(
-    r"(?:[-+•>] |=>|\\implies|\\Rightarrow|[→∴⇒]|(?:so|thus|therefore|hence|finally|then)\b)[\s,:]*",
+    r"(?:[-+•>] |=>|\\implies|\\Rightarrow|[→∴⇒]|(?:so|thus|therefore|hence|finally|then)\b)"
+    r"[\s,:]*",
     re.IGNORECASE,
 )
 
