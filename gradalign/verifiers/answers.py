@@ -12,8 +12,8 @@ rules that finds one:
    cut off ("the answer is not 5", "5 or so", "Answer:") leaves the response without an answer.
 4. `bold`: the last **answer** of the last paragraph.
 5. `line`: the last line, where it is an expression and nothing else, or ends in "= 42".
-6. `sentence`: what math-verify finds in the last sentence that has an expression, if there is
-   one only, or one after "=", "is" and their like. A sentence of the question does not count.
+6. `sentence`: the value of the last sentence that has an expression, of the last three. A
+   question, a sentence of the prompt and a calculation that is not carried out do not count.
 
 Of a sentence, the answer is the expression with which it begins ("15 apples because ..."), else
 the one after its last "is", "=" or the like. Expressions joined by "or", "and" and commas are one
@@ -124,7 +124,8 @@ def _unmarked(text: str) -> str:
 _MODAL = r"(?:is|are|was|were|would|must|should|could|might|may|can|cannot|isn't|has|will|be)\b"
 _COPULA = (
     r"(?:(?:is|are|was|were|would be|must be|should be|has to be|will be|be|equals|becomes)\b"
-    r"(?: equal to\b| therefore\b| thus\b| simply\b| then\b| indeed\b| given by\b)?[ ,]*:?|'s\b|:|=)"
+    r"(?: equal to\b| therefore\b| thus\b| simply\b| then\b| indeed\b| given by\b)?[ ,]*:?"
+    r"|'s\b|:|=)"
 )
 _CUE = re.compile(
     r"\b(?P<noun>answers?|ans|results?|solutions?)\b[\"')\]]{0,2}"
@@ -508,7 +509,8 @@ def _bold(said: str, words: bool) -> Answer | None:
 
 
 _LINE_LEAD = re.compile(
-    r"(?:[-+•>] |=>|\\implies|\\Rightarrow|[→∴⇒]|(?:so|thus|therefore|hence|finally|then)\b)[\s,:]*",
+    r"(?:[-+•>] |=>|\\implies|\\Rightarrow|[→∴⇒]|(?:so|thus|therefore|hence|finally|then)\b)"
+    r"[\s,:]*",
     re.IGNORECASE,
 )
 
@@ -577,7 +579,7 @@ def _without_marker(line: str) -> str:
 
 
 def _last_sentence(said: str, question: str) -> Answer | None:
-    """Return what math-verify finds in the last sentence that has an expression."""
+    """Return the value of the last sentence that has an expression."""
     asked = _BLANKS.sub(" ", question)
     looked = 0
     for sentence in _backwards(said):
