@@ -12,8 +12,8 @@ rules that finds one:
    cut off ("the answer is not 5", "5 or so", "Answer:") leaves the response without an answer.
 4. `bold`: the last **answer** of the last paragraph.
 5. `line`: the last line, where it is an expression and nothing else, or ends in "= 42".
-6. `sentence`: what math-verify finds in the last sentence that has an expression, if there is
-   one only, or one after "=", "is" and their like. A sentence of the question does not count.
+6. `sentence`: the value of the last sentence that has an expression, of the last three. A
+   question, a sentence of the prompt and a calculation that is not carried out do not count.
 
 Of a sentence, the answer is the expression with which it begins ("15 apples because ..."), else
 the one after its last "is", "=" or the like. Expressions joined by "or", "and" and commas are one
@@ -579,7 +579,7 @@ def _without_marker(line: str) -> str:
 
 
 def _last_sentence(said: str, question: str) -> Answer | None:
-    """Return what math-verify finds in the last sentence that has an expression."""
+    """Return the value of the last sentence that has an expression."""
     asked = _BLANKS.sub(" ", question)
     looked = 0
     for sentence in _backwards(said):
