@@ -18,7 +18,7 @@ from runs import SMALL, flags
 
 from gradalign.errors import UsageError
 from gradalign.report.gate import parse_condition
-from gradalign.report.terminal import colour
+from gradalign.report.terminal.question import colour
 from gradalign_cli.main import main
 
 
