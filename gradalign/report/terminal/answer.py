@@ -104,7 +104,7 @@ def summary_table(report: Report) -> Table:
         yield Column("method", whole=True)
         for title, priority in (("pooled", 0), *([("update", 1)] if update else []), ("mean", 2)):
             yield Column(title, right=True, whole=True, bracket=True, priority=priority)
-        for title, priority in (("correct", 3), ("incorrect", 3), ("> 0", 4)):
+        for title, priority in (("correct", 3), ("incorrect", 3), ("positive", 4)):
             yield Column(title, right=True, whole=True, priority=priority)
         for title in ("nodes", "flat"):
             yield Column(title, right=True, whole=True, priority=5, once=True)

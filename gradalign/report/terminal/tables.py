@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TextIO
 
 from gradalign.report.format import visible
@@ -268,19 +268,19 @@ class Table:
         from rich.text import Text
 
         margin = " " * (self.indent + GAP)
-        line = ""
+        room = max(width - len(margin), 1)
+        lines = [""]
         for item, beside in self.under(row, layout.shown):
-            joined = f"{line}{' ' * GAP if line else ''}{item}"
-            if line and (not beside or _cells(margin + joined.rstrip()) > width):
-                yield Text(margin + line.rstrip(), style=style, overflow="fold")
-                joined = item
-            line = joined if beside else ""
+            joined = f"{lines[-1]}{' ' * GAP}{item}" if lines[-1] else item
+            if lines[-1] and (not beside or _cells(joined.rstrip()) > room):
+                lines.append(item)
+            else:
+                lines[-1] = joined
             if not beside:
-                room = max(width - len(margin), 1)
-                for part in wrapped(item, room):
-                    yield Text(margin + part, style=style)
-        if line:
-            yield Text(margin + line.rstrip(), style=style, overflow="fold")
+                lines.append("")
+        for line in lines:
+            for part in wrapped(line.rstrip(), room) if line.strip() else ():
+                yield Text(margin + part, style=style)
 
 
 def make_table(
@@ -305,7 +305,7 @@ def make_table(
         style: rich's style of a row.
         names: names in cells (alone, or after an @) that may be too long for a terminal.
     """
-    kept = tuple(columns)
+    kept = tuple(replace(column, title=visible(column.title)) for column in columns)
     shown = [_row(row, kept) for row in rows]
     cells = [row for row in shown if row is not None and not isinstance(row, Section)]
     same = [
@@ -363,11 +363,11 @@ def short_names(names: Iterable[str], longest: int = LONGEST_NAME) -> dict[str, 
     every = list(dict.fromkeys(names))
     lasts = [name.rpartition("/")[2] for name in every]
     found: dict[str, str] = {}
-    for number, (name, last) in enumerate(zip(every, lasts, strict=True), 1):
+    for name, last in zip(every, lasts, strict=True):
         if _cells(name) <= longest:
             continue
         clear = last and lasts.count(last) == 1 and last not in every and _cells(last) <= longest
-        label = last if clear else f"T{number}"
+        label = last if clear else f"T{len(found) + 1}"
         while label in found.values() or (label in every and label != name):
             label += "'"
         found[name] = label
@@ -413,7 +413,8 @@ def open_console(file: TextIO | None = None, width: int | None = None) -> Consol
 
     out = file or sys.stdout
     wide = terminal_width(out) if out.isatty() else width or UNLIMITED
-    return Console(file=file, width=wide, highlight=False, markup=False, emoji=False)
+    # Of a dumb terminal rich believes a width only with a height; nothing here uses the height.
+    return Console(file=file, width=wide, height=25, highlight=False, markup=False, emoji=False)
 
 
 def terminal_width(out: TextIO) -> int:
@@ -447,8 +448,6 @@ def print_table(
     Returns:
         The console, for what comes after.
     """
-    from dataclasses import replace
-
     console = open_console(file, width)
     console.print(replace(table, highlight=highlight))
     for line in notes:
