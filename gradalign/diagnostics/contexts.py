@@ -27,6 +27,8 @@ from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, Sh
 from gradalign.contexts import CONTEXTS, TeacherSpec
 from gradalign.contexts import get as get_context
 from gradalign.diagnostics.base import (
+    Advice,
+    Consequence,
     Diagnostic,
     Figures,
     against_ideal,
@@ -296,7 +298,7 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         into.pooled(key("alignment"), part, {**splits, **each})
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it of the share of the teachers' pull that is common to the contexts."""
     conflict = figures.variants("contexts", teacher, "conflict")
     return {
@@ -307,7 +309,7 @@ def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     }
 
 
-def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> str:
+def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> Advice:
     """Say whether a student can follow these contexts.
 
     Args:
@@ -316,19 +318,22 @@ def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> str:
         kind: which contexts.
     """
     if share.high < 0.5:
-        return (
+        return Advice(
             f"These contexts ({kind}) contradict each other: only {share.value:.0%} of their pull "
             f"is common, {conflict.value:.2g} nats per token can be followed by no student that "
-            "does not see them. Keep one kind, or state the rule that they share."
+            "does not see them. Keep one kind, or state the rule that they share.",
+            Consequence.CHANGE_TEACHER,
         )
     if share.low > 0.5:
-        return (
+        return Advice(
             f"These contexts ({kind}) agree: {share.value:.0%} of their pull is common and can be "
-            "learned without seeing them."
+            "learned without seeing them.",
+            Consequence.NOTHING,
         )
-    return (
+    return Advice(
         f"{share.value:.0%} of the pull of these contexts ({kind}) is common, with an interval "
-        "around one half: score more questions."
+        "around one half: score more questions.",
+        Consequence.MORE_DATA,
     )
 
 
