@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
-from gradalign.alignment import Estimate, mean_of_sums
+from gradalign.alignment import mean_of_sums
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews, slots
 from gradalign.contexts import CONTEXTS, TeacherSpec
 from gradalign.contexts import get as get_context
@@ -38,6 +38,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
 from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run
 from gradalign.store.splits import QUESTION, outcome_splits
 from gradalign.store.table_builder import Rows

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign import methods
-from gradalign.alignment import Estimate
 from gradalign.analysis.align import on_candidates, score_nodes
 from gradalign.analysis.node_views import (
     Bools,
@@ -46,6 +45,7 @@ from gradalign.diagnostics.collector import (
     questions_of,
     root_ratio,
 )
+from gradalign.estimates import Estimate
 from gradalign.methods import Method
 from gradalign.rounding import pass_error
 from gradalign.stages.base import Run

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import ShardViews
 from gradalign.diagnostics.base import (
     Advice,
@@ -22,6 +21,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import Collector, FigureKey
 from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
 

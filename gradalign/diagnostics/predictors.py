@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gradalign.alignment import UNKNOWN, Estimate, cluster_bootstrap
+from gradalign.alignment import cluster_bootstrap
 from gradalign.analysis.node_views import Floats, Ints
 from gradalign.diagnostics.base import (
     Advice,
@@ -20,6 +20,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey
 from gradalign.diagnostics.overlap import OverlapTable
+from gradalign.estimates import UNKNOWN, Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
 

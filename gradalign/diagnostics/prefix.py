@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Estimate
 from gradalign.diagnostics.base import (
     SMALL,
     Advice,
@@ -24,6 +23,7 @@ from gradalign.diagnostics.base import (
     Figures,
 )
 from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.prefix import TABLE, ContinuePrefixes
 from gradalign.store.splits import outcome_splits

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
-from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import Floats, NodeView, ShardViews
 from gradalign.diagnostics.base import (
     SMALL,
@@ -38,6 +37,7 @@ from gradalign.diagnostics.collector import (
     questions_of,
     root_ratio,
 )
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run
 from gradalign.store.splits import outcome_splits
 from gradalign.store.table_builder import Rows

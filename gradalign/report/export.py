@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import norm
 
-from gradalign.alignment import Arm, pooled_of_sums
+from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
+from gradalign.estimates import Arm
 from gradalign.report.format import interval, visible
 from gradalign.report.node_scores import arms_in, directions
 from gradalign.report.plots import best_arm

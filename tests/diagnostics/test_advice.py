@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradalign.alignment import Estimate
 from gradalign.diagnostics import contexts, horizon, overlap, predictors, prefix, topk
+from gradalign.estimates import Estimate
 
 SURE_LOSS = Estimate(-0.4, -0.6, -0.2)
 UNSURE = Estimate(0.1, -0.2, 0.4)

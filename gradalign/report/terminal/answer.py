@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gradalign.alignment import Arm
 from gradalign.errors import GradalignError
+from gradalign.estimates import Arm
 from gradalign.report.format import interval, number, share, visible
 from gradalign.report.recommend_text import control_remarks
 from gradalign.report.terminal.tables import Column, Row, Section, Table, make_table

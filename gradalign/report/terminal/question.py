@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradalign.alignment import Arm
 from gradalign.alignment.value_interval import branch_interval
 from gradalign.errors import UsageError
+from gradalign.estimates import Arm
 from gradalign.report.export import choose_arm
 from gradalign.report.format import number, visible
 from gradalign.report.terminal.tables import Column, make_table
