@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from gradalign.models.checkpoints.loading import loaded_model
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings
+from gradalign.runtime import num_bytes, release_memory
 
 # New rows enter when at least this share of the batch is free, so that one prefill and one
 # rebuilding of the cache serve many of them.
@@ -101,6 +101,7 @@ class TransformersEngine(Closing):
             )
         self._call: ModelCall | None = ModelCall(model)
         self._stack.callback(attention.restore, model, attention.install(model))
+        self._bytes, self._device = num_bytes(model), self._call.device.type
         config = self._call.config
         self.limits = ModelLimits(
             vocab_size=self._call.vocab_size,
@@ -136,9 +137,7 @@ class TransformersEngine(Closing):
         self._store = None
         self._call = None
         self._stack.close()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(self._bytes, self._device)
 
     def _open_call(self) -> ModelCall:
         if self._call is None:
@@ -305,9 +304,7 @@ class TransformersEngine(Closing):
         self._cache_bytes = min(self._cache_bytes, self._store.cells(used, self._batch.longest()))
         self.usage.extra["max_rows"] = self.max_rows
         self._reset()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(self._cache_bytes, self._device)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradalign.models.checkpoints.weight_check import (
 )
 from gradalign.models.checkpoints.weight_files import adapter_alone, adapter_files
 from gradalign.models.frequencies import steady_length
+from gradalign.runtime import num_bytes, release_memory
 
 if TYPE_CHECKING:
     import torch
@@ -152,19 +152,16 @@ def loaded_model(
     trust_remote_code: bool = False,
 ) -> Iterator[torch.nn.Module]:
     """Hold a causal language model in memory for as long as the block lasts; see `load_model`."""
-    import torch
-
     where = resolve_device(device)
     model = load_model(
         name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
     )
+    held = num_bytes(model)
     try:
         yield model
     finally:
         del model
-        gc.collect()
-        if where.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release_memory(held, where)
 
 
 def load_model(
