@@ -26,7 +26,7 @@ from gradalign.models.checkpoints.loading import loaded_model
 from gradalign.models.event_space import EventSpace, only
 from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings
-from gradalign.runtime import num_bytes, release_memory
+from gradalign.runtime import free_memory, model_let_go
 
 # New rows enter when at least this share of the batch is free, so that one prefill and one
 # rebuilding of the cache serve many of them.
@@ -86,7 +86,10 @@ class TransformersEngine(Engine):
         self.usage = EngineUsage()
         self.max_rows = max_rows
         self._stack = ExitStack()
-        if not isinstance(model, torch.nn.Module):
+        if isinstance(model, torch.nn.Module):
+            # The caller keeps its weights; a GPU's memory for keys and values is given back.
+            self._stack.callback(model_let_go, 0, next(model.parameters()).device.type)
+        else:
             model = self._stack.enter_context(
                 loaded_model(
                     os.fspath(model),
@@ -98,7 +101,6 @@ class TransformersEngine(Engine):
             )
         self._call = ModelCall(model)
         self._stack.callback(attention.restore, model, attention.install(model))
-        self._bytes, self._device = num_bytes(model), self._call.device.type
         config = self._call.config
         self.limits = ModelLimits(
             vocab_size=self._call.vocab_size,
@@ -173,7 +175,6 @@ class TransformersEngine(Engine):
         self._batch = Batch(())
         del self._store, self._call
         self._stack.close()
-        release_memory(self._bytes, self._device)
 
     @property
     def _busy(self) -> bool:
@@ -284,8 +285,9 @@ class TransformersEngine(Engine):
         self.max_rows = max(1, used // 2)
         self._cache_bytes = min(self._cache_bytes, self._store.cells(used, self._batch.longest()))
         self.usage.extra["max_rows"] = self.max_rows
+        device = self._call.device.type
         self._reset()
-        release_memory(self._cache_bytes, self._device)
+        free_memory(device)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

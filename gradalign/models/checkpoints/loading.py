@@ -18,7 +18,7 @@ from gradalign.models.checkpoints.weight_check import (
 )
 from gradalign.models.checkpoints.weight_files import adapter_alone, adapter_files
 from gradalign.models.frequencies import steady_length
-from gradalign.runtime import num_bytes, release_memory
+from gradalign.runtime import model_let_go, num_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -156,12 +156,12 @@ def loaded_model(
     model = load_model(
         name, revision=revision, dtype=dtype, device=where, trust_remote_code=trust_remote_code
     )
-    held = num_bytes(model)
+    size = num_bytes(model)
     try:
         yield model
     finally:
         del model
-        release_memory(held, where)
+        model_let_go(size, where)
 
 
 def load_model(
