@@ -11,7 +11,7 @@ import gradalign
 
 ROOT = Path(gradalign.__file__).parent
 
-TABLE = ROOT.parent / "CONTRIBUTING.md"
+TABLE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
 NAME = re.compile(r"_?[a-z][a-z0-9_]*_((?:\d*[A-Z])+\d*)")
 """A name with axes: `p_NS`, `logits_1TV`, `total_B1`."""

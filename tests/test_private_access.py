@@ -56,11 +56,14 @@ def private_names(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gradalign"):
             yield from (node.module or "").split(".")
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr in ("setattr", "delattr", "object"):
-                for given in node.args[:2]:
-                    if isinstance(given, ast.Constant) and isinstance(given.value, str):
-                        yield given.value.rsplit(".", 1)[-1]
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("setattr", "delattr", "object")
+        ):
+            for given in node.args[:2]:
+                if isinstance(given, ast.Constant) and isinstance(given.value, str):
+                    yield given.value.rsplit(".", 1)[-1]
 
 
 def test_tests_use_what_is_public():
