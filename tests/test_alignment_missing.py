@@ -16,8 +16,8 @@ def questions(rng, count, signal=0.5, loss=1.1):
     return pooling_columns(dot_Q, rng.normal(1.0, loss, count), rng.uniform(0.8, 1.2, count))
 
 
-def share_without(sums_QK, seed=0):
-    totals = resample(sums_QK, 2000, np.random.default_rng(seed))
+def share_without(sums_QY, seed=0):
+    totals = resample(sums_QY, 2000, np.random.default_rng(seed))
     return float(np.isnan(pooled_of_sums(totals)).mean())
 
 
@@ -41,16 +41,16 @@ def test_a_few_resamples_without_a_value_leave_the_ends_that_are_known():
 
 
 def test_what_could_be_anything_counts_against_both_ends():
-    values_B = np.arange(1000.0)
-    plain = quantile_ends(values_B, 0.02, 0.98)
-    values_B[500:510] = np.nan  # 1 %, from the middle: fewer than the tails
-    low, high = quantile_ends(values_B, 0.02, 0.98)
+    values_Z = np.arange(1000.0)
+    plain = quantile_ends(values_Z, 0.02, 0.98)
+    values_Z[500:510] = np.nan  # 1 %, from the middle: fewer than the tails
+    low, high = quantile_ends(values_Z, 0.02, 0.98)
     assert plain[0] - 12 <= low < plain[0]
     assert plain[1] < high <= plain[1] + 12
-    values_B[500:530] = np.nan  # 3 %: more than the tails
-    assert np.isnan(quantile_ends(values_B, 0.02, 0.98)).all()
-    values_B[500:530] = np.inf
-    low, high = quantile_ends(values_B, 0.02, 0.98)
+    values_Z[500:530] = np.nan  # 3 %: more than the tails
+    assert np.isnan(quantile_ends(values_Z, 0.02, 0.98)).all()
+    values_Z[500:530] = np.inf
+    low, high = quantile_ends(values_Z, 0.02, 0.98)
     assert low == pytest.approx(plain[0], abs=1)
     assert np.isnan(high)
 

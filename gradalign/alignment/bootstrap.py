@@ -1,8 +1,8 @@
 """Intervals and comparisons: cluster bootstrap over questions.
 
 Nodes of one question share continuations, a prompt and a difficulty; questions are independent. So
-everything is summed per question first, and questions are resampled. Axes: _Q questions, _K sums,
-_B resamples.
+everything is summed per question first, and questions are resampled. Axes: _Q questions, _Y sums,
+_Z resamples.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def question_sums(
         columns: what to sum, [N, K].
         weight: 1 / inclusion probability, [N]; 1 by default.
     """
-    columns_NK = np.asarray(columns, dtype=np.float64)
+    columns_NY = np.asarray(columns, dtype=np.float64)
     labels, index_N = np.unique(np.asarray(question), return_inverse=True)
-    if columns_NK.ndim != 2 or index_N.shape != columns_NK.shape[:1]:
+    if columns_NY.ndim != 2 or index_N.shape != columns_NY.shape[:1]:
         raise ValueError(
-            f"need question [N] and columns [N, K], got {index_N.shape}, {columns_NK.shape}"
+            f"need question [N] and columns [N, K], got {index_N.shape}, {columns_NY.shape}"
         )
     weight_N = np.ones(len(index_N)) if weight is None else np.asarray(weight, dtype=np.float64)
-    sums_QK = np.zeros((len(labels), columns_NK.shape[1]))
-    np.add.at(sums_QK, index_N, columns_NK * weight_N[:, None])
-    return sums_QK
+    sums_QY = np.zeros((len(labels), columns_NY.shape[1]))
+    np.add.at(sums_QY, index_N, columns_NY * weight_N[:, None])
+    return sums_QY
 
 
 def cluster_bootstrap(
@@ -74,10 +74,10 @@ def cluster_bootstrap(
         num_resamples: bootstrap resamples.
         level: coverage.
     """
-    sums_QK = np.asarray(sums, dtype=np.float64)
-    shape = _Shape.of(sums_QK, statistic, num_resamples, seed)
+    sums_QY = np.asarray(sums, dtype=np.float64)
+    shape = _Shape.of(sums_QY, statistic, num_resamples, seed)
     if shape is None:
-        return Estimate(float(statistic(sums_QK.sum(axis=0))))
+        return Estimate(float(statistic(sums_QY.sum(axis=0))))
     return Estimate(shape.estimate, *shape.ends(level), shape.se)
 
 
@@ -106,10 +106,10 @@ def compare(
     Raises:
         ValueError: shapes differ.
     """
-    first_QK, second_QK = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if first_QK.shape != second_QK.shape:
-        raise ValueError(f"both must be [Q, K], got {first_QK.shape} and {second_QK.shape}")
-    width = first_QK.shape[1]
+    first_QY, second_QY = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first_QY.shape != second_QY.shape:
+        raise ValueError(f"both must be [Q, K], got {first_QY.shape} and {second_QY.shape}")
+    width = first_QY.shape[1]
 
     def of(single: Statistic) -> Statistic:
         def difference(sums: Floats) -> Floats:
@@ -118,10 +118,10 @@ def compare(
         return difference
 
     difference = of(statistic)
-    both_QK = np.concatenate((first_QK, second_QK), axis=1)
-    shape = _Shape.of(both_QK, difference, num_resamples, seed, of(_limit_of(statistic)))
+    both_QY = np.concatenate((first_QY, second_QY), axis=1)
+    shape = _Shape.of(both_QY, difference, num_resamples, seed, of(_limit_of(statistic)))
     if shape is None:
-        return Difference(float(difference(both_QK.sum(axis=0))))
+        return Difference(float(difference(both_QY.sum(axis=0))))
     return Difference(shape.estimate, *shape.ends(level), shape.se, shape.p_value())
 
 
@@ -145,7 +145,7 @@ class _Shape:
     most where the ideal gradient is hardly above its noise.
 
     Attributes:
-        values_B: the statistic over resamples; infinite where only its side is known, NaN where
+        values_Z: the statistic over resamples; infinite where only its side is known, NaN where
             nothing is.
         missing: share of resamples that are not finite.
         carried: whether one question carries the estimate: without it there is none.
@@ -155,7 +155,7 @@ class _Shape:
         num_questions: Q.
     """
 
-    values_B: Floats
+    values_Z: Floats
     missing: float
     carried: bool
     estimate: float
@@ -166,24 +166,24 @@ class _Shape:
     @classmethod
     def of(
         cls,
-        sums_QK: Floats,
+        sums_QY: Floats,
         statistic: Statistic,
         num_resamples: int,
         seed: int,
         limit: Statistic | None = None,
     ) -> _Shape | None:
         """Resample; None where there is nothing to resample or no estimate."""
-        count, estimate = len(sums_QK), float(statistic(sums_QK.sum(axis=0)))
+        count, estimate = len(sums_QY), float(statistic(sums_QY.sum(axis=0)))
         if count < 2 or not np.isfinite(estimate):
             return None
         in_resamples = limit or _limit_of(statistic)
-        values_B = in_resamples(_resample(sums_QK, num_resamples, seed))
-        finite_B = values_B[np.isfinite(values_B)]
-        if len(finite_B) == 0:
+        values_Z = in_resamples(_resample(sums_QY, num_resamples, seed))
+        finite_Z = values_Z[np.isfinite(values_Z)]
+        if len(finite_Z) == 0:
             return None
-        missing = 1.0 - len(finite_B) / len(values_B)
-        spread = float(finite_B.std()) * np.sqrt(count / (count - 1))
-        without_Q = statistic(sums_QK.sum(axis=0) - sums_QK)
+        missing = 1.0 - len(finite_Z) / len(values_Z)
+        spread = float(finite_Z.std()) * np.sqrt(count / (count - 1))
+        without_Q = statistic(sums_QY.sum(axis=0) - sums_QY)
         known_Q = np.isfinite(without_Q)
         jackknife = (
             float(without_Q[known_Q].std()) * np.sqrt(count - 1) if known_Q.any() else np.nan
@@ -192,7 +192,7 @@ class _Shape:
         if np.isfinite(jackknife) and spread > 0:
             widening = max(1.0, jackknife / spread)
         return cls(
-            values_B=values_B,
+            values_Z=values_Z,
             missing=missing,
             carried=missing > CARRIED and not bool(known_Q.all()),
             estimate=estimate,
@@ -206,7 +206,7 @@ class _Shape:
         if self.carried:
             return np.nan, np.nan
         shares = _percentiles(level, self.num_questions)
-        low, high = quantile_ends(self.values_B, *shares) - self.estimate
+        low, high = quantile_ends(self.values_Z, *shares) - self.estimate
         return (
             float(self.estimate + low * self.widening),
             float(self.estimate + high * self.widening),
@@ -217,11 +217,11 @@ class _Shape:
         count = self.num_questions
         edge = self.estimate * (1.0 - 1.0 / self.widening)
         # What has no value may lie on either side: the larger p-value of the two counts.
-        unknown = float(np.mean(np.isnan(self.values_B)))
-        below = 0.5 * float(np.mean(self.values_B < edge) + np.mean(self.values_B <= edge))
+        unknown = float(np.mean(np.isnan(self.values_Z)))
+        below = 0.5 * float(np.mean(self.values_Z < edge) + np.mean(self.values_Z <= edge))
         below = min(max(0.5, below), below + unknown)
         # One more resample on each side: B resamples cannot tell a p-value from 0.
-        share = (below * len(self.values_B) + 1.0) / (len(self.values_B) + 2.0)
+        share = (below * len(self.values_Z) + 1.0) / (len(self.values_Z) + 2.0)
         reach = abs(float(norm.ppf(share))) * np.sqrt((count - 1) / count)
         return float(2.0 * t_dist.sf(reach, count - 1))
 
@@ -234,22 +234,22 @@ def _percentiles(level: float, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def quantile_ends(values_B: Floats, low: float, high: float) -> Floats:
+def quantile_ends(values_Z: Floats, low: float, high: float) -> Floats:
     """Return two quantiles, [2]; each NaN where it falls on resamples without a finite value.
 
     Args:
-        values_B: values of resamples; infinite where only their side is known, NaN where nothing
+        values_Z: values of resamples; infinite where only their side is known, NaN where nothing
             is: that counts at minus infinity for the low one, at infinity for the high one.
         low: share below the low one.
         high: share below the high one.
     """
-    if np.isfinite(values_B).all():
-        return np.asarray(np.quantile(values_B, [low, high]))
-    unknown_B = np.isnan(values_B)
+    if np.isfinite(values_Z).all():
+        return np.asarray(np.quantile(values_Z, [low, high]))
+    unknown_Z = np.isnan(values_Z)
     ends = np.array(
         [
-            np.quantile(np.where(unknown_B, -np.inf, values_B), low, method="lower"),
-            np.quantile(np.where(unknown_B, np.inf, values_B), high, method="higher"),
+            np.quantile(np.where(unknown_Z, -np.inf, values_Z), low, method="lower"),
+            np.quantile(np.where(unknown_Z, np.inf, values_Z), high, method="higher"),
         ]
     )
     return np.where(np.isfinite(ends), ends, np.nan)
@@ -260,24 +260,24 @@ def _limit_of(statistic: Statistic) -> Statistic:
     return pooled_limit if statistic is pooled_of_sums else statistic
 
 
-def resample(sums_QK: Floats, num_resamples: int, rng: np.random.Generator) -> Floats:
+def resample(sums_QY: Floats, num_resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over questions drawn with replacement, [B, K]."""
-    count = len(sums_QK)
-    return np.concatenate([times @ sums_QK for times in _multiplicities(count, num_resamples, rng)])
+    count = len(sums_QY)
+    return np.concatenate([times @ sums_QY for times in _multiplicities(count, num_resamples, rng)])
 
 
-def _resample(sums_QK: Floats, num_resamples: int, seed: int) -> Floats:
+def _resample(sums_QY: Floats, num_resamples: int, seed: int) -> Floats:
     """Resample with a seed's generator; few questions' draws are kept for the next statistic."""
-    count = len(sums_QK)
+    count = len(sums_QY)
     if count * num_resamples > _BLOCK:
-        return resample(sums_QK, num_resamples, np.random.default_rng(seed))
-    return np.asarray(_kept_multiplicities(count, num_resamples, seed) @ sums_QK)
+        return resample(sums_QY, num_resamples, np.random.default_rng(seed))
+    return np.asarray(_kept_multiplicities(count, num_resamples, seed) @ sums_QY)
 
 
 @lru_cache(maxsize=4)  # of 8 MB at most
 def _kept_multiplicities(count: int, num_resamples: int, seed: int) -> Floats:
-    (times_BQ,) = _multiplicities(count, num_resamples, np.random.default_rng(seed))
-    return times_BQ
+    (times_ZQ,) = _multiplicities(count, num_resamples, np.random.default_rng(seed))
+    return times_ZQ
 
 
 def _multiplicities(count: int, num_resamples: int, rng: np.random.Generator) -> Iterator[Floats]:

@@ -3,7 +3,7 @@
 Source: "Rethinking On-Policy Distillation" (arXiv 2604.13016). Everything is a function of the
 two models' k most probable tokens at each position. A token that a model cannot choose (truncated
 sampling, or k above the size of the vocabulary) is in no top-k set of that model. Axes: _L
-positions, _K top tokens.
+positions, _W top tokens.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Overlap:
 
 
 def overlap(
-    student_ids_LK: npt.NDArray[np.int32],
-    student_logprobs_LK: npt.NDArray[np.floating],
-    teacher_ids_LK: npt.NDArray[np.int32],
-    teacher_logprobs_LK: npt.NDArray[np.floating],
+    student_ids_LW: npt.NDArray[np.int32],
+    student_logprobs_LW: npt.NDArray[np.floating],
+    teacher_ids_LW: npt.NDArray[np.int32],
+    teacher_logprobs_LW: npt.NDArray[np.floating],
 ) -> Overlap:
     """Compare the two models' top tokens at each position.
 
@@ -51,37 +51,37 @@ def overlap(
     """
     shapes = {
         array.shape
-        for array in (student_ids_LK, student_logprobs_LK, teacher_ids_LK, teacher_logprobs_LK)
+        for array in (student_ids_LW, student_logprobs_LW, teacher_ids_LW, teacher_logprobs_LW)
     }
-    if len(shapes) != 1 or student_ids_LK.ndim != 2:
+    if len(shapes) != 1 or student_ids_LW.ndim != 2:
         raise ValueError(f"all arrays must be [positions, k], got {sorted(shapes)}")
-    inside_p_LK = student_logprobs_LK > -np.inf
-    inside_q_LK = teacher_logprobs_LK > -np.inf
-    size_L = np.maximum(inside_p_LK.sum(axis=1), inside_q_LK.sum(axis=1))
-    same_LKK = student_ids_LK[:, :, None] == teacher_ids_LK[:, None, :]
-    same_LKK &= inside_p_LK[:, :, None] & inside_q_LK[:, None, :]
-    shared_LK = same_LKK.any(axis=2)
-    match_LK = same_LKK.argmax(axis=2)
-    log_p_LK = np.where(shared_LK, student_logprobs_LK.astype(np.float64), -np.inf)
-    log_q_LK = np.where(
-        shared_LK,
-        np.take_along_axis(teacher_logprobs_LK.astype(np.float64), match_LK, axis=1),
+    inside_p_LW = student_logprobs_LW > -np.inf
+    inside_q_LW = teacher_logprobs_LW > -np.inf
+    size_L = np.maximum(inside_p_LW.sum(axis=1), inside_q_LW.sum(axis=1))
+    same_LWW = student_ids_LW[:, :, None] == teacher_ids_LW[:, None, :]
+    same_LWW &= inside_p_LW[:, :, None] & inside_q_LW[:, None, :]
+    shared_LW = same_LWW.any(axis=2)
+    match_LW = same_LWW.argmax(axis=2)
+    log_p_LW = np.where(shared_LW, student_logprobs_LW.astype(np.float64), -np.inf)
+    log_q_LW = np.where(
+        shared_LW,
+        np.take_along_axis(teacher_logprobs_LW.astype(np.float64), match_LW, axis=1),
         -np.inf,
     )
-    p_LK, q_LK = np.exp(log_p_LK), np.exp(log_q_LK)
-    count_L = shared_LK.sum(axis=1)
-    mass_p_L, mass_q_L = p_LK.sum(axis=1), q_LK.sum(axis=1)
+    p_LW, q_LW = np.exp(log_p_LW), np.exp(log_q_LW)
+    count_L = shared_LW.sum(axis=1)
+    mass_p_L, mass_q_L = p_LW.sum(axis=1), q_LW.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap_LK = np.where(p_LK > 0, log_q_LK - log_p_LK, 0.0)
-        renormalised_LK = gap_LK - np.log(mass_q_L / mass_p_L)[:, None]
-        terms_LK = np.where(p_LK > 0, p_LK / mass_p_L[:, None] * renormalised_LK, 0.0)
-        advantage_L = terms_LK.sum(axis=1) / count_L
-        verl_LK = np.where(q_LK > 0, q_LK * (log_q_LK - log_p_LK), 0.0)
+        gap_LW = np.where(p_LW > 0, log_q_LW - log_p_LW, 0.0)
+        renormalised_LW = gap_LW - np.log(mass_q_L / mass_p_L)[:, None]
+        terms_LW = np.where(p_LW > 0, p_LW / mass_p_L[:, None] * renormalised_LW, 0.0)
+        advantage_L = terms_LW.sum(axis=1) / count_L
+        verl_LW = np.where(q_LW > 0, q_LW * (log_q_LW - log_p_LW), 0.0)
     nothing_L = count_L == 0
     return Overlap(
         ratio_L=count_L / np.maximum(size_L, 1),
         mass_student_L=mass_p_L,
         mass_teacher_L=mass_q_L,
         advantage_L=np.where(nothing_L, np.nan, advantage_L),
-        advantage_verl_L=np.where(nothing_L, np.nan, verl_LK.sum(axis=1)),
+        advantage_verl_L=np.where(nothing_L, np.nan, verl_LW.sum(axis=1)),
     )

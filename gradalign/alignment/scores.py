@@ -184,8 +184,8 @@ def pooled(
     Returns:
         The alignment, NaN where there is none; see `pooled_of_sums`. Noise can carry it past 1.
     """
-    columns_NK = pooling_columns(dot, ideal_norm2, method_norm2, weight)
-    return float(pooled_of_sums(columns_NK.sum(axis=0)))
+    columns_NY = pooling_columns(dot, ideal_norm2, method_norm2, weight)
+    return float(pooled_of_sums(columns_NY.sum(axis=0)))
 
 
 def pooled_of_sums(sums: npt.ArrayLike) -> Floats:
@@ -199,11 +199,11 @@ def pooled_of_sums(sums: npt.ArrayLike) -> Floats:
         sums: of dot, ideal_norm2, method_norm2, and of the absolute values of the latter two;
             the first three alone, [..., 3], where these are not known.
     """
-    sums_K = np.asarray(sums, dtype=np.float64)
-    dot, ideal, method = sums_K[..., 0], sums_K[..., 1], sums_K[..., 2]
+    sums_Y = np.asarray(sums, dtype=np.float64)
+    dot, ideal, method = sums_Y[..., 0], sums_Y[..., 1], sums_Y[..., 2]
     there = (ideal > 0) & (method > 0)
-    if sums_K.shape[-1] == POOLING:
-        there &= ~is_residue(ideal, sums_K[..., 3]) & ~is_residue(method, sums_K[..., 4])
+    if sums_Y.shape[-1] == POOLING:
+        there &= ~is_residue(ideal, sums_Y[..., 3]) & ~is_residue(method, sums_Y[..., 4])
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         value = dot / np.sqrt(np.maximum(ideal, 0.0) * np.maximum(method, 0.0))
         there &= RESIDUE * value**2 <= 1.0
@@ -218,11 +218,11 @@ def pooled_limit(sums: npt.ArrayLike) -> Floats:
     for which the alignment lies far out on the side of the dot. Resamples are counted there. NaN
     is left where the side is not known: no dot, or no direction.
     """
-    sums_K = np.asarray(sums, dtype=np.float64)
-    value, dot = pooled_of_sums(sums_K), sums_K[..., 0]
-    method = sums_K[..., 2] > 0
-    if sums_K.shape[-1] == POOLING:
-        method &= ~is_residue(sums_K[..., 2], sums_K[..., 4])
+    sums_Y = np.asarray(sums, dtype=np.float64)
+    value, dot = pooled_of_sums(sums_Y), sums_Y[..., 0]
+    method = sums_Y[..., 2] > 0
+    if sums_Y.shape[-1] == POOLING:
+        method &= ~is_residue(sums_Y[..., 2], sums_Y[..., 4])
     far = np.isnan(value) & method & (dot != 0)
     return np.where(far, np.copysign(np.inf, dot), value)
 
@@ -233,15 +233,15 @@ def why_unpooled(sums: npt.ArrayLike) -> str:
     Args:
         sums: as `pooled_of_sums` takes them, [POOLING] or [3].
     """
-    sums_K = np.asarray(sums, dtype=np.float64)
-    if np.isfinite(pooled_of_sums(sums_K)):
+    sums_Y = np.asarray(sums, dtype=np.float64)
+    if np.isfinite(pooled_of_sums(sums_Y)):
         return ""
-    sized = len(sums_K) == POOLING
-    if sized and not sums_K[3] > 0 and not sums_K[0] and sums_K[4] > 0:
+    sized = len(sums_Y) == POOLING
+    if sized and not sums_Y[3] > 0 and not sums_Y[0] and sums_Y[4] > 0:
         return ALL_FLAT
-    if not sums_K[2] > 0 and (not sized or not sums_K[4] > 0):
+    if not sums_Y[2] > 0 and (not sized or not sums_Y[4] > 0):
         return NO_DIRECTION
-    if not sums_K[2] > 0 or (sized and is_residue(sums_K[2], sums_K[4])):
+    if not sums_Y[2] > 0 or (sized and is_residue(sums_Y[2], sums_Y[4])):
         return METHOD_IS_NOISE
     return IDEAL_IS_NOISE
 
@@ -298,9 +298,9 @@ def mean_alignment(cosines: npt.ArrayLike, weight: npt.ArrayLike | None = None) 
 
 def mean_of_sums(sums: npt.ArrayLike) -> Floats:
     """Mean from weighted sums (values, weights), [..., 2] -> [...]; NaN without any weight."""
-    sums_K = np.asarray(sums, dtype=np.float64)
+    sums_Y = np.asarray(sums, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums_K[..., 1] > 0, sums_K[..., 0] / sums_K[..., 1], np.nan)
+        return np.where(sums_Y[..., 1] > 0, sums_Y[..., 0] / sums_Y[..., 1], np.nan)
 
 
 def _pair(g: npt.ArrayLike, m: npt.ArrayLike) -> tuple[Floats, Floats]:

@@ -20,7 +20,7 @@ measured from the same rollouts. The method's squared norm takes all pairs: it i
 step on this many questions, whose updates disagree, and a step of a given length is spent on the
 disagreement too. So a direction without any common part, such as a random one, has alignment 0
 within its interval instead of none. Axes: _N, _M nodes, _C candidates, _D hidden units, _Q
-questions, _B resamples.
+questions, _Z resamples.
 """
 
 from __future__ import annotations
@@ -188,29 +188,29 @@ class UpdateGrams:
         found, size = _different(self.ideal_QQ, once), _different(np.abs(self.ideal_QQ), once)
         return float(np.where(is_residue(found, size), 0.0, found)[0])
 
-    def estimate(self, weight_BQ: npt.ArrayLike | None = None) -> Floats:
+    def estimate(self, weight_ZQ: npt.ArrayLike | None = None) -> Floats:
         """Update-level alignment, [B] ([1] without weights).
 
         The ideal's norm is that of all questions once each, whatever the weights: it is the same
         for all methods of a run, and resampling it would only hide how they differ.
 
         Args:
-            weight_BQ: how often each question counts, [B, Q]; once each by default.
+            weight_ZQ: how often each question counts, [B, Q]; once each by default.
 
         Returns:
             NaN where either squared norm is not positive, or only by rounding. Noise can carry
             the value past 1.
         """
         count = len(self.cross_QQ)
-        weights = np.ones((1, count)) if weight_BQ is None else np.asarray(weight_BQ, np.float64)
-        cross_B = _different(self.cross_QQ, weights)
-        method_B = ((weights @ self.method_QQ) * weights).sum(axis=1)
-        size_B = ((weights @ np.abs(self.method_QQ)) * weights).sum(axis=1)
-        method_B = np.where(is_residue(method_B, size_B), 0.0, method_B)
-        method_B = method_B / weights.sum(axis=1) ** 2
-        norms_B = np.maximum(self.ideal_norm2, 0.0) * np.maximum(method_B, 0.0)
+        weights = np.ones((1, count)) if weight_ZQ is None else np.asarray(weight_ZQ, np.float64)
+        cross_Z = _different(self.cross_QQ, weights)
+        method_Z = ((weights @ self.method_QQ) * weights).sum(axis=1)
+        size_Z = ((weights @ np.abs(self.method_QQ)) * weights).sum(axis=1)
+        method_Z = np.where(is_residue(method_Z, size_Z), 0.0, method_Z)
+        method_Z = method_Z / weights.sum(axis=1) ** 2
+        norms_Z = np.maximum(self.ideal_norm2, 0.0) * np.maximum(method_Z, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(norms_B > 0, cross_B / np.sqrt(norms_B), np.nan)
+            return np.where(norms_Z > 0, cross_Z / np.sqrt(norms_Z), np.nan)
 
 
 def update_alignment(
@@ -233,13 +233,13 @@ def update_alignment(
     if not np.isfinite(estimate):
         return Estimate(estimate)
     rng = np.random.default_rng(seed)
-    weight_BQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
-    values_B = grams.estimate(weight_BQ)
-    finite_B = values_B[np.isfinite(values_B)]
+    weight_ZQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
+    values_Z = grams.estimate(weight_ZQ)
+    finite_Z = values_Z[np.isfinite(values_Z)]
     stretch = np.sqrt(count / (count - 1))
     reach = stretch * t_dist.ppf((1.0 + level) / 2, count - 1)
-    low, high = quantile_ends(values_B, *norm.cdf([-reach, reach]))
-    se = float(finite_B.std() * stretch) if len(finite_B) else np.nan
+    low, high = quantile_ends(values_Z, *norm.cdf([-reach, reach]))
+    se = float(finite_Z.std() * stretch) if len(finite_Z) else np.nan
     return Estimate(estimate, float(low), float(high), se)
 
 
@@ -257,10 +257,10 @@ def _indicator(question_N: Ints, num_questions: int) -> csr_array:
     return csr_array((ones, (np.arange(count), question_N)), shape=(count, num_questions))
 
 
-def _different(gram_QQ: Floats, weight_BQ: Floats) -> Floats:
+def _different(gram_QQ: Floats, weight_ZQ: Floats) -> Floats:
     """Mean over pairs of different questions, weighted, [B]."""
     off_QQ = gram_QQ - np.diag(np.diag(gram_QQ))
-    total_B = ((weight_BQ @ off_QQ) * weight_BQ).sum(axis=1)
-    pairs_B = weight_BQ.sum(axis=1) ** 2 - (weight_BQ**2).sum(axis=1)
+    total_Z = ((weight_ZQ @ off_QQ) * weight_ZQ).sum(axis=1)
+    pairs_Z = weight_ZQ.sum(axis=1) ** 2 - (weight_ZQ**2).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(total_B / pairs_B)
+        return np.asarray(total_Z / pairs_Z)

@@ -149,7 +149,7 @@ def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[Arm, _Sums]) -> N
     frame = run.folder.read_table("alignment", shard).to_pandas()
     frame = frame.merge(about, on="node_id", how="left", validate="many_to_one")
     for (teacher, method), group in frame.groupby(["teacher", "method"], sort=False, observed=True):
-        columns_NK = _columns(group)
+        columns_NY = _columns(group)
         question_N = group["question_id"].astype(str).to_numpy()
         found = sums.setdefault(Arm(str(teacher), str(method)), _Sums())
         for name, inside_N in _splits(group, edges, mask_special=run.config.mask_special):
@@ -157,7 +157,7 @@ def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[Arm, _Sums]) -> N
             if not len(questions):
                 continue
             parts = [
-                columns_NK[inside_N & (question_N == question)].sum(axis=0)
+                columns_NY[inside_N & (question_N == question)].sum(axis=0)
                 for question in questions
             ]
             found.by_split.setdefault(name, []).append(np.stack(parts))
@@ -210,20 +210,20 @@ def _kept_splits(group: pd.DataFrame, edges: Floats) -> Iterator[tuple[str, Bool
     yield from entropy_splits(group["student_entropy"], edges).items()
 
 
-def _row(run: Run, arm: Arm, split: str, sums_QK: Floats) -> dict[str, Any]:
-    total = dict(zip(COLUMNS, sums_QK.sum(axis=0), strict=True))
-    pooled = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
-    mean = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in MEAN]], "mean")
+def _row(run: Run, arm: Arm, split: str, sums_QY: Floats) -> dict[str, Any]:
+    total = dict(zip(COLUMNS, sums_QY.sum(axis=0), strict=True))
+    pooled = _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
+    mean = _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in MEAN]], "mean")
     balanced = (
         UNKNOWN  # the length of such a direction is not known
         if methods.get(arm.method).uses_continuations
-        else _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
+        else _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
     )
     return {
         "teacher": arm.teacher,
         "method": arm.method,
         "split": split,
-        "num_questions": len(sums_QK),
+        "num_questions": len(sums_QY),
         "num_nodes": int(total["num_nodes"]),
         "num_flat": int(total["num_flat"]),
         "num_undefined": int(total["num_nodes"] - total["num_flat"] - total["num_cosines"]),
@@ -239,12 +239,12 @@ def _row(run: Run, arm: Arm, split: str, sums_QK: Floats) -> dict[str, Any]:
     }
 
 
-def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Estimate:
+def _interval(run: Run, split: str, sums_QY: Floats, what: str) -> Estimate:
     statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
     if split.startswith(QUESTION):  # a single cluster has no interval
-        return Estimate(float(statistic(sums_QK.sum(axis=0))))
+        return Estimate(float(statistic(sums_QY.sum(axis=0))))
     return cluster_bootstrap(
-        sums_QK, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
+        sums_QY, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
     )
 
 

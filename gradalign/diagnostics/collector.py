@@ -89,7 +89,7 @@ class Collector:
         key: FigureKey,
         statistic: Callable[[Floats], Floats],
         question_N: npt.NDArray[np.object_],
-        columns_NK: Floats,
+        columns_NY: Floats,
         splits: Splits,
     ) -> None:
         """Add nodes (or tokens) to a figure.
@@ -98,23 +98,23 @@ class Collector:
             key: the figure.
             statistic: of summed columns, as `cluster_bootstrap` takes it.
             question_N: the question of each, [N].
-            columns_NK: weighted columns; rows that are not finite are left out, [N, K].
+            columns_NY: weighted columns; rows that are not finite are left out, [N, K].
             splits: which belong to each split; a question's own split has no interval.
         """
         self._statistic[key] = statistic
         by_split = self._sums.setdefault(key, {})
-        finite_N = np.isfinite(columns_NK).all(axis=1)
+        finite_N = np.isfinite(columns_NY).all(axis=1)
         for split, inside_N in splits.items():
             use_N = finite_N & inside_N
             names, at_N = np.unique(question_N[use_N].astype(str), return_inverse=True)
-            sums_QK = np.zeros((len(names), columns_NK.shape[1]))
-            np.add.at(sums_QK, at_N, columns_NK[use_N])
+            sums_QY = np.zeros((len(names), columns_NY.shape[1]))
+            np.add.at(sums_QY, at_N, columns_NY[use_N])
             parts = by_split.setdefault(split, [])
             if len(names):
                 numbers = [
                     self._numbers.setdefault(name, len(self._numbers)) for name in names.tolist()
                 ]
-                parts.append((np.asarray(numbers, dtype=np.int32), sums_QK))
+                parts.append((np.asarray(numbers, dtype=np.int32), sums_QY))
 
     def mean(
         self,
@@ -126,8 +126,8 @@ class Collector:
     ) -> None:
         """Add to a weighted mean."""
         weights_N = np.ones(len(value_N)) if weight_N is None else weight_N
-        columns_NK = np.column_stack([weights_N * value_N, weights_N])
-        self.add(key, mean_of_sums, question_N, columns_NK, splits)
+        columns_NY = np.column_stack([weights_N * value_N, weights_N])
+        self.add(key, mean_of_sums, question_N, columns_NY, splits)
 
     def pooled(self, key: FigureKey, frame: pd.DataFrame, splits: Splits) -> None:
         """Add to a pooled alignment the rows of a table with dot, norms and weight."""
@@ -139,27 +139,27 @@ class Collector:
             for split, parts in by_split.items():
                 if not parts:
                     continue
-                sums_QK = _per_question(parts)
-                found = interval(sums_QK, self._statistic[key], split, seed, num_resamples)
+                sums_QY = _per_question(parts)
+                found = interval(sums_QY, self._statistic[key], split, seed, num_resamples)
                 least, most = BOUNDS.get(key.diagnostic, (-np.inf, np.inf))
                 low, high = np.clip([found.low, found.high], least, most).tolist()
-                yield Figure(key, split, len(sums_QK), Estimate(found.value, low, high, found.se))
+                yield Figure(key, split, len(sums_QY), Estimate(found.value, low, high, found.se))
 
 
 def _per_question(parts: list[Part]) -> Floats:
     """Add up what came of the same question; in the order in which questions first came."""
     number_R = np.concatenate([numbers for numbers, _ in parts])
-    sums_RK = np.concatenate([sums for _, sums in parts])
+    sums_RY = np.concatenate([sums for _, sums in parts])
     _, first_Q, at_R = np.unique(number_R, return_index=True, return_inverse=True)
     if len(first_Q) == len(number_R):
-        return sums_RK
-    sums_QK = np.zeros((len(first_Q), sums_RK.shape[1]))
-    np.add.at(sums_QK, at_R, sums_RK)
-    return np.asarray(sums_QK[np.argsort(first_Q)])
+        return sums_RY
+    sums_QY = np.zeros((len(first_Q), sums_RY.shape[1]))
+    np.add.at(sums_QY, at_R, sums_RY)
+    return np.asarray(sums_QY[np.argsort(first_Q)])
 
 
 def interval(
-    sums_QK: Floats,
+    sums_QY: Floats,
     statistic: Callable[[Floats], Floats],
     split: str,
     seed: int,
@@ -167,8 +167,8 @@ def interval(
 ) -> Estimate:
     """Return the bootstrap interval; of a single question only the estimate."""
     if split.startswith(QUESTION):
-        return Estimate(float(statistic(sums_QK.sum(axis=0))))
-    return cluster_bootstrap(sums_QK, statistic, seed=seed, num_resamples=num_resamples)
+        return Estimate(float(statistic(sums_QY.sum(axis=0))))
+    return cluster_bootstrap(sums_QY, statistic, seed=seed, num_resamples=num_resamples)
 
 
 def pooled_difference(sums: Floats) -> Floats:
@@ -182,23 +182,23 @@ def root_ratio(sums: npt.ArrayLike) -> Floats:
     The root of a negative sum, which noise can cause around zero bias, counts as 0; NaN where the
     norm is not positive, or so small beside the bias that it is a residue of rounding.
     """
-    sums_K = np.asarray(sums, dtype=np.float64)
+    sums_Y = np.asarray(sums, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        root = np.sqrt(np.maximum(sums_K[..., 0], 0.0) / sums_K[..., 1])
-    return np.where(_is_length(sums_K), root, np.nan)
+        root = np.sqrt(np.maximum(sums_Y[..., 0], 0.0) / sums_Y[..., 1])
+    return np.where(_is_length(sums_Y), root, np.nan)
 
 
 def noise_ratio(sums: npt.ArrayLike) -> Floats:
     """Variance over squared length from sums (variance, norm2), [..., 2] -> [...]; NaN as above."""
-    sums_K = np.asarray(sums, dtype=np.float64)
+    sums_Y = np.asarray(sums, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(_is_length(sums_K), sums_K[..., 0] / sums_K[..., 1], np.nan)
+        return np.where(_is_length(sums_Y), sums_Y[..., 0] / sums_Y[..., 1], np.nan)
 
 
-def _is_length(sums_K: Floats) -> Bools:
+def _is_length(sums_Y: Floats) -> Bools:
     """Whether the second sum is a squared length, not what rounding leaves of one."""
-    norm2 = sums_K[..., 1]
-    return np.asarray((norm2 > 0) & ~is_residue(norm2, np.abs(sums_K[..., 0])))
+    norm2 = sums_Y[..., 1]
+    return np.asarray((norm2 > 0) & ~is_residue(norm2, np.abs(sums_Y[..., 0])))
 
 
 def pooled_columns(frame: pd.DataFrame) -> Floats:

@@ -221,22 +221,22 @@ def rank_correlation(
     # Everything is laid out in order of x; ranks of y are fetched from their own order.
     group_x_N, group_y_N = x_group_N[x_order], y_group_N[x_order]
 
-    def block(times_BQ: Floats) -> Floats:
-        weight_BN = times_BQ[:, at_x_N]
-        x_BG, x_scale_B = _middles(weight_BN, x_begin)
-        y_BG, y_scale_B = _middles(times_BQ[:, at_y_N], y_begin)
-        cross_B = np.einsum("bn,bn,bn->b", weight_BN, x_BG[:, group_x_N], y_BG[:, group_y_N])
-        scale_B = x_scale_B * y_scale_B
+    def block(times_ZQ: Floats) -> Floats:
+        weight_ZN = times_ZQ[:, at_x_N]
+        x_ZG, x_scale_Z = _middles(weight_ZN, x_begin)
+        y_ZG, y_scale_Z = _middles(times_ZQ[:, at_y_N], y_begin)
+        cross_Z = np.einsum("bn,bn,bn->b", weight_ZN, x_ZG[:, group_x_N], y_ZG[:, group_y_N])
+        scale_Z = x_scale_Z * y_scale_Z
         # A constant variable has ranks that vary by rounding only.
-        there_B = scale_B > 1e-18 * weight_BN.sum(axis=1) ** 6
+        there_Z = scale_Z > 1e-18 * weight_ZN.sum(axis=1) ** 6
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(there_B, cross_B / np.sqrt(scale_B), np.nan)
+            return np.where(there_Z, cross_Z / np.sqrt(scale_Z), np.nan)
 
     def statistic(times: npt.ArrayLike) -> Floats:
         times_XQ = np.asarray(times, dtype=np.float64)
-        times_BQ = times_XQ.reshape(-1, num_questions)
+        times_ZQ = times_XQ.reshape(-1, num_questions)
         rows = max(1, _BLOCK // max(len(at_N), 1))
-        parts = [block(times_BQ[i : i + rows]) for i in range(0, len(times_BQ), rows)]
+        parts = [block(times_ZQ[i : i + rows]) for i in range(0, len(times_ZQ), rows)]
         return np.concatenate(parts).reshape(times_XQ.shape[:-1])
 
     return statistic
@@ -252,21 +252,21 @@ def _groups(values_N: Floats) -> tuple[Ints, Ints, Ints]:
     return order, np.flatnonzero(fresh_N), group_N
 
 
-def _middles(ordered_BN: Floats, begin_G: Ints) -> tuple[Floats, Floats]:
+def _middles(ordered_ZN: Floats, begin_G: Ints) -> tuple[Floats, Floats]:
     """Return the centred mid-rank of each group of equal values, and their weighted square sum.
 
     With total weight W and groups of weight W_g that sum is (W^3 - sum of W_g^3) / 12.
 
     Args:
-        ordered_BN: weights in rising order of the values, [B, N].
+        ordered_ZN: weights in rising order of the values, [B, N].
         begin_G: where each group begins, [G].
     """
     groups = len(begin_G)
-    weight_BG = np.add.reduceat(ordered_BN, begin_G, axis=1) if groups else ordered_BN
-    total_BG = np.cumsum(weight_BG, axis=1)
-    total_B = total_BG[:, -1] if groups else np.zeros(len(ordered_BN))
-    middle_BG = total_BG - weight_BG / 2 - total_B[:, None] / 2
-    return middle_BG, (total_B**3 - (weight_BG**3).sum(axis=1)) / 12
+    weight_ZG = np.add.reduceat(ordered_ZN, begin_G, axis=1) if groups else ordered_ZN
+    total_ZG = np.cumsum(weight_ZG, axis=1)
+    total_Z = total_ZG[:, -1] if groups else np.zeros(len(ordered_ZN))
+    middle_ZG = total_ZG - weight_ZG / 2 - total_Z[:, None] / 2
+    return middle_ZG, (total_Z**3 - (weight_ZG**3).sum(axis=1)) / 12
 
 
 def figures(run: Run) -> list[Figure]:

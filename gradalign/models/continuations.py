@@ -4,7 +4,7 @@ All continuations of a spine share its tokens up to their node. The spine is rea
 continuation starts from a copy of the keys and values up to its own node, so that only the
 continuations' own tokens are computed.
 
-Axes: _B continuations in a batch, _W columns of the copied beginning, _T new tokens.
+Axes: _B continuations in a batch, _P columns of the copied beginning, _T new tokens.
 """
 
 from __future__ import annotations
@@ -202,14 +202,14 @@ def _read_offshoots(
     for row, item in enumerate(batch):
         ids_BT[row, : len(item.token_ids)] = item.token_ids
     # Each row's beginning ends in the last copied column: distances within a row stay true.
-    column_BW = np.arange(width)[None, :] - (width - start_B)[:, None]
-    mask_BC = np.concatenate(
-        [column_BW >= 0, np.arange(length)[None, :] < length_B[:, None]], axis=1
+    column_BP = np.arange(width)[None, :] - (width - start_B)[:, None]
+    mask_BP = np.concatenate(
+        [column_BP >= 0, np.arange(length)[None, :] < length_B[:, None]], axis=1
     )
     # Padding repeats a row's last position: none lies beyond what some sequence really has.
     column_BT = np.minimum(np.arange(length)[None, :], length_B[:, None] - 1)
     position_BT = start_B[:, None] + column_BT
-    columns = torch.from_numpy(np.maximum(column_BW, 0)).to(device)
+    columns = torch.from_numpy(np.maximum(column_BP, 0)).to(device)
     cache = DynamicCache()
     for number, (keys, values) in enumerate(layers):
         cache.update(
@@ -223,7 +223,7 @@ def _read_offshoots(
             **taken_arguments(
                 model,
                 {
-                    "attention_mask": torch.from_numpy(mask_BC.astype(np.int64)).to(device),
+                    "attention_mask": torch.from_numpy(mask_BP.astype(np.int64)).to(device),
                     "position_ids": torch.from_numpy(position_BT).to(device),
                     "past_key_values": cache,
                     "use_cache": True,

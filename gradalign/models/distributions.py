@@ -1,6 +1,6 @@
 """Teacher-forced passes: the exact next-token distributions along given responses.
 
-Axes: _L positions of a response, _V vocabulary, _K top tokens, _N chosen positions. The row of
+Axes: _L positions of a response, _V vocabulary, _W top tokens, _N chosen positions. The row of
 position t is the distribution that the response's token t was, or could have been, drawn from.
 Nothing of size [.., V] outlives the step of the iterator that made it.
 """
@@ -45,13 +45,13 @@ class PositionView:
     Attributes:
         logprob_L: log-probability of the response's own token, natural log.
         entropy_L: entropy of the distribution in nats.
-        top_ids_LK, top_logprobs_LK: the most probable tokens, in falling order.
+        top_ids_LW, top_logprobs_LW: the most probable tokens, in falling order.
     """
 
     logprob_L: npt.NDArray[np.float32]
     entropy_L: npt.NDArray[np.float32]
-    top_ids_LK: npt.NDArray[np.int32]
-    top_logprobs_LK: npt.NDArray[np.float32]
+    top_ids_LW: npt.NDArray[np.int32]
+    top_logprobs_LW: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ def forced_log_probs(
     )
     sharing = sharing_of(model) if order else Sharing.NONE
     for batch in _batches(order, sequences, batch_tokens, vocab, sharing):
-        logits_BKV = _forward(model, [sequences[i] for i in batch])
+        logits_BPV = _forward(model, [sequences[i] for i in batch])
         for row, i in enumerate(batch):
             length = len(sequences[i].response_ids)
-            logits_LV = logits_BKV[row, -length - 1 : -1].float()
+            logits_LV = logits_BPV[row, -length - 1 : -1].float()
             check_logits(logits_LV, i)
             yield i, response_distribution(logits_LV, sampling)
 
@@ -135,8 +135,8 @@ def position_view(log_probs_LV: torch.Tensor, response_ids: TokenIds, num_top: i
     return PositionView(
         logprob_L=_numpy(log_probs_LV.gather(1, tokens_L[:, None])[:, 0]),
         entropy_L=_numpy(torch.special.entr(log_probs_LV.exp()).sum(-1)),
-        top_ids_LK=top.indices.cpu().numpy().astype(np.int32),
-        top_logprobs_LK=_numpy(top.values),
+        top_ids_LW=top.indices.cpu().numpy().astype(np.int32),
+        top_logprobs_LW=_numpy(top.values),
     )
 
 

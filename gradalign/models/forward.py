@@ -1,6 +1,6 @@
 """Whole rows through a causal language model, and trials of which rows may share a pass.
 
-Axes: _B rows, _W columns, _K last columns, _T tokens, _V vocabulary.
+Axes: _B rows, _P columns, _T tokens, _V vocabulary.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def last_logits(model: torch.nn.Module, rows: Sequence[TokenRow], keep: int) -> 
 
     device = next(model.parameters()).device
     width = max(len(row) for row in rows)
-    ids_BW = np.zeros((len(rows), width), dtype=np.int64)
-    mask_BW = np.zeros((len(rows), width), dtype=np.int64)
+    ids_BP = np.zeros((len(rows), width), dtype=np.int64)
+    mask_BP = np.zeros((len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
-        ids_BW[number, width - len(row) :] = row
-        mask_BW[number, width - len(row) :] = 1
-    mask = torch.from_numpy(mask_BW).to(device)
+        ids_BP[number, width - len(row) :] = row
+        mask_BP[number, width - len(row) :] = 1
+    mask = torch.from_numpy(mask_BP).to(device)
     wanted = {
         "attention_mask": mask,
         "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
@@ -94,7 +94,7 @@ def last_logits(model: torch.nn.Module, rows: Sequence[TokenRow], keep: int) -> 
     }
     with torch.no_grad(), forward_pass(device):
         logits: torch.Tensor = model(
-            input_ids=torch.from_numpy(ids_BW).to(device),
+            input_ids=torch.from_numpy(ids_BP).to(device),
             **taken_arguments(model, wanted),
         ).logits
     return logits[:, -keep:]
@@ -162,14 +162,14 @@ def _together(
 
     try:
         widest = max(len(row) for row in rows)
-        logits_BKV = last_logits(model, rows, min(_COMPARED, widest)).double()
+        logits_BPV = last_logits(model, rows, min(_COMPARED, widest)).double()
     except torch.OutOfMemoryError:
         raise
     except TRIAL_FAILURES:
         return float("inf")
     return max(
-        logit_gap(truth_TV, found_KV[-len(truth_TV) :])
-        for truth_TV, found_KV in zip(alone, logits_BKV, strict=True)
+        logit_gap(truth_TV, found_PV[-len(truth_TV) :])
+        for truth_TV, found_PV in zip(alone, logits_BPV, strict=True)
     )
 
 

@@ -2,7 +2,7 @@
 
 Comparisons are made on the same nodes: two arms (a teacher with a method) differ in what they
 say of a node, not in which nodes they saw. Pages and exports read the stored directions here.
-Axes: _A arms, _N nodes, _C candidates, _Q questions, _K sums.
+Axes: _A arms, _N nodes, _C candidates, _Q questions, _Y sums.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class NodeScores:
         row = self.arms.index(arm)
         keep_N = self.there(arm) if inside_N is None else self.there(arm) & inside_N
         columns = (self.dot_AN[row], self.ideal_norm2_N, self.method_norm2_AN[row], self.weight_N)
-        columns_NK = pooling_columns(*(column[keep_N] for column in columns))
+        columns_NY = pooling_columns(*(column[keep_N] for column in columns))
         return np.stack(
             [
                 np.bincount(
                     self.question_N[keep_N], weights=column_N, minlength=len(self.questions)
                 )
-                for column_N in columns_NK.T
+                for column_N in columns_NY.T
             ],
             axis=1,
         )

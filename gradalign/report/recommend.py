@@ -113,9 +113,9 @@ def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:
     found = []
     for arm in scores.arms:
         there_N = scores.there(arm)
-        sums_QK = scores.sums(arm)
-        sums_QK = sums_QK[np.bincount(scores.question_N[there_N], minlength=len(sums_QK)) > 0]
-        estimate = cluster_bootstrap(sums_QK, pooled_of_sums, seed=seed, level=level)
+        sums_QY = scores.sums(arm)
+        sums_QY = sums_QY[np.bincount(scores.question_N[there_N], minlength=len(sums_QY)) > 0]
+        estimate = cluster_bootstrap(sums_QY, pooled_of_sums, seed=seed, level=level)
         found.append((arm, estimate, int(there_N.sum())))
     known = [item for item in found if item[1].known]
     unknown = [item for item in found if not item[1].known]
@@ -161,10 +161,10 @@ def _teachers(
         arms = [Arm(teacher, method) for method in shared]
         if not arms:
             continue
-        sums_QK = np.concatenate([scores.sums(arm) for arm in arms], axis=1)
+        sums_QY = np.concatenate([scores.sums(arm) for arm in arms], axis=1)
         seen_N = scores.there(*arms)
-        sums_QK = sums_QK[np.bincount(scores.question_N[seen_N], minlength=len(sums_QK)) > 0]
-        estimate = cluster_bootstrap(sums_QK, mean_pooled, seed=seed, level=level)
+        sums_QY = sums_QY[np.bincount(scores.question_N[seen_N], minlength=len(sums_QY)) > 0]
+        estimate = cluster_bootstrap(sums_QY, mean_pooled, seed=seed, level=level)
         places.append(TeacherPlace(teacher, role_of(arms[0]), estimate))
     places.sort(key=lambda place: -place.mean.value if place.mean.known else math.inf)
     names = [place.teacher for place in places]
@@ -212,11 +212,11 @@ def _parts(
         if not name.startswith(SPLITS):
             continue
         inside_N = inside_N & here_N
-        sums_QK = scores.sums(leader, inside_N)
-        sums_QK = sums_QK[np.bincount(scores.question_N[inside_N], minlength=len(sums_QK)) > 0]
-        if not len(sums_QK):
+        sums_QY = scores.sums(leader, inside_N)
+        sums_QY = sums_QY[np.bincount(scores.question_N[inside_N], minlength=len(sums_QY)) > 0]
+        if not len(sums_QY):
             continue
-        found = cluster_bootstrap(sums_QK, pooled_of_sums, seed=seed, level=level)
+        found = cluster_bootstrap(sums_QY, pooled_of_sums, seed=seed, level=level)
         parts.append(
             Part(
                 split=name,

@@ -1,6 +1,6 @@
 """Who is better than whom: paired differences on the same nodes, corrected for their number.
 
-Axes: _Q questions, _K sums, _M methods.
+Axes: _Q questions, _Y sums, _M methods.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def mean_pooled(sums: npt.ArrayLike) -> Floats:
 
     A method that has no value in a resample makes the mean undefined there.
     """
-    sums_K = np.asarray(sums, dtype=np.float64)
-    sums_MK = sums_K.reshape(*sums_K.shape[:-1], -1, POOLING)
-    return np.asarray(pooled_of_sums(sums_MK).mean(axis=-1))
+    sums_Y = np.asarray(sums, dtype=np.float64)
+    sums_MY = sums_Y.reshape(*sums_Y.shape[:-1], -1, POOLING)
+    return np.asarray(pooled_of_sums(sums_MY).mean(axis=-1))
 
 
 def compare_arms(

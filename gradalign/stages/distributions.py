@@ -114,9 +114,9 @@ def _position_rows(
     inclusion_L: npt.NDArray[np.float64],
 ) -> Rows:
     """Return a spine's positions; where a node is chosen, with `top`, the more top tokens."""
-    top_ids, top_logprobs = list(view.top_ids_LK), list(view.top_logprobs_LK)
-    for position, ids_K, logprobs_K in zip(chosen, *top, strict=True):
-        top_ids[position], top_logprobs[position] = ids_K, logprobs_K
+    top_ids, top_logprobs = list(view.top_ids_LW), list(view.top_logprobs_LW)
+    for position, ids_W, logprobs_W in zip(chosen, *top, strict=True):
+        top_ids[position], top_logprobs[position] = ids_W, logprobs_W
     rows = Rows(table)
     rows.add(
         len(spine.token_ids),
@@ -245,7 +245,7 @@ def _teacher_shard(
     ):
         spine, student = read[i], positions[read[i].spine_id]
         shared = overlap(
-            student.top_ids_LK, student.top_logprobs_LK, view.top_ids_LK, view.top_logprobs_LK
+            student.top_ids_LW, student.top_logprobs_LW, view.top_ids_LW, view.top_logprobs_LW
         )
         tokens[i] = Rows("tokens")
         tokens[i].add(

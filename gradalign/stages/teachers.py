@@ -56,15 +56,15 @@ class LocalReader:
             self._model, sequences, batch_tokens=self._run.config.batch_tokens
         ):
             student, ids = students[i], np.asarray(sequences[i].response_ids, dtype=np.int32)
-            view = position_view(log_probs_LV, ids, student.top_ids_LK.shape[1])
+            view = position_view(log_probs_LV, ids, student.top_ids_LW.shape[1])
             if not len(student.chosen):
                 yield i, (view, [], _nothing())
                 continue
-            own_ids_NK, _ = top_tokens(log_probs_LV, student.chosen, self._num_top)
+            own_ids_NW, _ = top_tokens(log_probs_LV, student.chosen, self._num_top)
             unions = [
                 np.unique(np.concatenate([top, own, ids[position : position + 1]]))
                 for position, top, own in zip(
-                    student.chosen, student.node_top_ids, own_ids_NK, strict=True
+                    student.chosen, student.node_top_ids, own_ids_NW, strict=True
                 )
             ]
             yield i, (view, unions, at_tokens(log_probs_LV, student.chosen, unions, temperatures))

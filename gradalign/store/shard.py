@@ -1,6 +1,6 @@
 """Reading back what earlier stages wrote, as objects and arrays.
 
-Axes: _L positions of a response, _N chosen nodes, _K top tokens.
+Axes: _L positions of a response, _N chosen nodes, _W top tokens.
 """
 
 from __future__ import annotations
@@ -145,11 +145,11 @@ def read_shard(folder: RunFolder, shard: str) -> Shard:
 
 @dataclass(frozen=True)
 class SpinePositions:
-    """The student along one spine. Axes: _L positions, _N chosen nodes, _K top tokens.
+    """The student along one spine. Axes: _L positions, _N chosen nodes, _W top tokens.
 
     Attributes:
         logprob_L, entropy_L: of the drawn token, and of the whole distribution (nats).
-        top_ids_LK, top_logprobs_LK: the k tokens that overlap is measured on.
+        top_ids_LW, top_logprobs_LW: the k tokens that overlap is measured on.
         chosen: positions of the nodes, rising, [N].
         inclusion_N: their inclusion probabilities.
         node_top_ids, node_top_logprobs: per node, the student's `support_size` top tokens.
@@ -157,8 +157,8 @@ class SpinePositions:
 
     logprob_L: npt.NDArray[np.float32]
     entropy_L: npt.NDArray[np.float32]
-    top_ids_LK: npt.NDArray[np.int32]
-    top_logprobs_LK: npt.NDArray[np.float32]
+    top_ids_LW: npt.NDArray[np.int32]
+    top_logprobs_LW: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.int64]
     inclusion_N: npt.NDArray[np.float64]
     node_top_ids: list[npt.NDArray[np.int32]]
@@ -187,8 +187,8 @@ def read_positions(
         spines[str(spine_ids[start])] = SpinePositions(
             logprob_L=logprob[start:end],
             entropy_L=entropy[start:end],
-            top_ids_LK=np.stack([row[:TOP_K] for row in ids]),
-            top_logprobs_LK=np.stack([row[:TOP_K] for row in logprobs]),
+            top_ids_LW=np.stack([row[:TOP_K] for row in ids]),
+            top_logprobs_LW=np.stack([row[:TOP_K] for row in logprobs]),
             chosen=chosen,
             inclusion_N=inclusion[start:end][chosen],
             node_top_ids=[ids[n] for n in chosen],

@@ -109,7 +109,7 @@ def test_entropy_and_top_tokens_of_a_pass():
             assert view.entropy_L[n] == pytest.approx(entropy, abs=1e-6)  # kept as float32
             assert view.logprob_L[n] == pytest.approx(log_p[n, drawn[n]], abs=1e-6)
             wanted = sorted(range(12), key=lambda t: -log_p[n, t])[:k]
-            assert view.top_ids_LK[n].tolist() == wanted
+            assert view.top_ids_LW[n].tolist() == wanted
 
 
 def test_overlap_shapes_must_agree():

@@ -99,10 +99,10 @@ def test_views_agree_with_the_dense_distribution(student):
     rows = np.arange(len(sequence.response_ids))
     np.testing.assert_allclose(view.logprob_L, dense[rows, sequence.response_ids], atol=1e-6)
     np.testing.assert_allclose(view.entropy_L, -(np.exp(dense) * dense).sum(1), atol=1e-5)
-    np.testing.assert_allclose(view.top_logprobs_LK, -np.sort(-dense, axis=1)[:, :16], atol=1e-6)
+    np.testing.assert_allclose(view.top_logprobs_LW, -np.sort(-dense, axis=1)[:, :16], atol=1e-6)
     np.testing.assert_array_equal(
-        np.take_along_axis(dense, view.top_ids_LK.astype(int), 1).astype(np.float32),
-        view.top_logprobs_LK,
+        np.take_along_axis(dense, view.top_ids_LW.astype(int), 1).astype(np.float32),
+        view.top_logprobs_LW,
     )
     positions = np.array([0, len(rows) - 1])
     ids, logprobs = top_tokens(log_probs, positions, 7)

@@ -108,8 +108,18 @@ def test_listings_import_from_public_packages_only(place):
 
 
 def test_the_readme_shows_the_page():
-    assert "](docs/images/page.png)" in (DOCS.parent / "README.md").read_text()
-    assert (DOCS / "images" / "page.png").read_bytes().startswith(b"\x89PNG")
+    text = (DOCS.parent / "README.md").read_text()
+    ((alt, path),) = re.findall(r"!\[([^\]]*)\]\(([^)]*page\.png)\)", text)
+    assert "page" in alt
+    assert "gradalign report" in alt
+    picture = (DOCS.parent / path).read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert picture[12:16] == b"IHDR"
+    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
+    assert 800 <= width <= 4000
+    assert 400 <= height <= 6000
+    assert picture.endswith(b"IEND\xaeB`\x82")
+    assert 20_000 < len(picture) < 1_000_000
 
 
 def test_every_diagnostic_is_explained():

@@ -91,7 +91,7 @@ def test_nodes_are_cut_exactly_and_other_positions_within_the_stated_mass(bias):
         assert reading.at.log_tail_N[n] == pytest.approx(tail, abs=1e-3)
     own_L = exact_LV[np.arange(len(RESPONSE)), RESPONSE]
     np.testing.assert_allclose(reading.view.logprob_L, own_L, atol=HIDDEN_MASS)
-    assert (reading.view.top_ids_LK < TOKENS).all()
+    assert (reading.view.top_ids_LW < TOKENS).all()
 
 
 def test_what_the_top_tokens_show_is_cut_at_every_position():
@@ -104,7 +104,7 @@ def test_what_the_top_tokens_show_is_cut_at_every_position():
     entropy_L = -(np.exp(exact_LV) * exact_LV).sum(axis=1)
     np.testing.assert_allclose(reading.view.entropy_L, entropy_L, atol=1e-4)
     np.testing.assert_array_equal(
-        reading.view.top_ids_LK, np.argsort(-exact_LV, axis=1)[:, :4].astype(np.int32)
+        reading.view.top_ids_LW, np.argsort(-exact_LV, axis=1)[:, :4].astype(np.int32)
     )
 
 

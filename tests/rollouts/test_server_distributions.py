@@ -71,7 +71,7 @@ def test_readings_are_the_models_own(sequences, exact, fill):
         log_q_LV = exact[i]
         truth = position_view(log_q_LV.float(), sequences[i].response_ids, 16)
         np.testing.assert_allclose(reading.view.logprob_L, truth.logprob_L, atol=1e-4)
-        np.testing.assert_allclose(reading.view.top_logprobs_LK, truth.top_logprobs_LK, atol=1e-4)
+        np.testing.assert_allclose(reading.view.top_logprobs_LW, truth.top_logprobs_LW, atol=1e-4)
         known = ~np.isnan(reading.view.entropy_L)
         num_known_entropies += int(known.sum())
         np.testing.assert_allclose(

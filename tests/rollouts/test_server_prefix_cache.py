@@ -83,7 +83,7 @@ def test_prompt_log_probabilities_are_not_those_of_the_prefix_cache():
     for i, reading in readings.items():
         view = position_view(exact[i].float(), forced[i].response_ids, 16)
         np.testing.assert_allclose(reading.view.logprob_L, view.logprob_L, atol=1e-4)
-        np.testing.assert_allclose(reading.view.top_logprobs_LK, view.top_logprobs_LK, atol=1e-4)
+        np.testing.assert_allclose(reading.view.top_logprobs_LW, view.top_logprobs_LW, atol=1e-4)
         for union, log_q, position in zip(
             reading.unions, reading.at.logprobs, asked[i].positions_N, strict=True
         ):

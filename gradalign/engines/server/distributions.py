@@ -5,7 +5,7 @@ prompt, and, where it knows `logprob_token_ids`, with those of any tokens after 
 student's tokens are asked for node by node. What a server does not tell is NaN here, never a
 guess.
 
-Axes: _L positions of a response, _K top tokens, _N chosen positions, _S support.
+Axes: _L positions of a response, _W top tokens, _N chosen positions, _S support.
 """
 
 from __future__ import annotations
@@ -205,8 +205,8 @@ def _view(
             [_entropy(row, top[-1][1], vocab) for row, top in zip(rows, tops, strict=True)],
             dtype=np.float32,
         ),
-        top_ids_LK=np.array([[t for t, _ in top[:num_view]] for top in tops], dtype=np.int32),
-        top_logprobs_LK=np.array([[p for _, p in top[:num_view]] for top in tops], np.float32),
+        top_ids_LW=np.array([[t for t, _ in top[:num_view]] for top in tops], dtype=np.int32),
+        top_logprobs_LW=np.array([[p for _, p in top[:num_view]] for top in tops], np.float32),
     )
 
 

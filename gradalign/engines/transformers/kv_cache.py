@@ -206,9 +206,9 @@ class SlicedStore:
     def step(self, token_B: Ints) -> torch.Tensor:
         """Append a token to every row; return the next token's logits, [B, V]."""
         first_B = self._columns - self._length_B
-        mask_BC = np.arange(self._columns + 1)[None, :] >= first_B[:, None]
+        mask_BP = np.arange(self._columns + 1)[None, :] >= first_B[:, None]
         logits_BV = self._call(
-            token_B[:, None], mask_BC.astype(np.int64), self._length_B[:, None], self._cache
+            token_B[:, None], mask_BP.astype(np.int64), self._length_B[:, None], self._cache
         )
         self._length_B = self._length_B + 1
         self._columns += 1
@@ -240,15 +240,15 @@ class SlicedStore:
     def _prefill(self, trunks: Sequence[Ids]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         length_R = np.array([len(trunk) for trunk in trunks])
         widest = int(length_R.max())
-        token_RC = np.zeros((len(trunks), widest), dtype=np.int64)
+        token_RP = np.zeros((len(trunks), widest), dtype=np.int64)
         for row, trunk in enumerate(trunks):
-            token_RC[row, : len(trunk)] = trunk
-        column_C = np.arange(widest)
-        mask_RC = (column_C[None, :] < length_R[:, None]).astype(np.int64)
-        position_RC = np.broadcast_to(column_C, token_RC.shape)
+            token_RP[row, : len(trunk)] = trunk
+        column_P = np.arange(widest)
+        mask_RP = (column_P[None, :] < length_R[:, None]).astype(np.int64)
+        position_RP = np.broadcast_to(column_P, token_RP.shape)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         # Right padding: a causal model's real tokens never see what follows them.
-        self._call(token_RC, mask_RC, position_RC, cache)
+        self._call(token_RP, mask_RP, position_RP, cache)
         self.prefilled_tokens += int(length_R.sum())
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         self._bytes_per_cell = sum(  # measured: the configuration does not always tell
@@ -280,12 +280,12 @@ class _Graft:
         self.layers = layers
         self.width = int(length_B.max())
         device = layers[0][0].device
-        column_BC = np.arange(self.width) - (self.width - length_B)[:, None]
-        self._column_BC = torch.from_numpy(np.maximum(column_BC, 0)).to(device)
+        column_BP = np.arange(self.width) - (self.width - length_B)[:, None]
+        self._column_BP = torch.from_numpy(np.maximum(column_BP, 0)).to(device)
         self._row_B = torch.from_numpy(row_B).to(device)
         self._trunk_B1 = torch.from_numpy(trunk_B[:, None]).to(device)
 
     def copy_into(self, buffer: torch.Tensor, number: int, part: int) -> None:
         """Write one layer's keys (part 0) or values (1) into the new rows, right-aligned."""
-        taken = self.layers[number][part][self._trunk_B1, :, self._column_BC].transpose(1, 2)
+        taken = self.layers[number][part][self._trunk_B1, :, self._column_BP].transpose(1, 2)
         buffer[self._row_B, :, buffer.shape[2] - self.width :] = taken

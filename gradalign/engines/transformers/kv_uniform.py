@@ -54,11 +54,11 @@ class UniformStore:
         if not self._length:
             return
         self._cache = DynamicCache(config=self._call.config)
-        column_C = np.arange(self._length)
-        token_RC = np.array(distinct, dtype=np.int64)
-        position_RC = np.broadcast_to(column_C, token_RC.shape)
-        self._call(token_RC, np.ones_like(token_RC), position_RC, self._cache)
-        self.prefilled_tokens += token_RC.size
+        column_P = np.arange(self._length)
+        token_RP = np.array(distinct, dtype=np.int64)
+        position_RP = np.broadcast_to(column_P, token_RP.shape)
+        self._call(token_RP, np.ones_like(token_RP), position_RP, self._cache)
+        self.prefilled_tokens += token_RP.size
         source_B = torch.tensor([place[prefix] for prefix in prefixes], device=self._call.device)
         self._cache.reorder_cache(source_B)
 
@@ -70,9 +70,9 @@ class UniformStore:
         """Append a token to every row; return the next token's logits, [B, V]."""
         if self._cache is None:
             self._cache = DynamicCache(config=self._call.config)
-        mask_BC = np.ones((self._rows, self._length + 1), dtype=np.int64)
+        mask_BP = np.ones((self._rows, self._length + 1), dtype=np.int64)
         position_B1 = np.full((self._rows, 1), self._length)
-        logits_BV = self._call(token_B[:, None], mask_BC, position_B1, self._cache)
+        logits_BV = self._call(token_B[:, None], mask_BP, position_B1, self._cache)
         self._length += 1
         return logits_BV
 

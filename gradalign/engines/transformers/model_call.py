@@ -39,7 +39,7 @@ class ModelCall:
     def __call__(
         self,
         token_BT: Ints,
-        mask_BC: Ints,
+        mask_BP: Ints,
         position_BT: Ints,
         cache: Any,
         *,
@@ -49,7 +49,7 @@ class ModelCall:
 
         Args:
             token_BT: the new tokens, [B, T].
-            mask_BC: 1 where a column (cached or new) holds a token, [B, C].
+            mask_BP: 1 where a column (cached or new) holds a token, [B, C].
             position_BT: position of each new token in its own sequence, [B, T].
             cache: a transformers cache, or None for none.
             keep: logits of this many last columns are returned.
@@ -59,7 +59,7 @@ class ModelCall:
         """
         inputs: dict[str, Any] = {
             "input_ids": self._tensor(token_BT),
-            "attention_mask": self._tensor(mask_BC),
+            "attention_mask": self._tensor(mask_BP),
             "use_cache": cache is not None,
         }
         if self._takes_positions:

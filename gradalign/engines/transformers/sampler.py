@@ -1,6 +1,6 @@
 """Token draws that depend on a request's seed and step alone, not on what else is in the batch.
 
-Axes: _B rows of the batch, _J jobs that draw, _K jobs of one row, _V vocabulary.
+Axes: _B rows of the batch, _J jobs that draw, _F forks of a row, _V vocabulary.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def draw(
     sorted_J = row_J[order_J]
     begin_J = np.searchsorted(sorted_J, sorted_J)
     column_J = np.arange(len(sorted_J)) - begin_J  # number of the job among those of its row
-    u_BK = torch.zeros(logits_BV.shape[0], int(column_J.max(initial=0)) + 1, dtype=torch.float64)
-    u_BK[sorted_J, column_J] = uniforms(seed_J[order_J], step_J[order_J])
-    u_BK = u_BK.to(logits_BV.device)
+    u_BF = torch.zeros(logits_BV.shape[0], int(column_J.max(initial=0)) + 1, dtype=torch.float64)
+    u_BF[sorted_J, column_J] = uniforms(seed_J[order_J], step_J[order_J])
+    u_BF = u_BF.to(logits_BV.device)
     rows_at_once = max(1, _DRAW_NUMBERS // logits_BV.shape[1])
     drawn = []
     for begin in range(0, logits_BV.shape[0], rows_at_once):
@@ -73,13 +73,13 @@ def draw(
         cdf_BV = torch.cumsum(probabilities(logits_BV[some], sampling), dim=1)
         total_B1 = cdf_BV[:, -1:]
         # u * total may round up to the total itself, which would be past the last token.
-        target_BK = torch.minimum(
-            u_BK[some] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1))
+        target_BF = torch.minimum(
+            u_BF[some] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1))
         )
         # The first token whose cumulative mass exceeds the target: never one of mass 0.
-        token_BK = torch.searchsorted(cdf_BV, target_BK, right=True)
+        token_BF = torch.searchsorted(cdf_BV, target_BF, right=True)
         # A row with NaN or no finite logit has no token: marked, so that one transfer suffices.
-        drawn.append(torch.where(torch.isfinite(total_B1), token_BK, -1))
+        drawn.append(torch.where(torch.isfinite(total_B1), token_BF, -1))
     token_J = np.empty(len(row_J), dtype=np.int64)
     token_J[order_J] = torch.cat(drawn).cpu().numpy()[sorted_J, column_J]
     if (token_J < 0).any():
