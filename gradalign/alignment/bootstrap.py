@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats takes seconds to import
 
-from gradalign.alignment.estimate import Difference, Estimate
 from gradalign.alignment.scores import pooled_limit, pooled_of_sums
+from gradalign.estimates import Difference, Estimate
 from gradalign.rounding import difference as settled_difference
 
 Floats = npt.NDArray[np.float64]

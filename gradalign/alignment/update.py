@@ -34,7 +34,7 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr, stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.alignment.bootstrap import quantile_ends
-from gradalign.alignment.estimate import Arm, Estimate
+from gradalign.estimates import Arm, Estimate
 from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]
