@@ -38,11 +38,13 @@ def _demo(
     display: DisplayOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    from gradalign.pipeline import score_config
-    from gradalign.progress import make_reporter
+    from gradalign.progress import reporting
 
     config = build_config(
         {**SETTINGS, "output_dir": output_dir, "engine": engine, "limit": limit, "seed": seed}, None
     )
-    report = score_config(config, reporter=make_reporter(display))
+    with reporting(display) as reporter:
+        from gradalign.pipeline import score_config
+
+        report = score_config(config, reporter=reporter)
     print_report(report, json_output=json_output)

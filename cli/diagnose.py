@@ -57,10 +57,12 @@ def _diagnose(
     display: DisplayOption = "auto",
     json_output: Annotated[bool, json_flag("the diagnostics' summary")] = False,
 ) -> None:
-    from gradalign.pipeline import diagnose_run
-    from gradalign.progress import make_reporter
+    from gradalign.progress import reporting
 
-    report = diagnose_run(run, only or (), reporter=make_reporter(display))
+    with reporting(display) as reporter:
+        from gradalign.pipeline import diagnose_run
+
+        report = diagnose_run(run, only or (), reporter=reporter)
     summary = report.table("diagnostics_summary")
     if only and "all" not in only:
         summary = summary[summary["mechanism"].astype(str).isin(only)]

@@ -73,9 +73,10 @@ def check_ahead(conditions: Sequence[str], junit_file: str | None, config: Score
     Raises:
         UsageError: one of them, or a file for conditions that are not given.
     """
-    from gradalign.report.gate import check_ahead as conditions_ahead
+    if conditions:
+        from gradalign.report.gate import check_ahead as conditions_ahead
 
-    conditions_ahead(conditions, config)
+        conditions_ahead(conditions, config)
     if junit_file is None:
         return
     if not conditions:

@@ -13,6 +13,7 @@ from typing import TextIO
 import typer
 
 from gradalign.errors import GradalignError
+from gradalign.progress import quiet_processes
 
 from . import (
     catalogue,
@@ -73,7 +74,7 @@ _KEPT = "interrupted; finished shards are kept, run the same command to go on."
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_processes():
         warnings.showwarning = _warn
         sys.exit(_status(arguments))
 

@@ -35,14 +35,16 @@ def _rescore(
     display: DisplayOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    from gradalign.progress import make_reporter
-    from gradalign.rescoring import rescore_run
+    from gradalign.progress import reporting
 
-    report = rescore_run(
-        run,
-        methods=method or [],
-        teachers=teacher or [],
-        alignment=alignment,
-        reporter=make_reporter(display),
-    )
+    with reporting(display) as reporter:
+        from gradalign.rescoring import rescore_run
+
+        report = rescore_run(
+            run,
+            methods=method or [],
+            teachers=teacher or [],
+            alignment=alignment,
+            reporter=reporter,
+        )
     print_report(report, json_output=json_output)

@@ -57,19 +57,23 @@ def _score(
     json_output: JsonOption = False,
     **settings: Any,
 ) -> None:
-    from gradalign.pipeline import score_config
-    from gradalign.progress import make_reporter
+    from gradalign.progress import reporting
 
     conditions = fail_under or []
     merged = build_config(settings, config)
-    check_ahead(conditions, junit, merged)  # a typing error should not cost a run
+    if print_prompts is not None or dry_run:
+        check_ahead(conditions, junit, merged)
     if print_prompts is not None:
         print_previews(merged, print_prompts, json_output=json_output)
         return
     if dry_run:
         show_plan(merged, probe=probe, display=display, json_output=json_output, resume=resume)
         return
-    report = score_config(merged, resume=resume, reporter=make_reporter(display), with_probe=probe)
+    with reporting(display) as reporter:
+        check_ahead(conditions, junit, merged)  # a typing error should not cost a run
+        from gradalign.pipeline import score_config
+
+        report = score_config(merged, resume=resume, reporter=reporter, with_probe=probe)
     print_report(report, json_output=json_output)
     if conditions:
         outcomes = try_conditions(report, conditions, junit)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradalign.config import ScoreConfig
-from gradalign.progress import Display, make_reporter
+from gradalign.progress import Display, reporting
 from gradalign.report.report import Report
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def score(
     output_dir: str,
     methods: Sequence[str] | None = None,
     resume: bool = True,
-    display: Display = "none",
+    display: Display = "auto",
     **options: Any,
 ) -> Report:
     """Score teachers and methods against the ideal gradient.
@@ -38,7 +38,8 @@ def score(
         output_dir: folder or fsspec URL; a run of the same settings in it is taken up.
         methods: method specs; the default set if None.
         resume: False starts over.
-        display: progress on stderr: auto, rich, plain or none.
+        display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
+            30 seconds; rich: bars; plain: lines; none: nothing.
         options: any other field of `ScoreConfig`, such as `num_rollouts` or `limit`.
 
     Returns:
@@ -49,9 +50,10 @@ def score(
         GradalignError: what went wrong and what to do; finished shards are kept.
     """
     config = _config(student, teachers, task, output_dir, methods, options)
-    from gradalign.pipeline import score_config
+    with reporting(display, changes=False) as reporter:
+        from gradalign.pipeline import score_config
 
-    return score_config(config, resume=resume, reporter=make_reporter(display))
+        return score_config(config, resume=resume, reporter=reporter)
 
 
 def plan(
@@ -62,7 +64,7 @@ def plan(
     output_dir: str | None = None,
     methods: Sequence[str] | None = None,
     probe: bool = False,
-    display: Display = "none",
+    display: Display = "auto",
     **options: Any,
 ) -> Plan:
     """Make all checks of `score` and work out what the run will cost; nothing is written.
@@ -75,7 +77,7 @@ def plan(
         methods: method specs; the default set if None.
         probe: open the models, sample a few questions and measure. Without, lengths and numbers
             of candidates are upper bounds, and time rests on a share of the device's speed.
-        display: progress of the probe on stderr: auto, rich, plain or none.
+        display: progress of the checks and the probe; as for `score`.
         options: any other field of `ScoreConfig`, such as `num_rollouts` or `limit`.
 
     Returns:
@@ -85,23 +87,25 @@ def plan(
         GradalignError: what the run itself would fail with before its models run.
     """
     config = _config(student, teachers, task, output_dir or "gradalign-run", methods, options)
-    from gradalign.pipeline import plan_config
+    with reporting(display, changes=False) as reporter:
+        from gradalign.pipeline import plan_config
 
-    return plan_config(
-        config,
-        reporter=make_reporter(display),
-        with_probe=probe,
-        check_folder=output_dir is not None,
-    )
+        return plan_config(
+            config,
+            reporter=reporter,
+            with_probe=probe,
+            check_folder=output_dir is not None,
+        )
 
 
-def diagnose(run: Place, names: Sequence[str] = (), *, display: Display = "none") -> Report:
+def diagnose(run: Place, names: Sequence[str] = (), *, display: Display = "auto") -> Report:
     """Compute diagnostics that a finished run lacks, from what it holds.
 
     Args:
         run: its folder or fsspec URL, or its report.
         names: which; all of them if none are given, also the one that samples.
-        display: progress on stderr: auto, rich, plain or none.
+        display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
+            30 seconds; rich: bars; plain: lines; none: nothing.
 
     Returns:
         The report, opened anew; `diagnostics_summary` has the result.
@@ -110,9 +114,10 @@ def diagnose(run: Place, names: Sequence[str] = (), *, display: Display = "none"
         UsageError: an unknown name.
         RunError: no run is there, or one that is not finished.
     """
-    from gradalign.pipeline import diagnose_run
+    with reporting(display, changes=False) as reporter:
+        from gradalign.pipeline import diagnose_run
 
-    return diagnose_run(_path(run), _several(names), reporter=make_reporter(display))
+        return diagnose_run(_path(run), _several(names), reporter=reporter)
 
 
 def rescore(
@@ -121,7 +126,7 @@ def rescore(
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
     alignment: Literal["pooled", "update"] | None = None,
-    display: Display = "none",
+    display: Display = "auto",
 ) -> Report:
     """Add methods and teachers to a finished run, from its stored rollouts.
 
@@ -133,7 +138,8 @@ def rescore(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `update` to add update-level alignment; the run's own setting by default.
-        display: progress on stderr: auto, rich, plain or none.
+        display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
+            30 seconds; rich: bars; plain: lines; none: nothing.
 
     Returns:
         The report of the run as it is now, opened anew.
@@ -142,15 +148,16 @@ def rescore(
         UsageError: nothing new is asked for, or a name is unknown.
         RunError: no run is there, or one that is not finished.
     """
-    from gradalign.rescoring import rescore_run
+    with reporting(display, changes=False) as reporter:
+        from gradalign.rescoring import rescore_run
 
-    return rescore_run(
-        _path(run),
-        methods=_several(methods),
-        teachers=_several(teachers),
-        alignment=alignment,
-        reporter=make_reporter(display),
-    )
+        return rescore_run(
+            _path(run),
+            methods=_several(methods),
+            teachers=_several(teachers),
+            alignment=alignment,
+            reporter=reporter,
+        )
 
 
 def compare(first: Place, second: Place, *, level: float = 0.95) -> list[ArmDifference]:

@@ -11,7 +11,7 @@ from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.errors import RunError, UsageError
 from gradalign.executors import open_executor
 from gradalign.order import analysis_stages, stages
-from gradalign.planning import Plan, make_plan, record_actual, record_plan
+from gradalign.planning import Plan, expected, make_plan, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.report.report import Report
@@ -19,13 +19,15 @@ from gradalign.report.summary_notes import sampling_warning
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.ends import end_figures, outside_figures
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
-from gradalign.stages.preparation.identity import check_identity
+from gradalign.stages.preparation.identity import check_identity, model_names
 from gradalign.stages.preparation.preflight import check
 from gradalign.stages.preparation.start import check_only, prepare
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.lock import sole_writer
 from gradalign.store.manifest import RunLog
+
+CHECKING = "opening tokenizers, checking questions, prompts and models"
 
 
 def score_config(
@@ -59,13 +61,17 @@ def run_held(
 ) -> Report:
     """Do what `score_config` does in a folder whose lock the caller holds."""
     reporter = reporter or SilentReporter()
+    reporter.activity(CHECKING)
     run, log = prepare(config, resume=resume, remark=reporter.remark)
+    reporter.activity("planning")
     record_plan(run, log, reporter, with_probe=with_probe)
     for warning in [*run.resolved.warnings, *sampling_warning(config.model_dump())]:
         reporter.remark(warning)
+    reporter.expect(expected(run, log.data["plan"].get("stages")), model_names(config))
     with open_executor(config) as executor:
         for stage in stages(run):
             executor.run_stage(stage, run, log, reporter)
+    reporter.activity("summary: intervals over questions")
     summarise(run, log)
     log.data["noise_floor"] = noise_floor(run)
     log.data["ends"] = end_figures(run)
@@ -97,9 +103,14 @@ def plan_config(
     Raises:
         GradalignError: as the run itself would before its models run.
     """
+    reporter = reporter or SilentReporter()
+    reporter.activity(CHECKING)
     checked = check_only(config, resume=resume) if check_folder else check(config)
     calibration = probe(config, checked.resolved, reporter) if with_probe else None
-    return make_plan(config, checked.resolved, workload_of(checked), calibration)
+    folder, record = RunFolder(config.output_dir), None
+    if check_folder and resume and folder.exists("run.json"):
+        record = RunLog.load(folder).data
+    return make_plan(config, checked.resolved, workload_of(checked), calibration, record=record)
 
 
 def diagnose_run(
@@ -141,6 +152,7 @@ def _diagnose_held(
     config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": list(asked)})
     check_identity(config, log)
     run = Run(config, Resolved(**log.resolved))
+    reporter.expect({}, model_names(config))
     with open_executor(config) as executor:
         for stage in analysis_stages(run, wanted):
             executor.run_stage(stage, run, log, reporter)

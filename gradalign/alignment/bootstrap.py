@@ -13,8 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
-from scipy.stats import t as t_dist
+from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.alignment.scores import pooled_limit, pooled_of_sums
 from gradalign.estimates import Difference, Estimate
@@ -222,15 +221,15 @@ class _Shape:
         below = min(max(0.5, below), below + unknown)
         # One more resample on each side: B resamples cannot tell a p-value from 0.
         share = (below * len(self.values_Z) + 1.0) / (len(self.values_Z) + 2.0)
-        reach = abs(float(norm.ppf(share))) * np.sqrt((count - 1) / count)
-        return float(2.0 * t_dist.sf(reach, count - 1))
+        reach = abs(float(ndtri(share))) * np.sqrt((count - 1) / count)
+        return float(2.0 * stdtr(count - 1, -reach))
 
 
 @lru_cache(maxsize=1024)  # a run has hundreds of intervals over as many questions
 def _percentiles(level: float, count: int) -> tuple[float, float]:
     """Return the shares of resamples below the two ends of an interval over `count` questions."""
-    reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
-    low, high = norm.cdf([-reach, reach])
+    reach = np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1.0 + level) / 2)
+    low, high = ndtr([-reach, reach])
     return float(low), float(high)
 
 

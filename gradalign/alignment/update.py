@@ -31,8 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from scipy.stats import norm
-from scipy.stats import t as t_dist
+from scipy.special import ndtr, stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.alignment.bootstrap import quantile_ends
 from gradalign.estimates import Arm, Estimate
@@ -237,8 +236,8 @@ def update_alignment(
     values_Z = grams.estimate(weight_ZQ)
     finite_Z = values_Z[np.isfinite(values_Z)]
     stretch = np.sqrt(count / (count - 1))
-    reach = stretch * t_dist.ppf((1.0 + level) / 2, count - 1)
-    low, high = quantile_ends(values_Z, *norm.cdf([-reach, reach]))
+    reach = stretch * stdtrit(count - 1, (1.0 + level) / 2)
+    low, high = quantile_ends(values_Z, *ndtr([-reach, reach]))
     se = float(finite_Z.std() * stretch) if len(finite_Z) else np.nan
     return Estimate(estimate, float(low), float(high), se)
 

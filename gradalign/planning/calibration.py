@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gradalign.config import ScoreConfig
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Resolved
+from gradalign.stages.branch.target import CAP
 
 FORCED_SHARE = 0.3
 SAMPLING_SHARE = 0.1
@@ -89,7 +90,8 @@ def assumed(config: ScoreConfig, resolved: Resolved, memory: Memory) -> Calibrat
 def allowed_continuations(config: ScoreConfig, open_branches: float) -> float:
     """Return how many continuations a question with so many branches may get."""
     if config.budget is None:
-        return open_branches * config.continuations
+        rounds = CAP if config.target_se is not None else 1
+        return open_branches * config.continuations * rounds
     return max(float(config.budget), 2.0 * open_branches)  # every branch gets two
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from gradalign.order import stages
 from gradalign.planning.calibration import Calibration, assumed
 from gradalign.planning.disk import disk_bytes
 from gradalign.planning.figures import Figures, Times
+from gradalign.planning.likely import Basis, Likely, around, likely_disk, probed, seen, typical
 from gradalign.planning.memory import Memory, plan_memory
+from gradalign.planning.times import stage_seconds, times_by_kind
 from gradalign.stages import prefix
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.workload import Workload
@@ -28,6 +31,8 @@ class Plan:
         memory: what the models need and what is there.
         workers: how many share the work.
         assumptions: in words.
+        likely: what it will likely come to, where the figures above are bounds.
+        stages: likely seconds of every stage by name, in order; None where speeds are not known.
     """
 
     measured: bool
@@ -36,6 +41,8 @@ class Plan:
     memory: Memory
     workers: int
     assumptions: tuple[str, ...]
+    likely: Likely
+    stages: Mapping[str, float] | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, as in run.json under `plan`."""
@@ -47,6 +54,8 @@ def make_plan(
     resolved: Resolved,
     workload: Workload,
     calibration: Calibration | None = None,
+    *,
+    record: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Multiply up what a run of these settings comes to.
 
@@ -55,22 +64,43 @@ def make_plan(
         resolved: what preparation made of them.
         workload: what preparation counted.
         calibration: from a probe; None to assume.
+        record: run.json of a run of these settings in the output folder, if one is there.
     """
     memory = plan_memory(config, resolved)
     per = calibration or assumed(config, resolved, memory)
     run = Run(config, resolved)
-    figures = _figures(run, workload, per)
     workers = config.num_workers if config.executor == "ray" else 1
     remarks = (*resolved.warnings, *per.assumptions)
     if config.executor == "ray":
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
+
+    def stages(counts: Figures, rates: Calibration) -> dict[str, float] | None:
+        return stage_seconds(run, workload, counts, rates, memory, workers)
+
+    figures = _figures(run, workload, per)
+    likely_per = probed(config, per) if per.measured else typical(config, resolved, per)
+    basis: Basis = "probe" if per.measured else "typical"
+    if record is not None and record.get("stages"):
+        likely_per, basis = seen(run, workload.num_questions, record["stages"], likely_per), "begun"
+    likely = _figures(run, workload, likely_per)
+    likely = replace(likely, disk_bytes=likely_disk(run, likely.disk_bytes, likely.questions))
+    planned = stages(likely, likely_per)
+    seconds = times_by_kind(run, planned)
+    if record is not None and "actual" in record:
+        basis = "run"
+        likely, seconds = (
+            Figures(**record["actual"]["figures"]),
+            Times(**record["actual"]["seconds"]),
+        )
     return Plan(
         measured=per.measured,
         figures=figures,
-        seconds=_times(run, workload, figures, per, workers),
+        seconds=times_by_kind(run, stages(figures, per)),
         memory=memory,
         workers=workers,
         assumptions=remarks,
+        likely=around(likely, seconds, basis, figures),
+        stages=planned,
     )
 
 
@@ -124,32 +154,3 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
             prefix_tokens=round(prefix.num_tokens(spine_tokens, len(run.teachers))),
         )
     return replace(figures, disk_bytes=round(disk_bytes(run, figures)))
-
-
-def _times(run: Run, workload: Workload, figures: Figures, per: Calibration, workers: int) -> Times:
-    config = run.config
-    if per.sampled_per_second is None or not per.forced_per_second:
-        return Times(None, None, None, None, None, None)
-    speed = per.forced_per_second
-    own = figures.spine_prompt_tokens + figures.spine_tokens
-    distribute = student_reads(run) * own / speed[config.student]
-    once = figures.scored_tokens / max(scored_by(run), 1)
-    score = once / speed[config.student]
-    for teacher in run.teachers:
-        model = run.model_of(teacher)
-        prompts = workload.teacher_prompt_tokens[teacher.label] * config.num_rollouts
-        distribute += (prompts + figures.spine_tokens) / speed[model]
-        score += once / speed[model]
-    sample = figures.spine_tokens / per.sampled_per_second
-    branch = figures.continuation_tokens / per.sampled_per_second
-    other = figures.prefix_tokens / per.sampled_per_second  # as if teachers were as quick
-    # Workers open every model by themselves, all at the same time.
-    total = (sample + distribute + branch + score + other) / workers + per.open_seconds
-    return Times(
-        sample=round(sample / workers, 1),
-        distribute=round(distribute / workers, 1),
-        branch=round(branch / workers, 1),
-        score=round(score / workers, 1),
-        other=round(other / workers + per.open_seconds, 1),
-        total=round(total, 1),
-    )

@@ -60,7 +60,7 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
         run = Run(small, resolved)
         shard = prepared.shards()[0]
         timed = {stage: _timed(stage, run, shard, reporter) for stage in _stages(run)}
-        reporter.remark(f"probe: {ROLLOUTS} targeted rollouts")
+        reporter.activity(f"probe: {ROLLOUTS} targeted rollouts")
         start = time.monotonic()
         with open_student(run) as tools:
             opened = time.monotonic() - start
@@ -103,7 +103,7 @@ def _stages(run: Run) -> list[Stage]:
 
 
 def _timed(stage: Stage, run: Run, shard: str, reporter: Reporter) -> _Timed:
-    reporter.remark(f"probe: {stage.name}")
+    reporter.activity(f"probe: {stage.name}")
     start = time.monotonic()
     with stage.session(run) as work:
         opened = time.monotonic()
