@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .help import add_command
+from .options import RunArgument
 from .output import Column, json_flag, make_table, print_json, wide_console
 
 if TYPE_CHECKING:
@@ -20,11 +22,20 @@ surely the best, it says so, and what it would take to know.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("recommend", help=HELP)(_recommend)
+    add_command(
+        app,
+        "recommend",
+        _recommend,
+        HELP,
+        examples=(
+            "gradalign recommend gradalign-demo",
+            "gradalign recommend gradalign-demo --json",
+        ),
+    )
 
 
 def _recommend(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence.")] = 0.95,
     json_output: Annotated[bool, json_flag("everything")] = False,
 ) -> None:

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .completion import complete_method_of_run, complete_teacher_of_run
+from .help import add_command
+from .options import RunArgument
+
 HELP = """Show a question's responses with every measured token coloured by alignment.
 
 Without --question the run's questions are listed. --position adds what was tried there.
@@ -15,20 +19,38 @@ Without --question the run's questions are listed. --position adds what was trie
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("show", help=HELP)(_show)
+    add_command(
+        app,
+        "show",
+        _show,
+        HELP,
+        examples=(
+            "gradalign show gradalign-demo",
+            "gradalign show gradalign-demo --question 65+68 --position 2",
+        ),
+    )
 
 
 def _show(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     question: Annotated[str | None, typer.Option(help="Id of a question.")] = None,
     spine: Annotated[int | None, typer.Option(help="Only this response, 0 the first.")] = None,
     position: Annotated[
         int | None, typer.Option(help="Also list the candidates at this position.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Whose alignment is shown; default: the best.")
+        str | None,
+        typer.Option(
+            help="Whose alignment is shown; default: the best.",
+            autocompletion=complete_teacher_of_run,
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Of which method; default: the best.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Of which method; default: the best.", autocompletion=complete_method_of_run
+        ),
+    ] = None,
 ) -> None:
     from rich.console import Console
 
