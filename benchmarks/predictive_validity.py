@@ -244,7 +244,7 @@ def _mean_of(gains: list[float]) -> dict[str, float | None]:
 def _correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
     values = {name: [row.get(name, np.nan) for row in rows] for name in PREDICTORS}
     found = correlate_all(values, [row["gains"] for row in rows])
-    return {name: asdict(value) for name, value in found.items()}
+    return {name: value.to_dict("rho") for name, value in found.items()}
 
 
 def _differences(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -255,7 +255,10 @@ def _differences(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return [row.get(name, np.nan) for row in rows]
 
     return {
-        name: {other: asdict(difference(values(name), values(other), gains)) for other in CHEAP}
+        name: {
+            other: difference(values(name), values(other), gains).to_dict("difference")
+            for other in CHEAP
+        }
         for name in TOOL
     }
 

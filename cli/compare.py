@@ -61,8 +61,8 @@ def _compare(
             item.method,
             number(item.first),
             number(item.second),
-            interval(item.difference, item.low, item.high),
-            p_value(item.adjusted_p, "-"),
+            interval(*item.difference.span),
+            p_value(item.difference.adjusted_p, "-"),
             {"nodes": f"{item.num_first:,} nodes", "questions": "questions", "none": "nothing"}[
                 item.pairing
             ],

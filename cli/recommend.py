@@ -50,7 +50,7 @@ def _recommend(
 
 def _place(item: Ranked) -> str:
     """Return what stands beside an arm that is compared with none: the best one, or none."""
-    return "best candidate" if item.pooled == item.pooled else "-"
+    return "best candidate" if item.pooled.known else "-"
 
 
 def _print(result: Recommendation) -> None:
@@ -62,8 +62,8 @@ def _print(result: Recommendation) -> None:
             item.teacher or "(none)",
             item.method,
             item.role,
-            interval(item.pooled, item.low, item.high),
-            _place(item) if pair is None else number(pair.difference),
+            interval(*item.pooled.span),
+            _place(item) if pair is None else number(pair.value),
             "" if pair is None else p_value(pair.adjusted_p),
         )
         for item in result.ranking
@@ -89,7 +89,7 @@ def _print(result: Recommendation) -> None:
             (
                 pair.first,
                 pair.second,
-                interval(pair.difference, pair.low, pair.high),
+                interval(*pair.span),
                 f"{pair.adjusted_p:.2g}",
             )
             for pair in result.teacher_pairs

@@ -12,7 +12,7 @@ from gradalign.report.report import Report
 
 if TYPE_CHECKING:
     from gradalign.planning import Plan
-    from gradalign.report.compare import Difference
+    from gradalign.report.compare import ArmDifference
 
 Place = str | os.PathLike[str] | Report
 """A run: its folder or fsspec URL, or an opened report."""
@@ -153,7 +153,7 @@ def rescore(
     )
 
 
-def compare(first: Place, second: Place, *, level: float = 0.95) -> list[Difference]:
+def compare(first: Place, second: Place, *, level: float = 0.95) -> list[ArmDifference]:
     """Compare every teacher and method that two runs share; second minus first.
 
     Paired on the same positions of the same responses where the runs share them, else on the

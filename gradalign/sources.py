@@ -7,8 +7,9 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.machinery import ModuleSpec
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 _LIBRARIES = tuple(
@@ -64,11 +65,23 @@ def plugin_fingerprint(group: str, name: str) -> str | None:
     Returns:
         A hash, None if no plugin has that name.
     """
-    for point in entry_points(group=group, name=name):
+    for point in _entry_points(group, _installed_now()).select(name=name):
         version = f"{point.dist.name} {point.dist.version}" if point.dist else ""
         source = source_fingerprint(point.module) or ""
         return "sha256:" + hashlib.sha256(f"{version}\n{source}".encode()).hexdigest()
     return None
+
+
+@lru_cache(maxsize=16)
+def _entry_points(group: str, installed: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return a group's plugins; to find them, a file of each installed distribution is read."""
+    return entry_points(group=group)
+
+
+def _installed_now() -> tuple[tuple[str, int], ...]:
+    """Return what changes when something is installed: the path, and times of its folders."""
+    folders = [Path(entry or ".") for entry in sys.path]
+    return tuple((str(path), path.stat().st_mtime_ns if path.exists() else 0) for path in folders)
 
 
 def _with_parents(name: str) -> Iterator[str]:

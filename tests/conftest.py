@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,26 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from runs import SMALL, FinishedRuns
+from runs import INFORMED, SMALL, FinishedRuns
 
 from gradalign.report.report import Report
 from tests.rollouts.servers import FARM
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests of a file for one worker, and begin with the groups that take longest."""
+    group_of, slow = {}, Counter[str]()
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        group = str(mark.args[0]) if mark else item.nodeid.partition("::")[0]
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        group_of[item] = group
+        slow[group] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: -slow[group_of[item]])
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +49,12 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished
 def small_run(finished_runs: FinishedRuns) -> Report:
     """One finished small run; do not change it."""
     return finished_runs.get(**SMALL)
+
+
+@pytest.fixture(scope="session")
+def informed_run(finished_runs: FinishedRuns) -> Report:
+    """One finished run with every diagnostic that needs no sampling; do not change it."""
+    return finished_runs.get(**INFORMED)
 
 
 @pytest.fixture

@@ -31,6 +31,47 @@ SMALL: dict[str, Any] = {
 }
 """Settings of a run that takes a few seconds."""
 
+TINY: dict[str, Any] = {
+    "student": "demo:student",
+    "teachers": ["demo:strong"],
+    "task": "demo:addition",
+    "methods": ["gkd"],
+    "limit": 1,
+    "num_rollouts": 1,
+    "nodes": 2,
+    "continuations": 2,
+    "bootstrap_resamples": 100,
+    "diagnose": ["none"],
+    "engine": "transformers",
+}
+"""Settings of the shortest run that does every stage but the diagnoses."""
+
+PROVOKED: dict[str, Any] = {
+    "student": "demo:student",
+    "task": "demo:addition",
+    "engine": "transformers",
+    "bootstrap_resamples": 500,
+}
+"""What runs have in common in which the diagnostics see each mechanism."""
+
+INFORMED: dict[str, Any] = {
+    **PROVOKED,
+    "teachers": [
+        "demo:strong",
+        "self+answer",
+        "self+wrong-answer",
+        "demo:student+answer",
+        "demo:student+solution",
+    ],
+    "methods": ["opd", "minillm"],
+    "limit": 8,
+    "num_rollouts": 2,
+    "nodes": 6,
+    "continuations": 6,
+    "shard_size": 4,
+}
+"""One checkpoint in contexts that agree and that contradict each other, under two names."""
+
 
 class FinishedRuns:
     """Finished runs by their settings: each is made once in a test session, by any worker.

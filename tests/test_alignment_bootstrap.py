@@ -61,11 +61,11 @@ def test_a_real_difference_is_found():
     better = base.copy()
     better[:, 0] += 0.3 * np.sqrt(np.maximum(base[:, 1], 0) * base[:, 2])
     result = compare(better, base, pooled_of_sums, seed=0)
-    assert result.difference == pytest.approx(0.3, abs=0.1)
+    assert result.value == pytest.approx(0.3, abs=0.1)
     assert result.low > 0.1
     assert result.p_value < 1e-3
     swapped = compare(base, better, pooled_of_sums, seed=0)
-    assert swapped.difference == pytest.approx(-result.difference)
+    assert swapped.value == pytest.approx(-result.value)
 
 
 def test_same_seed_same_interval_and_other_seed_another():
@@ -79,13 +79,13 @@ def test_same_seed_same_interval_and_other_seed_another():
 
 def test_too_little_to_say_is_not_a_number():
     one = cluster_bootstrap([[1.0, 2.0, 3.0]], pooled_of_sums, seed=0)
-    assert one.estimate == pytest.approx(1 / np.sqrt(6))
+    assert one.value == pytest.approx(1 / np.sqrt(6))
     assert np.isnan(one.low)
     # Every third resample has no positive norm: the ends are not known.
     poor = cluster_bootstrap([[0.1, 1.0, 1.0], [0.0, -0.9, 1.0]], pooled_of_sums, seed=0)
     assert np.isnan([poor.low, poor.high]).all()
     flat = cluster_bootstrap(np.zeros((5, 3)), pooled_of_sums, seed=0)
-    assert np.isnan([flat.estimate, flat.low]).all()
+    assert np.isnan([flat.value, flat.low]).all()
 
 
 def test_ten_thousand_resamples_of_two_thousand_questions_take_less_than_a_second():

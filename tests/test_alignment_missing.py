@@ -35,7 +35,7 @@ def test_a_few_resamples_without_a_value_leave_the_ends_that_are_known():
         # All of them lie far above: nothing is known of the high end, and the low one stands.
         assert np.isfinite(found.low), (seed, share)
         assert np.isnan(found.high)
-        assert found.low < found.estimate
+        assert found.low < found.value
         seen += 1
     assert seen >= 3
 
@@ -80,7 +80,7 @@ def test_ends_are_not_narrower_than_without_the_missing_ones():
 def test_one_question_that_carries_everything_gives_no_interval():
     sums = pooling_columns([0.4, 0.01, 0.02, 0.0], [1.0, -0.1, 0.05, -0.2], np.ones(4))
     found = cluster_bootstrap(sums, pooled_of_sums, seed=0, num_resamples=500)
-    assert np.isfinite(found.estimate)
+    assert np.isfinite(found.value)
     assert np.isnan([found.low, found.high, found.se]).all()
 
 

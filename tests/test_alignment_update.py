@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gradalign.alignment import Arm
 from gradalign.alignment.update import (
     IDEAL,
     GramSums,
@@ -16,7 +17,7 @@ from gradalign.alignment.update import (
 VOCABULARY, UNITS, QUESTIONS = 11, 4, 5
 
 
-METHOD = ("teacher", "method")
+METHOD = Arm("teacher", "method")
 
 
 def updates(rng, nodes):
@@ -145,17 +146,17 @@ def test_a_direction_agrees_with_itself_and_random_ones_cancel():
         given = Updates(token, hidden, question, {IDEAL: steady, METHOD: method})
         return update_alignment(grams_of(given, questions=60), seed=0)
 
-    assert found(steady).estimate == pytest.approx(1.0, abs=0.01)
-    assert found(-steady).estimate == pytest.approx(-1.0, abs=0.01)
+    assert found(steady).value == pytest.approx(1.0, abs=0.01)
+    assert found(-steady).value == pytest.approx(-1.0, abs=0.01)
     interval = found(rng.normal(size=(600, 3)))
     assert interval.low < 0.0 < interval.high
-    assert abs(interval.estimate) < 0.9  # twelve dimensions: its spread is about 0.3
+    assert abs(interval.value) < 0.9  # twelve dimensions: its spread is about 0.3
 
 
 def test_what_cannot_be_estimated_is_not_a_number():
     nothing = np.zeros((4, 4))
     interval = update_alignment(UpdateGrams(nothing, nothing, nothing), seed=0)
-    assert np.isnan([interval.estimate, interval.low, interval.high]).all()
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
 
 
 def test_shapes_are_checked(made):

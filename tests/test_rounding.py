@@ -99,7 +99,7 @@ def test_two_ways_of_writing_one_method_do_not_differ_significantly():
     second[:, 0] *= 1 + 4e-16  # the same formula, summed in another order
     assert (pooled_of_sums(second) - pooled_of_sums(first) != 0).any()
     result = compare(second, first, pooled_of_sums, seed=0, num_resamples=500)
-    assert (result.difference, result.low, result.high) == (0.0, 0.0, 0.0)
+    assert result.span == (0.0, 0.0, 0.0)
     assert result.p_value > 0.9
     assert difference(1.0, 1.0 - 1e-6) == pytest.approx(1e-6)
     assert np.isnan(difference(np.inf, np.inf))

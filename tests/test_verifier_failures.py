@@ -231,7 +231,7 @@ def test_a_response_that_mathematics_stumbles_over_is_wrong(monkeypatch):
         monkeypatch.setattr(mathematics_module, "_math_equal", raises)
         return judge(get("math"), r"\boxed{?}", question)
 
-    assert stumble(RecursionError("too deep")) == Verdict(0.0)
+    assert stumble(RecursionError("too deep")) == Verdict(0.0, answer="?", read_by="boxed")
     assert stumble(ImportError("no sympy")).error_kind == "raised"
     assert stumble(MemoryError()).error_kind == "memory"
 

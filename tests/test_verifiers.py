@@ -156,7 +156,7 @@ def test_last_boxed(text: str, inside: str | None) -> None:
         ("\\text{even}", "\\boxed{odd}", 0.0),
         ("6", "\\boxed{5}, no, \\boxed{6}", 1.0),
         ("5", "\\boxed{5}, no, \\boxed{6}", 0.0),
-        ("5", "the answer is 5", 0.0),
+        ("5", "the answer is 5", 1.0),
         ("5", "\\boxed{5} and then \\boxed{", 0.0),
         ("5", "\\boxed{}", 0.0),
         ("5", "\\boxed{4,5}", 0.0),
@@ -174,7 +174,7 @@ def test_math(answer: str, text: str, reward: float) -> None:
     [
         ("exakt", UnknownNameError, "choice, demo, exact, math"),
         ("exact:2", UsageError, "no argument"),
-        ("math:2", UsageError, "no argument"),
+        ("math:2", UsageError, "no argument '2'"),
         ("regex", UsageError, "no pattern"),
         ("regex:(", UsageError, "unterminated"),
         ("regex:abc", UsageError, "no group"),

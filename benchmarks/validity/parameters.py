@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 import gradalign
-from gradalign.alignment.update import IDEAL, Key, UpdateGrams, update_alignment
+from gradalign.alignment import Arm
+from gradalign.alignment.update import IDEAL, UpdateGrams, update_alignment
 from validity.pairs import Configuration, Pair, load_model
 
 Floats = npt.NDArray[np.float64]
@@ -36,17 +37,15 @@ def parameter_alignment(
     ideal_QQ = _products(ideal_QP, ideal_QP)
     found = {}
     for item in pair.configurations:
-        key = (item.teacher, item.method)
-        if key not in known:
+        arm = Arm(item.teacher, item.method)
+        if arm not in known:
             continue
-        own_QP = gradients.of(key)
+        own_QP = gradients.of(arm)
         cross_QQ, own_QQ = _products(ideal_QP, own_QP), _products(own_QP, own_QP)
         grams = UpdateGrams(cross_QQ, ideal_QQ, own_QQ)
-        interval = update_alignment(grams, seed=0, num_resamples=num_resamples)
+        cosine = update_alignment(grams, seed=0, num_resamples=num_resamples)
         found[item] = {
-            "parameters": interval.estimate,
-            "parameters_low": interval.low,
-            "parameters_high": interval.high,
+            **cosine.columns("parameters", "parameters_"),
             "within_question": float(
                 np.trace(cross_QQ) / np.sqrt(np.trace(ideal_QQ) * np.trace(own_QQ))
             ),
@@ -92,10 +91,10 @@ class QuestionGradients:
             for row in report.nodes.itertuples()
         }
 
-    def of(self, key: Key) -> torch.Tensor:
+    def of(self, arm: Arm) -> torch.Tensor:
         """The gradient of every question for one teacher and method, [Q, P]."""
         rows = self._updates
-        rows = rows[(rows["teacher"] == key[0]) & (rows["method"] == key[1])]
+        rows = rows[(rows["teacher"] == arm.teacher) & (rows["method"] == arm.method)]
         by_question = {str(name): part for name, part in rows.groupby("question_id", observed=True)}
         return torch.stack([self._gradient(name, by_question[name]) for name in self._prompts])
 

@@ -10,24 +10,28 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from gradalign.alignment import UNKNOWN, Estimate
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's correlation of a predictor with the gain.
+class OfConfigurations:
+    """What is estimated from configurations.
 
     Attributes:
-        rho: over all configurations that the predictor is defined for.
-        low, high: 95 % percentile interval; configurations and, within each, seeds are resampled.
+        estimate: with a 95 % percentile interval; configurations and, within each, seeds are
+            resampled.
         count: number of configurations.
     """
 
-    rho: float
-    low: float
-    high: float
+    estimate: Estimate
     count: int
+
+    def to_dict(self, name: str) -> dict[str, float]:
+        """Return the fields; the estimate's value under a name."""
+        return {**self.estimate.columns(name), "count": self.count}
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
@@ -47,30 +51,14 @@ def _spearman_rows(x_BK: npt.ArrayLike, y_BK: npt.ArrayLike) -> Floats:
         return np.asarray((left_BK * right_BK).sum(axis=1) / norm_B)
 
 
-@dataclass(frozen=True)
-class RankDifference:
-    """How much better one predictor ranks than another, on the configurations that have both.
-
-    Attributes:
-        difference: of Spearman's correlations, the other's taken with the sign that favours it.
-        low, high: 95 % percentile interval; both are resampled together.
-        count: number of configurations.
-    """
-
-    difference: float
-    low: float
-    high: float
-    count: int
-
-
 def correlate(
     predictor: Sequence[float],
     gains: Sequence[Sequence[float]],
     *,
     seed: int = 0,
     num_resamples: int = 4000,
-) -> RankCorrelation:
-    """Correlate a predictor with the mean gain over seeds, leaving out undefined values.
+) -> OfConfigurations:
+    """Spearman's correlation of a predictor with the mean gain over seeds, where it is defined.
 
     Args:
         predictor: one value per configuration, NaN where it has none.
@@ -84,11 +72,12 @@ def correlate(
     value_K = value_K[there_K]
     count = len(value_K)
     if count < 3:
-        return RankCorrelation(float("nan"), float("nan"), float("nan"), count)
+        return OfConfigurations(UNKNOWN, count)
     chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
     drawn = _spearman_rows(value_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return RankCorrelation(spearman(value_K, gain_KS.mean(axis=1)), float(low), float(high), count)
+    found = Estimate(spearman(value_K, gain_KS.mean(axis=1)), float(low), float(high))
+    return OfConfigurations(found, count)
 
 
 def difference(
@@ -98,15 +87,19 @@ def difference(
     *,
     seed: int = 0,
     num_resamples: int = 4000,
-) -> RankDifference:
-    """Compare two predictors of the same gains; see `correlate`."""
+) -> OfConfigurations:
+    """How much better one predictor ranks the same gains than another; see `correlate`.
+
+    The other's correlation is taken with the sign that favours it; both are resampled together, on
+    the configurations that have both.
+    """
     value_K = np.asarray(predictor, dtype=np.float64)
     other_K = np.asarray(other, dtype=np.float64)
     there_K = np.isfinite(value_K) & np.isfinite(other_K)
     value_K, other_K = value_K[there_K], other_K[there_K]
     gain_KS = np.asarray(gains, dtype=np.float64)[there_K]
     if len(value_K) < 3:
-        return RankDifference(float("nan"), float("nan"), float("nan"), len(value_K))
+        return OfConfigurations(UNKNOWN, len(value_K))
     mean_K = gain_KS.mean(axis=1)
     other_K = np.sign(spearman(other_K, mean_K)) * other_K
     chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
@@ -114,7 +107,7 @@ def difference(
     drawn -= _spearman_rows(other_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     found = spearman(value_K, mean_K) - spearman(other_K, mean_K)
-    return RankDifference(found, float(low), float(high), len(value_K))
+    return OfConfigurations(Estimate(found, float(low), float(high)), len(value_K))
 
 
 def _drawn(gain_KS: Floats, seed: int, num_resamples: int) -> tuple[Ints, Floats]:
@@ -136,6 +129,6 @@ def reliability(gains: Sequence[Sequence[float]]) -> float:
 
 def correlate_all(
     predictors: Mapping[str, Sequence[float]], gains: Sequence[Sequence[float]]
-) -> dict[str, RankCorrelation]:
+) -> dict[str, OfConfigurations]:
     """Correlate every predictor with the gains, all with the same resampling seed."""
     return {name: correlate(values, gains) for name, values in predictors.items()}

@@ -1,16 +1,16 @@
 """Alignment: how well a method's direction agrees with the ideal gradient, and how surely.
 
-Per node: `cosine`, `node_sums`, `cross_fit`. Over nodes: `pooled`, `mean_alignment`,
-`balanced`. Intervals: `question_sums`, `cluster_bootstrap`, `compare`.
+What is estimated and how surely: `Arm`, `Estimate`, `Difference`. Per node: `cosine`, `node_sums`,
+`cross_fit`. Over nodes: `pooled`, `mean_alignment`, `balanced`. Intervals: `question_sums`,
+`cluster_bootstrap`, `compare`.
 """
 
 from gradalign.alignment.bootstrap import (
-    Comparison,
-    Interval,
     cluster_bootstrap,
     compare,
     question_sums,
 )
+from gradalign.alignment.estimate import UNKNOWN, Arm, Difference, Estimate
 from gradalign.alignment.scores import (
     Cosines,
     NodeSums,
@@ -25,9 +25,11 @@ from gradalign.alignment.scores import (
 )
 
 __all__ = [
-    "Comparison",
+    "UNKNOWN",
+    "Arm",
     "Cosines",
-    "Interval",
+    "Difference",
+    "Estimate",
     "NodeSums",
     "balanced",
     "cluster_bootstrap",

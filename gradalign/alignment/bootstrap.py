@@ -7,14 +7,16 @@ _B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
+from gradalign.alignment.estimate import Difference, Estimate
 from gradalign.alignment.scores import pooled_limit, pooled_of_sums
 from gradalign.rounding import difference as settled_difference
 
@@ -31,39 +33,6 @@ MOST_MISSING = 0.025
 CARRIED = 0.2
 """Resamples lack a question with probability (1 - 1/Q)^Q, 0.25 to 0.37: at least this share has no
 value if there is none without it."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        estimate: the statistic of all questions.
-        low, high: ends of the interval, each NaN by itself where it is not known: with fewer than
-            2 questions, and where so many resamples without a value may lie past it.
-        se: standard error over questions; NaN where more than `MOST_MISSING` have no value.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    se: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Difference of two statistics on the same nodes, first minus second.
-
-    Attributes:
-        difference: the estimate.
-        low, high: its interval.
-        p_value: two-sided, of no difference.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
 
 
 def question_sums(
@@ -95,7 +64,7 @@ def cluster_bootstrap(
     seed: int,
     num_resamples: int = 10_000,
     level: float = 0.95,
-) -> Interval:
+) -> Estimate:
     """Percentile interval of a statistic of per-question sums, widened for few questions.
 
     Args:
@@ -108,8 +77,8 @@ def cluster_bootstrap(
     sums_QK = np.asarray(sums, dtype=np.float64)
     shape = _Shape.of(sums_QK, statistic, num_resamples, seed)
     if shape is None:
-        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
-    return Interval(shape.estimate, *shape.ends(level), shape.se)
+        return Estimate(float(statistic(sums_QK.sum(axis=0))))
+    return Estimate(shape.estimate, *shape.ends(level), shape.se)
 
 
 def compare(
@@ -120,7 +89,7 @@ def compare(
     seed: int,
     num_resamples: int = 10_000,
     level: float = 0.95,
-) -> Comparison:
+) -> Difference:
     """Difference of a statistic between two teachers or methods on the same nodes.
 
     Both are resampled together, so what makes a question hard for both cancels. The p-value is
@@ -152,8 +121,8 @@ def compare(
     both_QK = np.concatenate((first_QK, second_QK), axis=1)
     shape = _Shape.of(both_QK, difference, num_resamples, seed, of(_limit_of(statistic)))
     if shape is None:
-        return Comparison(float(difference(both_QK.sum(axis=0))), np.nan, np.nan, np.nan)
-    return Comparison(shape.estimate, *shape.ends(level), shape.p_value())
+        return Difference(float(difference(both_QK.sum(axis=0))))
+    return Difference(shape.estimate, *shape.ends(level), shape.se, shape.p_value())
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +177,7 @@ class _Shape:
         if count < 2 or not np.isfinite(estimate):
             return None
         in_resamples = limit or _limit_of(statistic)
-        values_B = in_resamples(resample(sums_QK, num_resamples, np.random.default_rng(seed)))
+        values_B = in_resamples(_resample(sums_QK, num_resamples, seed))
         finite_B = values_B[np.isfinite(values_B)]
         if len(finite_B) == 0:
             return None
@@ -227,7 +196,7 @@ class _Shape:
             missing=missing,
             carried=missing > CARRIED and not bool(known_Q.all()),
             estimate=estimate,
-            se=spread * widening if missing <= MOST_MISSING else np.nan,
+            se=float(spread * widening) if missing <= MOST_MISSING else np.nan,
             widening=widening,
             num_questions=count,
         )
@@ -236,12 +205,11 @@ class _Shape:
         """The interval at a level; an end that resamples without a value hide is NaN."""
         if self.carried:
             return np.nan, np.nan
-        count = self.num_questions
-        reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
-        low, high = quantile_ends(self.values_B, *norm.cdf([-reach, reach])) - self.estimate
+        shares = _percentiles(level, self.num_questions)
+        low, high = quantile_ends(self.values_B, *shares) - self.estimate
         return (
-            self.estimate + float(low) * self.widening,
-            self.estimate + float(high) * self.widening,
+            float(self.estimate + low * self.widening),
+            float(self.estimate + high * self.widening),
         )
 
     def p_value(self) -> float:
@@ -256,6 +224,14 @@ class _Shape:
         share = (below * len(self.values_B) + 1.0) / (len(self.values_B) + 2.0)
         reach = abs(float(norm.ppf(share))) * np.sqrt((count - 1) / count)
         return float(2.0 * t_dist.sf(reach, count - 1))
+
+
+@lru_cache(maxsize=1024)  # a run has hundreds of intervals over as many questions
+def _percentiles(level: float, count: int) -> tuple[float, float]:
+    """Return the shares of resamples below the two ends of an interval over `count` questions."""
+    reach = np.sqrt(count / (count - 1)) * t_dist.ppf((1.0 + level) / 2, count - 1)
+    low, high = norm.cdf([-reach, reach])
+    return float(low), float(high)
 
 
 def quantile_ends(values_B: Floats, low: float, high: float) -> Floats:
@@ -287,12 +263,29 @@ def _limit_of(statistic: Statistic) -> Statistic:
 def resample(sums_QK: Floats, num_resamples: int, rng: np.random.Generator) -> Floats:
     """Sums over questions drawn with replacement, [B, K]."""
     count = len(sums_QK)
+    return np.concatenate([times @ sums_QK for times in _multiplicities(count, num_resamples, rng)])
+
+
+def _resample(sums_QK: Floats, num_resamples: int, seed: int) -> Floats:
+    """Resample with a seed's generator; few questions' draws are kept for the next statistic."""
+    count = len(sums_QK)
+    if count * num_resamples > _BLOCK:
+        return resample(sums_QK, num_resamples, np.random.default_rng(seed))
+    return np.asarray(_kept_multiplicities(count, num_resamples, seed) @ sums_QK)
+
+
+@lru_cache(maxsize=4)  # of 8 MB at most
+def _kept_multiplicities(count: int, num_resamples: int, seed: int) -> Floats:
+    (times_BQ,) = _multiplicities(count, num_resamples, np.random.default_rng(seed))
+    return times_BQ
+
+
+def _multiplicities(count: int, num_resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Yield how often each question is in each resample, block by block, [B, Q]."""
     rows = max(1, _BLOCK // count)
-    parts = []
     for begin in range(0, num_resamples, rows):
         size = min(rows, num_resamples - begin)
         drawn = rng.integers(0, count, size=(size, count), dtype=np.int32)
         drawn += np.arange(size, dtype=np.int32)[:, None] * np.int32(count)
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        parts.append(times.astype(np.float64) @ sums_QK)
-    return np.concatenate(parts)
+        yield times.astype(np.float64)

@@ -34,16 +34,15 @@ from scipy.sparse import csr_array
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
-from gradalign.alignment.bootstrap import Interval, quantile_ends
+from gradalign.alignment.bootstrap import quantile_ends
+from gradalign.alignment.estimate import Arm, Estimate
 from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Key = tuple[str, str]
-"""Teacher and method."""
 
-IDEAL: Key = ("", "")
-"""Key of the ideal gradient among directions."""
+IDEAL = Arm("", "")
+"""What stands for the ideal gradient among the arms of directions."""
 
 # Blocks of the node-by-node Gram matrices are kept below about this many numbers.
 _BLOCK = 1 << 23
@@ -65,16 +64,16 @@ class Updates:
     token_NC: Ints
     hidden_ND: Floats
     question_N: Ints
-    directions: Mapping[Key, Floats]
+    directions: Mapping[Arm, Floats]
 
     def __post_init__(self) -> None:
         """Check the shapes."""
         nodes = len(self.token_NC)
-        for key, direction_NC in self.directions.items():
+        for arm, direction_NC in self.directions.items():
             if self.token_NC.shape != direction_NC.shape or self.token_NC.ndim != 2:
                 raise ValueError(
                     "token_NC and every direction must be [nodes, candidates], got "
-                    f"{self.token_NC.shape} and, for {key}, {direction_NC.shape}"
+                    f"{self.token_NC.shape} and, for {arm}, {direction_NC.shape}"
                 )
         if self.hidden_ND.ndim != 2 or len(self.hidden_ND) != nodes:
             raise ValueError(f"hidden_ND must be [{nodes}, units], got {self.hidden_ND.shape}")
@@ -89,14 +88,14 @@ class GramSums:
 
     Args:
         num_questions: Q, of the whole run.
-        keys: teachers and methods.
+        arms: teachers and methods.
     """
 
-    def __init__(self, num_questions: int, keys: Iterable[Key]) -> None:
+    def __init__(self, num_questions: int, arms: Iterable[Arm]) -> None:
         shape = (num_questions, num_questions)
         self._ideal_QQ = np.zeros(shape)
-        self._cross_KQQ = {key: np.zeros(shape) for key in keys}
-        self._method_KQQ = {key: np.zeros(shape) for key in self._cross_KQQ}
+        self._cross_AQQ = {arm: np.zeros(shape) for arm in arms}
+        self._method_AQQ = {arm: np.zeros(shape) for arm in self._cross_AQQ}
 
     def add(self, left: Updates, right: Updates) -> None:
         """Add the products of two parts' nodes; of a part with itself, give it twice.
@@ -111,15 +110,15 @@ class GramSums:
         for rows in _blocks(len(left.token_NC), len(right.token_NC)):
             products = _BlockProducts(left, right, rows, len(self._ideal_QQ))
             _both(self._ideal_QQ, products.of(IDEAL, IDEAL), same=same)
-            for key, cross_QQ in self._cross_KQQ.items():
-                _both(self._method_KQQ[key], products.of(key, key), same=same)
-                cross_QQ += products.of(IDEAL, key)
+            for arm, cross_QQ in self._cross_AQQ.items():
+                _both(self._method_AQQ[arm], products.of(arm, arm), same=same)
+                cross_QQ += products.of(IDEAL, arm)
                 if not same:
-                    cross_QQ += products.of(key, IDEAL).T
+                    cross_QQ += products.of(arm, IDEAL).T
 
-    def grams(self, key: Key) -> UpdateGrams:
+    def grams(self, arm: Arm) -> UpdateGrams:
         """The three matrices of one teacher and method."""
-        return UpdateGrams(self._cross_KQQ[key], self._ideal_QQ, self._method_KQQ[key])
+        return UpdateGrams(self._cross_AQQ[arm], self._ideal_QQ, self._method_AQQ[arm])
 
     def _check(self, left: Updates, right: Updates) -> None:
         if left.hidden_ND.shape[1] != right.hidden_ND.shape[1]:
@@ -141,18 +140,18 @@ class _BlockProducts:
     def __init__(self, left: Updates, right: Updates, rows: slice, num_questions: int) -> None:
         known = np.unique(np.concatenate([left.token_NC.ravel(), right.token_NC.ravel()]))
         self._left = {
-            key: _sparse(left.token_NC[rows], direction_NC[rows], known)
-            for key, direction_NC in left.directions.items()
+            arm: _sparse(left.token_NC[rows], direction_NC[rows], known)
+            for arm, direction_NC in left.directions.items()
         }
         self._right = {
-            key: _sparse(right.token_NC, direction_NC, known)
-            for key, direction_NC in right.directions.items()
+            arm: _sparse(right.token_NC, direction_NC, known)
+            for arm, direction_NC in right.directions.items()
         }
         self._hidden_NM = left.hidden_ND[rows] @ right.hidden_ND.T
         self._from_left = _indicator(left.question_N[rows], num_questions).T
         self._to_right = _indicator(right.question_N, num_questions)
 
-    def of(self, left: Key, right: Key) -> Floats:
+    def of(self, left: Arm, right: Arm) -> Floats:
         """Sum over nodes of (a_u . b_v) (h_u . h_v) by question, [Q, Q]."""
         products_NM = (self._left[left] @ self._right[right].T).toarray()
         products_NM *= self._hidden_NM
@@ -216,7 +215,7 @@ class UpdateGrams:
 
 def update_alignment(
     grams: UpdateGrams, *, seed: int, num_resamples: int = 2000, level: float = 0.95
-) -> Interval:
+) -> Estimate:
     """Update-level alignment with a bootstrap interval over questions.
 
     The interval is a percentile one whose levels are those of a t distribution with Q - 1
@@ -232,7 +231,7 @@ def update_alignment(
     count = len(grams.cross_QQ)
     estimate = float(grams.estimate()[0]) if count > 1 else np.nan
     if not np.isfinite(estimate):
-        return Interval(estimate, np.nan, np.nan, np.nan)
+        return Estimate(estimate)
     rng = np.random.default_rng(seed)
     weight_BQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
     values_B = grams.estimate(weight_BQ)
@@ -241,7 +240,7 @@ def update_alignment(
     reach = stretch * t_dist.ppf((1.0 + level) / 2, count - 1)
     low, high = quantile_ends(values_B, *norm.cdf([-reach, reach]))
     se = float(finite_B.std() * stretch) if len(finite_B) else np.nan
-    return Interval(estimate, float(low), float(high), se)
+    return Estimate(estimate, float(low), float(high), se)
 
 
 def _sparse(token_NC: Ints, direction_NC: Floats, known: Ints) -> csr_array:

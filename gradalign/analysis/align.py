@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradalign import methods
-from gradalign.alignment import cosine, cross_fit, node_sums
+from gradalign.alignment import Arm, cosine, cross_fit, node_sums
 from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.alignment.scores import FLAT
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
@@ -56,12 +56,12 @@ class AlignmentTables:
         return Counter(alignments=len(arms) * len(nodes.row_of))
 
 
-def arms_of(run: Run) -> list[tuple[str, str]]:
-    """Return (teacher, method) of every direction of a run, those without a teacher first."""
+def arms_of(run: Run) -> list[Arm]:
+    """Return the arm of every direction of a run, those without a teacher first."""
     chosen = [methods.get(spec) for spec in run.config.methods]
     labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
     return [
-        (label, method.spec)
+        Arm(label, method.spec)
         for label in labels
         for method in chosen
         if ("teacher" in method.needs) == (label != NO_TEACHER)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gradalign.alignment import Arm
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file
@@ -88,7 +89,7 @@ def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
 
 def read_directions(
     folder: RunFolder, shard: str, nodes: NodeTable
-) -> dict[tuple[str, str], tuple[Ints, Floats]]:
+) -> dict[Arm, tuple[Ints, Floats]]:
     """Read every stored direction on the candidates, by teacher and method.
 
     Args:
@@ -105,9 +106,9 @@ def read_directions(
     stored_MC, _ = padded(table["direction"], 0.0)
     value_MC = np.zeros((len(rows_M), nodes.mask_NC.shape[1]))
     value_MC[:, : stored_MC.shape[1]] = stored_MC
-    arms = list(zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True))
-    at: dict[tuple[str, str], list[int]] = {}
-    for place, arm in enumerate(arms):
+    arms = zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True)
+    at: dict[Arm, list[int]] = {}
+    for place, arm in enumerate(map(Arm._make, arms)):
         at.setdefault(arm, []).append(place)
     return {arm: (rows_M[places], value_MC[places]) for arm, places in at.items()}
 

@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 
 from gradalign import methods
 from gradalign.alignment import (
-    Interval,
+    UNKNOWN,
+    Arm,
+    Estimate,
     cluster_bootstrap,
     mean_of_sums,
     pooled_of_sums,
@@ -61,8 +63,6 @@ COLUMNS = (
 DUST = 1e-9
 """Halves that point opposite ways have a mean cosine of 0 but for rounding: it is not above 0."""
 
-_UNKNOWN = Interval(np.nan, np.nan, np.nan, np.nan)
-
 NOT_SHOWN = "the teacher was shown no question (nothing to show)"
 NO_NODES = "no position was measured"
 
@@ -86,11 +86,13 @@ class _Sums:
 def summarise(run: Run, log: RunLog) -> None:
     """Write summary.parquet, summary.json and the totals of run.json."""
     edges = _entropy_edges(run)
-    sums: dict[tuple[str, str], _Sums] = {}
+    sums: dict[Arm, _Sums] = {}
     totals: Counter[str] = Counter()
+    rules: Counter[str] = Counter()
     for shard in run.shards():
         _add_shard(run, shard, edges, sums)
         totals += _totals(run, shard)
+        rules += _rules(run, shard)
     updates = update_level(run) if run.config.alignment == "update" else {}
     rows = Rows("summary")
     ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
@@ -105,6 +107,7 @@ def summarise(run: Run, log: RunLog) -> None:
     run.folder.write_bytes("summary.json", f"{records}\n".encode())
     failures = sorted(name for name in totals if name.startswith("verifier_"))
     log.data["totals"] = {name: totals[name] for name in (*TOTALS, *failures)}
+    log.data["read_by"] = dict(rules.most_common())
     log.save()
 
 
@@ -119,8 +122,8 @@ def _entropy_edges(run: Run) -> Floats:
 
 def _rows(
     run: Run,
-    sums: dict[tuple[str, str], _Sums],
-    updates: dict[tuple[str, str], Interval],
+    sums: dict[Arm, _Sums],
+    updates: dict[Arm, Estimate],
     *,
     any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -128,29 +131,25 @@ def _rows(
 
     An arm without any position has a row all the same, of the split all, that says why.
     """
-    for teacher, method in [*sums, *(arm for arm in arms_of(run) if arm not in sums)]:
-        found = sums.get((teacher, method), _Sums())
+    for arm in [*sums, *(arm for arm in arms_of(run) if arm not in sums)]:
+        found = sums.get(arm, _Sums())
         if "all" not in found.by_split:
-            nothing = _row(run, teacher, method, "all", np.zeros((0, len(COLUMNS))))
-            why = NOT_SHOWN if teacher and any_nodes and not found.by_split else NO_NODES
-            yield nothing | _columns_of(_UNKNOWN) | {"reason": why}
+            nothing = _row(run, arm, "all", np.zeros((0, len(COLUMNS))))
+            why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
+            yield nothing | UNKNOWN.columns("update", "update_") | {"reason": why}
         for split, parts in found.by_split.items():
-            update = updates.get((teacher, method), _UNKNOWN) if split == "all" else _UNKNOWN
-            yield _row(run, teacher, method, split, np.concatenate(parts)) | _columns_of(update)
+            update = updates.get(arm, UNKNOWN) if split == "all" else UNKNOWN
+            yield _row(run, arm, split, np.concatenate(parts)) | update.columns("update", "update_")
         place = 0
         for part in found.by_split.get("all", []):
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
-                row = _row(run, teacher, method, split, part[i : i + 1])
-                yield row | _columns_of(_UNKNOWN)
+                row = _row(run, arm, split, part[i : i + 1])
+                yield row | UNKNOWN.columns("update", "update_")
                 place += 1
 
 
-def _columns_of(update: Interval) -> dict[str, float]:
-    return {"update": update.estimate, "update_low": update.low, "update_high": update.high}
-
-
-def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[tuple[str, str], _Sums]) -> None:
+def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[Arm, _Sums]) -> None:
     nodes = run.folder.read_table("nodes", shard).to_pandas()
     about = nodes[["node_id", "relative_position", "student_entropy", "coverage", "special"]]
     frame = run.folder.read_table("alignment", shard).to_pandas()
@@ -158,7 +157,7 @@ def _add_shard(run: Run, shard: str, edges: Floats, sums: dict[tuple[str, str], 
     for (teacher, method), group in frame.groupby(["teacher", "method"], sort=False, observed=True):
         columns_NK = _columns(group)
         question_N = group["question_id"].astype(str).to_numpy()
-        found = sums.setdefault((str(teacher), str(method)), _Sums())
+        found = sums.setdefault(Arm(str(teacher), str(method)), _Sums())
         for name, inside_N in _splits(group, edges, mask_special=run.config.mask_special):
             questions = pd.unique(question_N[inside_N])
             if not len(questions):
@@ -217,32 +216,28 @@ def _kept_splits(group: pd.DataFrame, edges: Floats) -> Iterator[tuple[str, Bool
     yield from entropy_splits(group["student_entropy"], edges).items()
 
 
-def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> dict[str, Any]:
+def _row(run: Run, arm: Arm, split: str, sums_QK: Floats) -> dict[str, Any]:
     total = dict(zip(COLUMNS, sums_QK.sum(axis=0), strict=True))
     pooled = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
     mean = _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in MEAN]], "mean")
     balanced = (
-        _UNKNOWN  # the length of such a direction is not known
-        if methods.get(method).uses_continuations
+        UNKNOWN  # the length of such a direction is not known
+        if methods.get(arm.method).uses_continuations
         else _interval(run, split, sums_QK[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
     )
     return {
-        "teacher": teacher,
-        "method": method,
+        "teacher": arm.teacher,
+        "method": arm.method,
         "split": split,
         "num_questions": len(sums_QK),
         "num_nodes": int(total["num_nodes"]),
         "num_flat": int(total["num_flat"]),
         "num_undefined": int(total["num_nodes"] - total["num_flat"] - total["num_cosines"]),
-        "mean_cosine": mean.estimate,
+        "mean_cosine": mean.value,
         "mean_low": float(np.maximum(mean.low, -1.0)),  # no mean of cosines lies outside
         "mean_high": float(np.minimum(mean.high, 1.0)),
-        "pooled": pooled.estimate,
-        "pooled_low": pooled.low,
-        "pooled_high": pooled.high,
-        "balanced": balanced.estimate,
-        "balanced_low": balanced.low,
-        "balanced_high": balanced.high,
+        **pooled.columns("pooled", "pooled_"),
+        **balanced.columns("balanced", "balanced_"),
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
@@ -250,10 +245,10 @@ def _row(run: Run, teacher: str, method: str, split: str, sums_QK: Floats) -> di
     }
 
 
-def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Interval:
+def _interval(run: Run, split: str, sums_QK: Floats, what: str) -> Estimate:
     statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
     if split.startswith(QUESTION):  # a single cluster has no interval
-        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
+        return Estimate(float(statistic(sums_QK.sum(axis=0))))
     return cluster_bootstrap(
         sums_QK, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
     )
@@ -286,6 +281,14 @@ TOTALS = (
     "truncated",
     "skipped_pairs",
 )
+
+
+def _rules(run: Run, shard: str) -> Counter[str]:
+    """Count by which rules a shard's responses were read, where the verifier tells."""
+    spines = run.folder.read_table("spines", shard)
+    if "read_by" not in spines.column_names:  # of an older version
+        return Counter()
+    return Counter(rule for rule in spines["read_by"].to_pylist() if rule is not None)
 
 
 def _totals(run: Run, shard: str) -> Counter[str]:

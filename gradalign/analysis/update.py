@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.alignment import Interval
+from gradalign.alignment import Arm, Estimate
 from gradalign.alignment.ideal import ideal_gradient
-from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
+from gradalign.alignment.update import IDEAL, GramSums, Updates, update_alignment
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.node_views import NodeTable, read_directions, read_nodes
 from gradalign.stages.base import Run
@@ -20,7 +20,7 @@ from gradalign.store.shard import padded
 Floats = npt.NDArray[np.float64]
 
 
-def update_level(run: Run) -> dict[Key, Interval]:
+def update_level(run: Run) -> dict[Arm, Estimate]:
     """Update-level alignment of every teacher and method, from the tables of a run.
 
     The update of the output layer's weight by each is compared with the ideal one: see
@@ -44,10 +44,10 @@ def update_level(run: Run) -> dict[Key, Interval]:
         for other in shards[place + 1 :]:
             sums.add(left, _read(run, other, index_of))
     return {
-        key: update_alignment(
-            sums.grams(key), seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
+        arm: update_alignment(
+            sums.grams(arm), seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
         )
-        for key in arms_of(run)
+        for arm in arms_of(run)
     }
 
 
@@ -60,15 +60,15 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
     # The ideal gradient and every direction are on the logits: the layer's weight is moved through
     # whatever the model does to the layer's output.
     factor_NC = weight_N[:, None] * _slopes(run, shard, nodes)
-    found = {key: np.zeros(nodes.mask_NC.shape) for key in arms_of(run)}
+    found = {arm: np.zeros(nodes.mask_NC.shape) for arm in arms_of(run)}
     found[IDEAL] = np.nan_to_num(ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC))
-    for key, (rows_M, direction_MC) in read_directions(run.folder, shard, nodes).items():
-        found[key][rows_M] = np.nan_to_num(direction_MC)
+    for arm, (rows_M, direction_MC) in read_directions(run.folder, shard, nodes).items():
+        found[arm][rows_M] = np.nan_to_num(direction_MC)
     return Updates(
         token_NC=np.where(nodes.mask_NC, nodes.token_NC, -1),
         hidden_ND=_hidden(run, shard, len(weight_N)),
         question_N=np.array([index_of[name] for name in nodes.ids("question_id")], dtype=np.int64),
-        directions={key: found[key] * factor_NC for key in (IDEAL, *arms_of(run))},
+        directions={arm: found[arm] * factor_NC for arm in (IDEAL, *arms_of(run))},
     )
 
 

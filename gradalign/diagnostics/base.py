@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import cosine, node_sums
+from gradalign.alignment import Estimate, cosine, node_sums
 from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.analysis.align import on_candidates
 from gradalign.analysis.node_views import Bools, Floats, Ints, NodeTable, NodeView
 from gradalign.analysis.stage import TableWriter
-from gradalign.diagnostics.collector import Collector, Figure, Key, questions_of
+from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
 from gradalign.stages.base import Run, Stage, teacher_file
 from gradalign.store.splits import outcome_splits, position_splits
 
@@ -23,37 +23,15 @@ SMALL = 0.05
 """Differences of success or alignment below this are not worth an action."""
 
 
-class Value(NamedTuple):
-    """An estimate with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def positive(self) -> bool:
-        """Whether the whole interval is above 0."""
-        return self.low > 0
-
-    @property
-    def negative(self) -> bool:
-        """Whether the whole interval is below 0."""
-        return self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-
-
 class Figures:
     """The figures of a run's summary, as advice looks them up."""
 
     def __init__(self, figures: Sequence[Figure]) -> None:
-        self._by_key: dict[Key, dict[str, Value]] = {}
+        self._by_key: dict[FigureKey, dict[str, Estimate]] = {}
         for figure in figures:
-            value = Value(figure.value, figure.low, figure.high)
-            self._by_key.setdefault(figure.key, {})[figure.split] = value
+            self._by_key.setdefault(figure.key, {})[figure.split] = figure.estimate
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: FigureKey) -> bool:
         return key in self._by_key
 
     @property
@@ -61,11 +39,11 @@ class Figures:
         """Every teacher that a figure is of."""
         return list(dict.fromkeys(key.teacher for key in self._by_key))
 
-    def splits(self, key: Key) -> dict[str, Value]:
+    def splits(self, key: FigureKey) -> dict[str, Estimate]:
         """Return a figure in every split; empty if there is none."""
         return self._by_key.get(key, {})
 
-    def variants(self, mechanism: str, teacher: str, diagnostic: str) -> dict[str, Value]:
+    def variants(self, mechanism: str, teacher: str, diagnostic: str) -> dict[str, Estimate]:
         """Return the variants of a figure over all nodes."""
         return {
             key.variant: splits["all"]
@@ -74,7 +52,7 @@ class Figures:
             and "all" in splits
         }
 
-    def numbered(self, mechanism: str, teacher: str, diagnostic: str) -> dict[float, Value]:
+    def numbered(self, mechanism: str, teacher: str, diagnostic: str) -> dict[float, Estimate]:
         """Return the variants of the form NAME=NUMBER, by number."""
         found = self.variants(mechanism, teacher, diagnostic)
         return {
@@ -99,7 +77,7 @@ class Diagnostic:
     """
 
     collect: Callable[[Run, str, Collector], None]
-    advise: Callable[[str, Figures], Mapping[Key, str]]
+    advise: Callable[[str, Figures], Mapping[FigureKey, str]]
     writers: Callable[[Run], Sequence[TableWriter]] = _nothing
     stages: Callable[[Run], Sequence[Stage]] = _nothing
     figures: Callable[[Run], Sequence[Figure]] = _nothing

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Interval, cluster_bootstrap, mean_of_sums, pooled_of_sums
+from gradalign.alignment import Estimate, cluster_bootstrap, mean_of_sums, pooled_of_sums
 from gradalign.alignment.scores import POOLING, pooling_columns
 from gradalign.rounding import difference, is_residue
 from gradalign.store.splits import QUESTION
@@ -48,7 +48,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class FigureKey:
     """What a figure of the summary is of; see the table's columns."""
 
     mechanism: str
@@ -61,12 +61,10 @@ class Key:
 class Figure:
     """One row of the summary, but for its advice."""
 
-    key: Key
+    key: FigureKey
     split: str
     num_questions: int
-    value: float
-    low: float
-    high: float
+    estimate: Estimate
 
 
 Part = tuple[npt.NDArray[np.int32], Floats]
@@ -81,13 +79,13 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self._statistic: dict[Key, Callable[[Floats], Floats]] = {}
-        self._sums: dict[Key, dict[str, list[Part]]] = {}
+        self._statistic: dict[FigureKey, Callable[[Floats], Floats]] = {}
+        self._sums: dict[FigureKey, dict[str, list[Part]]] = {}
         self._numbers: dict[str, int] = {}
 
     def add(
         self,
-        key: Key,
+        key: FigureKey,
         statistic: Callable[[Floats], Floats],
         question_N: npt.NDArray[np.object_],
         columns_NK: Floats,
@@ -119,7 +117,7 @@ class Collector:
 
     def mean(
         self,
-        key: Key,
+        key: FigureKey,
         question_N: npt.NDArray[np.object_],
         value_N: Floats,
         splits: Splits,
@@ -130,7 +128,7 @@ class Collector:
         columns_NK = np.column_stack([weights_N * value_N, weights_N])
         self.add(key, mean_of_sums, question_N, columns_NK, splits)
 
-    def pooled(self, key: Key, frame: pd.DataFrame, splits: Splits) -> None:
+    def pooled(self, key: FigureKey, frame: pd.DataFrame, splits: Splits) -> None:
         """Add to a pooled alignment the rows of a table with dot, norms and weight."""
         self.add(key, pooled_of_sums, questions_of(frame), pooled_columns(frame), splits)
 
@@ -144,7 +142,7 @@ class Collector:
                 found = interval(sums_QK, self._statistic[key], split, seed, num_resamples)
                 least, most = BOUNDS.get(key.diagnostic, (-np.inf, np.inf))
                 low, high = np.clip([found.low, found.high], least, most).tolist()
-                yield Figure(key, split, len(sums_QK), found.estimate, low, high)
+                yield Figure(key, split, len(sums_QK), Estimate(found.value, low, high, found.se))
 
 
 def _per_question(parts: list[Part]) -> Floats:
@@ -165,10 +163,10 @@ def interval(
     split: str,
     seed: int,
     num_resamples: int,
-) -> Interval:
+) -> Estimate:
     """Return the bootstrap interval; of a single question only the estimate."""
     if split.startswith(QUESTION):
-        return Interval(float(statistic(sums_QK.sum(axis=0))), np.nan, np.nan, np.nan)
+        return Estimate(float(statistic(sums_QK.sum(axis=0))))
     return cluster_bootstrap(sums_QK, statistic, seed=seed, num_resamples=num_resamples)
 
 

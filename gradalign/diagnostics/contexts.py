@@ -22,20 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
-from gradalign.alignment import mean_of_sums
+from gradalign.alignment import Estimate, mean_of_sums
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews, slots
 from gradalign.contexts import CONTEXTS, TeacherSpec
 from gradalign.contexts import get as get_context
 from gradalign.diagnostics.base import (
     Diagnostic,
     Figures,
-    Value,
     against_ideal,
     counted_rows,
     ideal_columns,
     key_columns,
 )
-from gradalign.diagnostics.collector import Collector, Key, questions_of
+from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
 from gradalign.diagnostics.divergence import kl_divergence
 from gradalign.stages.base import Run
 from gradalign.store.splits import QUESTION, outcome_splits
@@ -286,8 +285,8 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         each = {QUESTION + name: question == name for name in np.unique(question.astype(str))}
         weight = part["weight"].to_numpy(dtype=np.float64)
 
-        def key(diagnostic: str, model: str = str(teacher), of: str = str(kind)) -> Key:
-            return Key("contexts", model, diagnostic, f"{of} contexts")
+        def key(diagnostic: str, model: str = str(teacher), of: str = str(kind)) -> FigureKey:
+            return FigureKey("contexts", model, diagnostic, f"{of} contexts")
 
         for name in ("conflict", "divergence", "shared_kl"):
             value = part[name].to_numpy(dtype=np.float64)
@@ -297,18 +296,18 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         into.pooled(key("alignment"), part, {**splits, **each})
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say it of the share of the teachers' pull that is common to the contexts."""
     conflict = figures.variants("contexts", teacher, "conflict")
     return {
-        Key("contexts", teacher, "shared_share", variant): contexts_advice(
+        FigureKey("contexts", teacher, "shared_share", variant): contexts_advice(
             share, conflict[variant], variant.removesuffix(" contexts")
         )
         for variant, share in figures.variants("contexts", teacher, "shared_share").items()
     }
 
 
-def contexts_advice(share: Value, conflict: Value, kind: str) -> str:
+def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> str:
     """Say whether a student can follow these contexts.
 
     Args:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign import methods
+from gradalign.alignment import Estimate
 from gradalign.analysis.align import on_candidates, score_nodes
 from gradalign.analysis.node_views import (
     Bools,
@@ -29,7 +30,6 @@ from gradalign.analysis.node_views import (
 from gradalign.diagnostics.base import (
     Diagnostic,
     Figures,
-    Value,
     counts,
     ideal_columns,
     key_columns,
@@ -37,7 +37,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import (
     Collector,
-    Key,
+    FigureKey,
     noise_ratio,
     pooled_columns,
     pooled_difference,
@@ -181,11 +181,11 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         # Where both are nearly certain the sign of the gap is that of a rounding error.
         error = pass_error(frame["student_logprob"].to_numpy())
         negative = imbalance(np.where(np.abs(gap) <= error, 0.0, gap)).astype(np.float64)
-        into.mean(Key("horizon", teacher, "negative_share"), question, negative, splits)
-        into.mean(Key("horizon", teacher, "log_prob_gap"), question, gap, splits)
+        into.mean(FigureKey("horizon", teacher, "negative_share"), question, negative, splits)
+        into.mean(FigureKey("horizon", teacher, "log_prob_gap"), question, gap, splits)
         odd = np.isin(frame["token_id"].to_numpy(), special_ids(run))
         for variant, kept in (("special tokens", odd), ("other tokens", ~odd)):
-            key = Key("horizon", teacher, "log_prob_gap", variant)
+            key = FigureKey("horizon", teacher, "log_prob_gap", variant)
             into.mean(key, question, gap, {"all": kept})
     _collect_discounts(run, shard, into)
 
@@ -208,18 +208,18 @@ def _collect_discounts(run: Run, shard: str, into: Collector) -> None:
             at = part["node_id"].astype(str).map(relative).to_numpy(dtype=np.float64)
             splits = {**outcome_splits(part["correct"]), **position_splits(at)}
             whole = {"all": splits["all"]}
-            into.pooled(Key("horizon", str(teacher), "alignment", variant), part, splits)
+            into.pooled(FigureKey("horizon", str(teacher), "alignment", variant), part, splits)
             weight = part["weight"].to_numpy(dtype=np.float64)[:, None]
             noise = part[["variance", "method_norm2"]].to_numpy(dtype=np.float64) * weight
-            key = Key("horizon", str(teacher), "noise_ratio", variant)
+            key = FigureKey("horizon", str(teacher), "noise_ratio", variant)
             into.add(key, noise_ratio, question, noise, whole)
             if len(by_gamma) > 1:
                 bias = part[["bias2", "sequence_norm2"]].to_numpy(dtype=np.float64) * weight
-                key = Key("horizon", str(teacher), "relative_bias", variant)
+                key = FigureKey("horizon", str(teacher), "relative_bias", variant)
                 into.add(key, root_ratio, question, bias, whole)
             if gamma > 0:
                 both = np.column_stack([pooled_columns(part), pooled_columns(first)])
-                key = Key("horizon", str(teacher), "alignment_gain", variant)
+                key = FigureKey("horizon", str(teacher), "alignment_gain", variant)
                 into.add(key, pooled_difference, question, both, whole)
 
 
@@ -229,18 +229,18 @@ def _collect_special(teacher: str, part: pd.DataFrame, into: Collector) -> None:
     ordinary = columns * ~part["special"].to_numpy(dtype=np.bool_)[:, None]
     whole = {"all": np.ones(len(part), dtype=np.bool_)}
     into.pooled(
-        Key("horizon", teacher, "alignment", "gamma=0,without special tokens"),
+        FigureKey("horizon", teacher, "alignment", "gamma=0,without special tokens"),
         part,
         {"all": ~part["special"].to_numpy(dtype=np.bool_)},
     )
-    key = Key("horizon", teacher, "alignment_gain", "gamma=0,without special tokens")
+    key = FigureKey("horizon", teacher, "alignment_gain", "gamma=0,without special tokens")
     into.add(key, pooled_difference, question, np.column_stack([ordinary, columns]), whole)
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say how far to look ahead, what special tokens cost, and where the signal is lopsided."""
-    said: dict[Key, str] = {}
-    token = Key("horizon", teacher, "alignment", "gamma=0")
+    said: dict[FigureKey, str] = {}
+    token = FigureKey("horizon", teacher, "alignment", "gamma=0")
     if token in figures:
         gains = figures.variants("horizon", teacher, "alignment_gain")
         said[token] = horizon_advice(
@@ -249,8 +249,10 @@ def advise(teacher: str, figures: Figures) -> dict[Key, str]:
             figures.numbered("horizon", teacher, "alignment"),
         )
         without = "gamma=0,without special tokens"
-        said[Key("horizon", teacher, "alignment_gain", without)] = special_advice(gains[without])
-    key = Key("horizon", teacher, "negative_share")
+        said[FigureKey("horizon", teacher, "alignment_gain", without)] = special_advice(
+            gains[without]
+        )
+    key = FigureKey("horizon", teacher, "negative_share")
     if key in figures:
         depth = {
             split: value
@@ -262,7 +264,9 @@ def advise(teacher: str, figures: Figures) -> dict[Key, str]:
 
 
 def horizon_advice(
-    gain: Mapping[float, Value], noise: Mapping[float, Value], alignment: Mapping[float, Value]
+    gain: Mapping[float, Estimate],
+    noise: Mapping[float, Estimate],
+    alignment: Mapping[float, Estimate],
 ) -> str:
     """Say how far the loss should look ahead.
 
@@ -304,7 +308,7 @@ def horizon_advice(
     return f"Looking ahead gains nothing that is sure: stay at the token level.{last}"
 
 
-def signal_advice(negative: Value, depth: Mapping[str, Value]) -> str:
+def signal_advice(negative: Estimate, depth: Mapping[str, Estimate]) -> str:
     """Say whether the one-token signal is lopsided, and where along a response it is worth most.
 
     Args:
@@ -325,7 +329,7 @@ def signal_advice(negative: Value, depth: Mapping[str, Value]) -> str:
     return text or "The one-token signal is balanced, and no quarter of the response is misled."
 
 
-def special_advice(gain: Value) -> str:
+def special_advice(gain: Estimate) -> str:
     """Say whether nodes at special tokens should be left out of the loss."""
     if gain.positive:
         return f"Special tokens distort the signal: without them alignment gains {gain}. Mask them."

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import ShardViews
-from gradalign.diagnostics.base import Diagnostic, Figures, Value, spine_positions
-from gradalign.diagnostics.collector import Collector, Key
+from gradalign.diagnostics.base import Diagnostic, Figures, spine_positions
+from gradalign.diagnostics.collector import Collector, FigureKey
 from gradalign.diagnostics.divergence import kl_divergence
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
@@ -85,16 +86,16 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         frame["entropy_gap"] = np.abs(frame["teacher_entropy"] - frame["student_entropy"])
         for name in FIGURES:
             value = frame[name].to_numpy(dtype=np.float64)
-            into.mean(Key("overlap", teacher, name), question, value, splits)
+            into.mean(FigureKey("overlap", teacher, name), question, value, splits)
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say it of the student's mass on shared tokens."""
-    key = Key("overlap", teacher, "overlap_mass_student")
+    key = FigureKey("overlap", teacher, "overlap_mass_student")
     return {key: overlap_advice(figures.splits(key)["all"])} if key in figures else {}
 
 
-def overlap_advice(mass: Value) -> str:
+def overlap_advice(mass: Estimate) -> str:
     """Say what the student's mass on the shared top 16 tokens means."""
     if mass.high < LOW_MASS:
         return (

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gradalign.alignment import Interval, cluster_bootstrap
+from gradalign.alignment import UNKNOWN, Estimate, cluster_bootstrap
 from gradalign.analysis.node_views import Floats, Ints
-from gradalign.diagnostics.base import Diagnostic, Figures, Value
-from gradalign.diagnostics.collector import Collector, Figure, Key
+from gradalign.diagnostics.base import Diagnostic, Figures
+from gradalign.diagnostics.collector import Collector, Figure, FigureKey
 from gradalign.diagnostics.overlap import OverlapTable
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
@@ -47,7 +47,7 @@ class Correlation:
     """How one predictor and alignment go together over the nodes of one teacher and method."""
 
     predictor: str
-    interval: Interval
+    estimate: Estimate
     distinct: bool
     num_nodes: int
     num_questions: int
@@ -56,7 +56,7 @@ class Correlation:
     def strength(self) -> float:
         """How strong it is, if it can be named the best: cheap, and not 0."""
         usable = CHEAP[self.predictor] and self.distinct
-        return abs(self.interval.estimate) if usable else -1.0
+        return abs(self.estimate.value) if usable else -1.0
 
 
 def correlate_predictors(run: Run) -> None:
@@ -81,9 +81,9 @@ def correlate_predictors(run: Run) -> None:
                 method=method,
                 predictor=item.predictor,
                 cheap=CHEAP[item.predictor],
-                correlation=item.interval.estimate,
-                low=item.interval.low,
-                high=item.interval.high,
+                correlation=item.estimate.value,
+                low=item.estimate.low,
+                high=item.estimate.high,
                 distinct=item.distinct,
                 best=item is best and item.strength > 0,
                 num_nodes=item.num_nodes,
@@ -109,24 +109,19 @@ def correlate(frame: pd.DataFrame, predictor: str, *, seed: int, num_resamples: 
     names, at_N = np.unique(
         frame["question_id"].to_numpy()[there_N].astype(str), return_inverse=True
     )
-    nothing = Interval(np.nan, np.nan, np.nan, np.nan)
     if not len(names):
-        return Correlation(predictor, nothing, False, 0, 0)
+        return Correlation(predictor, UNKNOWN, False, 0, 0)
     x_N, y_N = (np.round(values_N[there_N], DECIMALS) for values_N in (x_N, y_N))
     statistic = rank_correlation(x_N, y_N, at_N, len(names))
 
-    def around(level: float) -> Interval:
+    def around(level: float) -> Estimate:
         return cluster_bootstrap(
             np.eye(len(names)), statistic, seed=seed, num_resamples=num_resamples, level=level
         )
 
     found = around(0.95)
-    distinct = _excludes_zero(found) and _excludes_zero(around(1.0 - 0.05 / len(CHEAP)))
+    distinct = found.excludes_zero and around(1.0 - 0.05 / len(CHEAP)).excludes_zero
     return Correlation(predictor, found, distinct, int(there_N.sum()), len(names))
-
-
-def _excludes_zero(found: Interval) -> bool:
-    return bool(found.low > 0 or found.high < 0)
 
 
 def _nodes_of(run: Run, shard: str) -> pd.DataFrame:
@@ -279,15 +274,16 @@ def figures(run: Run) -> list[Figure]:
         questions = int(group["num_questions"].max())
         if len(best):
             row = best.iloc[0]
-            name, ends = str(row["predictor"]), (row["correlation"], row["low"], row["high"])
+            name = str(row["predictor"])
+            found_best = Estimate(*map(float, (row["correlation"], row["low"], row["high"])))
         else:
-            name, ends = "none", (np.nan, np.nan, np.nan)
-        key = Key("predictors", str(teacher), "best_predictor", f"{method}: {name}")
-        found.append(Figure(key, "all", questions, *map(float, ends)))
+            name, found_best = "none", UNKNOWN
+        key = FigureKey("predictors", str(teacher), "best_predictor", f"{method}: {name}")
+        found.append(Figure(key, "all", questions, found_best))
     return found
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say it once for all methods with the same best predictor and sign, with the strongest."""
     best = figures.variants("predictors", teacher, "best_predictor")
     alike: dict[tuple[str, bool], list[str]] = {}
@@ -298,13 +294,13 @@ def advise(teacher: str, figures: Figures) -> dict[Key, str]:
         # Of none there are no correlations, and the order stays.
         group.sort(key=lambda variant: -abs(best[variant].value) if name != "none" else 0.0)
         methods = [variant.rpartition(": ")[0] for variant in group]
-        said[Key("predictors", teacher, "best_predictor", group[0])] = predictors_advice(
+        said[FigureKey("predictors", teacher, "best_predictor", group[0])] = predictors_advice(
             methods, "" if name == "none" else name, best[group[0]]
         )
     return said
 
 
-def predictors_advice(methods: Sequence[str], predictor: str, correlation: Value) -> str:
+def predictors_advice(methods: Sequence[str], predictor: str, correlation: Estimate) -> str:
     """Say what to choose tokens by.
 
     Args:

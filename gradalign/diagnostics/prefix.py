@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.diagnostics.base import SMALL, Diagnostic, Figures, Value
-from gradalign.diagnostics.collector import Collector, Key, questions_of
+from gradalign.alignment import Estimate
+from gradalign.diagnostics.base import SMALL, Diagnostic, Figures
+from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.prefix import TABLE, ContinuePrefixes
 from gradalign.store.splits import outcome_splits
@@ -75,8 +76,8 @@ def collect(run: Run, shard: str, into: Collector) -> None:
             before = part["spine_id"].map(scratch).to_numpy(dtype=np.float64)
             after = part["reward"].to_numpy(dtype=np.float64)
 
-            def key(name: str, who: str = str(teacher), at: float = float(str(depth))) -> Key:
-                return Key("prefix", who, name, f"depth={at:g}")
+            def key(name: str, who: str = str(teacher), at: float = float(str(depth))) -> FigureKey:
+                return FigureKey("prefix", who, name, f"depth={at:g}")
 
             into.mean(key("success"), question, after, splits)
             into.mean(key("validity"), question, part["valid"].to_numpy(np.float64), splits)
@@ -98,7 +99,7 @@ def _collect_own_start(spines: pd.DataFrame, into: Collector) -> None:
     stopped = spines["finish_reason"].astype(str).to_numpy() == "stop"
     valid = stopped & (spines["verifier_error"].astype(str).to_numpy() == "")
     for name, value in (("success", spines["reward"]), ("validity", valid)):
-        key = Key("prefix", "", name, "depth=0")
+        key = FigureKey("prefix", "", name, "depth=0")
         into.mean(key, question, np.asarray(value, dtype=np.float64), splits)
 
 
@@ -130,16 +131,16 @@ def stages(run: Run) -> list[Stage]:
     ]
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say it of the deepest prefix; the student is compared with itself, and hears nothing."""
     drop = figures.numbered("prefix", teacher, "drop")
     if not drop or not teacher:
         return {}
-    key = Key("prefix", teacher, "drop", f"depth={max(drop):g}")
+    key = FigureKey("prefix", teacher, "drop", f"depth={max(drop):g}")
     return {key: prefix_advice(drop, figures.numbered("prefix", teacher, "edge"))}
 
 
-def prefix_advice(drop: Mapping[float, Value], edge: Mapping[float, Value]) -> str:
+def prefix_advice(drop: Mapping[float, Estimate], edge: Mapping[float, Estimate]) -> str:
     """Say whether a teacher can be trusted after the student's prefixes.
 
     Args:

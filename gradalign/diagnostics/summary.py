@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradalign.diagnostics import NAMES, load
 from gradalign.diagnostics.base import Figures
-from gradalign.diagnostics.collector import Collector, Key
+from gradalign.diagnostics.collector import Collector, FigureKey
 from gradalign.diagnostics.predictors import FILE, correlate_predictors
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows
@@ -33,7 +33,7 @@ def summarise_diagnostics(run: Run, names: Sequence[str]) -> None:
     for diagnostic in every:
         figures += diagnostic.figures(run)
     known = Figures(figures)
-    said: dict[Key, str] = {}
+    said: dict[FigureKey, str] = {}
     for teacher in known.teachers:
         for diagnostic in every:
             said |= diagnostic.advise(teacher, known)
@@ -46,9 +46,9 @@ def summarise_diagnostics(run: Run, names: Sequence[str]) -> None:
             variant=figure.key.variant,
             split=figure.split,
             num_questions=figure.num_questions,
-            value=figure.value,
-            low=figure.low,
-            high=figure.high,
+            value=figure.estimate.value,
+            low=figure.estimate.low,
+            high=figure.estimate.high,
             advice=said.get(figure.key, "") if figure.split == "all" else "",
         )
     if figures:

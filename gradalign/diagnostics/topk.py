@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
+from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import Floats, NodeView, ShardViews
 from gradalign.diagnostics.base import (
     SMALL,
     Diagnostic,
     Figures,
-    Value,
     against_ideal,
     counted_rows,
     ideal_columns,
@@ -30,7 +30,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import (
     Collector,
-    Key,
+    FigureKey,
     pooled_columns,
     pooled_difference,
     questions_of,
@@ -209,12 +209,12 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         for (k, form), part in by_case.items():
             variant = f"k={k},{form}" if k else form
             question, splits = questions_of(part), outcome_splits(part["correct"])
-            key = Key("topk", str(teacher), "alignment", variant)
+            key = FigureKey("topk", str(teacher), "alignment", variant)
             into.pooled(key, part, splits)
             if form not in FORMS:
                 continue
             both = np.column_stack([pooled_columns(part), pooled_columns(full)])
-            gain = Key("topk", str(teacher), "alignment_gain", variant)
+            gain = FigureKey("topk", str(teacher), "alignment_gain", variant)
             into.add(gain, pooled_difference, question, both, splits)
             weight = part["weight"].to_numpy(dtype=np.float64)
             norm2 = weight * part["full_norm2"].to_numpy(dtype=np.float64)
@@ -223,11 +223,11 @@ def collect(run: Run, shard: str, into: Collector) -> None:
                 for name in ("cosine_to_full", "norm_ratio", "distance")
             )
             products = np.column_stack([cosine * ratio * norm2, ratio**2 * norm2, norm2])
-            key = Key("topk", str(teacher), "cosine_to_full", variant)
+            key = FigureKey("topk", str(teacher), "cosine_to_full", variant)
             into.add(key, _cosine_of_sums, question, products, {"all": splits["all"]})
             for name, value in (("norm_ratio", ratio), ("distance", distance)):
                 squares = np.column_stack([value**2 * norm2, norm2])
-                key = Key("topk", str(teacher), name, variant)
+                key = FigureKey("topk", str(teacher), name, variant)
                 into.add(key, root_ratio, question, squares, {"all": splits["all"]})
 
 
@@ -237,16 +237,16 @@ def _cosine_of_sums(sums: Floats) -> Floats:
         return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
 
 
-def advise(teacher: str, figures: Figures) -> dict[Key, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     """Say it of the full direction, which every form is compared with."""
-    full = Key("topk", teacher, "alignment", "full")
+    full = FigureKey("topk", teacher, "alignment", "full")
     if full not in figures:
         return {}
     gain = _by_case(figures.variants("topk", teacher, "alignment_gain"))
     return {full: topk_advice(gain, _by_case(figures.variants("topk", teacher, "cosine_to_full")))}
 
 
-def _by_case(variants: Mapping[str, Value]) -> dict[tuple[int, str], Value]:
+def _by_case(variants: Mapping[str, Estimate]) -> dict[tuple[int, str], Estimate]:
     """Turn `k=4,renorm` into (4, "renorm")."""
     found = {}
     for variant, value in variants.items():
@@ -256,7 +256,7 @@ def _by_case(variants: Mapping[str, Value]) -> dict[tuple[int, str], Value]:
 
 
 def topk_advice(
-    gain: Mapping[tuple[int, str], Value], cosine: Mapping[tuple[int, str], Value]
+    gain: Mapping[tuple[int, str], Estimate], cosine: Mapping[tuple[int, str], Estimate]
 ) -> str:
     """Say which truncated form to train on.
 

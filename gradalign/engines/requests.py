@@ -1,8 +1,8 @@
-"""Where an engine gets its requests: checked one by one and pulled only as there is room."""
+"""What a model can take: requests and sequences are checked before anything is spent on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradalign.engines.base import Request
@@ -21,39 +21,57 @@ class ModelLimits:
     vocab_size: int
     max_model_len: int
 
-    def check(self, index: int, request: Request) -> None:
+    def check_all(self, requests: Sequence[Request]) -> None:
+        """Check requests, but not again what one shares with the one before.
+
+        Raises:
+            ContextOverflowError, ValueError: see check; the first that cannot be answered.
+        """
+        last: Request | None = None
+        for request in requests:
+            if (
+                last is None
+                or request.prompt_ids is not last.prompt_ids
+                or request.max_tokens != last.max_tokens
+                or not 0 <= request.seed < 2**63
+            ):
+                self.check(request)
+            last = request
+
+    def check(self, request: Request) -> None:
         """Refuse a request that the model cannot answer in full.
 
         Raises:
             ContextOverflowError: prompt and response do not fit into the context.
             ValueError: an empty prompt, an id outside the vocabulary, or max_tokens < 1.
         """
+        key = request.key
         if request.max_tokens < 1:
-            raise ValueError(f"request {index} has max_tokens {request.max_tokens}, must be >= 1")
+            raise ValueError(f"request {key} has max_tokens {request.max_tokens}, must be >= 1")
         if request.seed < 0 or request.seed >= 2**63:
-            raise ValueError(f"request {index} has seed {request.seed}, must be in [0, 2**63)")
-        self.check_ids(index, request.prompt_ids)
+            raise ValueError(f"request {key} has seed {request.seed}, must be in [0, 2**63)")
+        self.check_ids(key, request.prompt_ids)
         total = len(request.prompt_ids) + request.max_tokens
         if total > self.max_model_len:
             raise ContextOverflowError(
-                f"request {index} needs {len(request.prompt_ids)} prompt tokens and up to "
+                f"request {key} needs {len(request.prompt_ids)} prompt tokens and up to "
                 f"{request.max_tokens} new ones, {total} in all, but the model's context is "
                 f"{self.max_model_len}.",
                 "Lower --max-tokens or leave the question out.",
             )
 
-    def check_ids(self, index: int, ids: Sequence[int]) -> None:
+    def check_ids(self, key: object, ids: Sequence[int]) -> None:
         """Refuse an empty sequence and ids that the model has no embedding for.
 
         Raises:
-            ValueError: with the index of the request and the first offending id.
+            ValueError: with the request's key or the sequence's index and the first offending id.
         """
         if not ids:
-            raise ValueError(f"request {index} has an empty prompt")
+            raise ValueError(f"request {key} has an empty prompt")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             bad = next(token for token in ids if not 0 <= token < self.vocab_size)
             raise ValueError(
-                f"request {index} holds token id {bad}, outside the model's vocabulary "
+                f"request {key} holds token id {bad}, outside the model's vocabulary "
                 f"[0, {self.vocab_size})"
             )
 
@@ -94,50 +112,3 @@ def context_length(configured: int | None, asked: int | None, model: str) -> int
             "Lower the context length.",
         )
     return asked
-
-
-class Intake:
-    """A lazy, checked, numbered view of the caller's requests.
-
-    Attributes:
-        exhausted: the iterable has ended.
-    """
-
-    def __init__(self, requests: Iterable[Request | None], limits: ModelLimits) -> None:
-        self._limits = limits
-        self._next_index = 0
-        self._last: Request | None = None
-        self.exhausted = False
-        if isinstance(requests, Sequence):
-            # A list can be judged before anything is spent on its first entries.
-            for index, request in enumerate(r for r in requests if r is not None):
-                limits.check(index, request)
-        self._requests = iter(requests)
-
-    def pull(self, room: int) -> list[tuple[int, Request]]:
-        """Take up to `room` requests; fewer if the source has none at the moment or has ended."""
-        taken: list[tuple[int, Request]] = []
-        while len(taken) < room and not self.exhausted:
-            try:
-                request = next(self._requests)
-            except StopIteration:
-                self.exhausted = True
-                break
-            if request is None:
-                break
-            self._check(request)
-            taken.append((self._next_index, request))
-            self._next_index += 1
-        return taken
-
-    def _check(self, request: Request) -> None:
-        """Check a request, but not what it shares with the one before."""
-        last = self._last
-        if (
-            last is None
-            or request.prompt_ids is not last.prompt_ids
-            or request.max_tokens != last.max_tokens
-            or not 0 <= request.seed < 2**63
-        ):
-            self._limits.check(self._next_index, request)
-        self._last = request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import EngineError
 
@@ -16,11 +16,12 @@ class NotNumbersError(EngineError):
     """A model gave no distribution: a NaN, an infinite logit, or minus infinity everywhere.
 
     Args:
-        index: which of the sequences or requests that were given, None if it is not known.
+        index: which of the sequences that were given, or the key of the request; None if it is
+            not known.
         place: where in it, in words.
     """
 
-    def __init__(self, index: int | None = None, place: str = "") -> None:
+    def __init__(self, index: Any = None, place: str = "") -> None:
         super().__init__(
             f"the model's logits are not numbers{f' {place}' if place else ''}.",
             "Try --dtype float32, or check the model's weights.",
@@ -57,12 +58,12 @@ def at_index(index: int) -> Iterator[None]:
 
 
 @contextmanager
-def naming(label: str, question: Callable[[int], str]) -> Iterator[None]:
+def naming(label: str, question: Callable[[Any], str]) -> Iterator[None]:
     """Say in the error of a model without numbers which model it was, and on which question.
 
     Args:
         label: the model in words, such as "teacher demo:strong".
-        question: the question id of a sequence's or request's index.
+        question: the question id of a sequence's index or a request's key.
 
     Raises:
         NotNumbersError: with both.

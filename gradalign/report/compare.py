@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import Arm, Difference, cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
-from gradalign.report.node_scores import Arm, NodeScores, read_scores
+from gradalign.report.node_scores import NodeScores, read_scores
 from gradalign.report.significance import check_level, holm, resamples_for
+from gradalign.report.verdict import to_json
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -24,7 +25,7 @@ Pairing = Literal["nodes", "questions", "none"]
 
 
 @dataclass(frozen=True)
-class Difference:
+class ArmDifference:
     """Pooled alignment of one arm in two runs, second minus first.
 
     Attributes:
@@ -32,8 +33,7 @@ class Difference:
         pairing: `nodes` (the same positions of the same responses), `questions` (the same
             questions, other responses), or `none` (independent runs).
         first, second: pooled alignment in each; on the shared nodes or questions where paired.
-        difference, low, high: second - first with its interval.
-        p_value, adjusted_p: of no difference, as it is and after Holm's correction over arms.
+        difference: second minus first; its p-value is corrected over arms.
         num_first, num_second: nodes of each run behind it.
     """
 
@@ -42,23 +42,28 @@ class Difference:
     pairing: Pairing
     first: float
     second: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    adjusted_p: float
+    difference: Difference
     num_first: int
     num_second: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, None where a number is not known."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        plain: dict[str, Any] = to_json(
+            {
+                "teacher": self.teacher,
+                "method": self.method,
+                "pairing": self.pairing,
+                "first": self.first,
+                "second": self.second,
+                **self.difference.columns(),
+                "num_first": self.num_first,
+                "num_second": self.num_second,
+            }
+        )
+        return plain
 
 
-def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[Difference]:
+def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[ArmDifference]:
     """Compare every arm that both runs have.
 
     Nodes coincide where both runs chose the same position of the same response (same question,
@@ -79,8 +84,11 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
     seed = int(first.metadata.get("config", {}).get("seed", 0))
     nodes = _same_nodes(first, second, scores)
     rows = [_one(arm, scores, nodes, seed, level) for arm in shared]
-    adjusted = holm([row.p_value for row in rows])
-    return [replace(row, adjusted_p=p) for row, p in zip(rows, adjusted, strict=True)]
+    adjusted = holm([row.difference.p_value for row in rows])
+    return [
+        replace(row, difference=replace(row.difference, adjusted_p=p))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
 def _same_nodes(
@@ -112,7 +120,7 @@ def _one(
     nodes: tuple[Bools, Bools],
     seed: int,
     level: float,
-) -> Difference:
+) -> ArmDifference:
     inside = [part.there(arm) for part in scores]
     both = [mark & there for mark, there in zip(nodes, inside, strict=True)]
     ids = [part.node_id_N[keep] for part, keep in zip(scores, both, strict=True)]
@@ -143,27 +151,22 @@ def _one(
             _stacked([by[q] for q in sorted(has)])
             for by, has in zip(by_question, counted, strict=True)
         ]
-        numbers = _unpaired(sums[0], sums[1], seed, level)
+        difference = _unpaired(sums[0], sums[1], seed, level)
     else:
         order = sorted(counted[0] & counted[1])
         sums = [_stacked([by[q] for q in order]) for by in by_question]
-        result = compare(
+        difference = compare(
             sums[1], sums[0], pooled_of_sums,
             seed=seed, num_resamples=resamples_for(len(order)), level=level,
         )  # fmt: skip
-        numbers = (result.difference, result.low, result.high, result.p_value)
     values = [float(pooled_of_sums(part.sum(axis=0))) for part in sums]
-    return Difference(
+    return ArmDifference(
         teacher=arm.teacher,
         method=arm.method,
         pairing=pairing,
         first=values[0],
         second=values[1],
-        difference=float(numbers[0]),
-        low=float(numbers[1]),
-        high=float(numbers[2]),
-        p_value=float(numbers[3]),
-        adjusted_p=math.nan,
+        difference=difference,
         num_first=int(inside[0].sum()),
         num_second=int(inside[1].sum()),
     )
@@ -176,16 +179,16 @@ def _stacked(rows: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
 
 def _unpaired(
     first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int, level: float
-) -> tuple[float, float, float, float]:
+) -> Difference:
     """Difference of independent estimates: their standard errors add in squares."""
     one, other = (
         cluster_bootstrap(sums, pooled_of_sums, seed=seed, level=level) for sums in (first, second)
     )
-    difference = other.estimate - one.estimate
+    difference = other.value - one.value
     se = math.hypot(one.se, other.se)
     ends = (one.low, one.high, other.low, other.high)
     if not (math.isfinite(se) and se > 0 and all(map(math.isfinite, ends))):
-        return difference, math.nan, math.nan, math.nan
+        return Difference(difference)
     reach = float(norm.ppf((1.0 + level) / 2)) * se
     p_value = 2.0 * float(norm.sf(abs(difference) / se))
-    return difference, difference - reach, difference + reach, p_value
+    return Difference(difference, difference - reach, difference + reach, se, p_value)

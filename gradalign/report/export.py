@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import norm
 
-from gradalign.alignment import pooled_of_sums
+from gradalign.alignment import Arm, pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
-from gradalign.report.format import arm_name
-from gradalign.report.node_scores import Arm, directions
+from gradalign.report.node_scores import arms_in, directions
 from gradalign.report.plots import best_arm
 from gradalign.store.output_file import head_of, replacing
 
@@ -182,19 +181,17 @@ def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
         UsageError: no such arm in the run.
     """
     rows = report.summary
-    arms = list(dict.fromkeys(zip(rows["teacher"], rows["method"], strict=True)))
+    arms = arms_in(rows)
     fitting = [
-        arm
-        for arm in arms
-        if (teacher is None or arm[0] == teacher) and (method is None or arm[1] == method)
+        arm for arm in arms if teacher in (None, arm.teacher) and method in (None, arm.method)
     ]
     if not fitting:
-        known = ", ".join(arm_name(*arm) for arm in arms)
         raise UsageError(
-            f"{report.path} has no {arm_name(teacher or '*', method or '*')}.", f"Known: {known}."
+            f"{report.path} has no {Arm(teacher or '*', method or '*')}.",
+            f"Known: {', '.join(map(str, arms))}.",
         )
     if len(fitting) == 1:
-        return Arm(*map(str, fitting[0]))
+        return fitting[0]
     if teacher is not None:
         rows = rows[rows["teacher"] == teacher]
     if method is not None:

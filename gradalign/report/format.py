@@ -78,8 +78,3 @@ def rough_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:,.0f} seconds" if seconds >= 1.5 else "1 second"
     return f"{seconds / 60:,.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
-
-
-def arm_name(teacher: str, method: str) -> str:
-    """Return METHOD@TEACHER, or the method alone where it looks at no teacher."""
-    return f"{method}@{teacher}" if teacher else method

@@ -17,8 +17,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from gradalign.alignment import Arm
 from gradalign.errors import UsageError
-from gradalign.report.format import arm_name, visible
+from gradalign.report.format import visible
+from gradalign.report.node_scores import arms_in
 from gradalign.store.schema import schema
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
@@ -142,16 +144,16 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
     labels = [parse_teacher(spec).label for spec in config.teachers]
     chosen = [methods.get(spec) for spec in config.methods]
     arms = [
-        (label, method.spec)
+        Arm(label, method.spec)
         for method in chosen
         for label in (labels if "teacher" in method.needs else [""])
     ]
     for text in conditions:
         condition = parse_condition(text)
-        if not any(_matches(condition, *arm) for arm in arms):
+        if not any(_matches(condition, arm) for arm in arms):
             raise UsageError(
                 f"--fail-under {text!r} matches no teacher and method of this run.",
-                f"Known: {', '.join(arm_name(*arm) for arm in arms)}.",
+                f"Known: {', '.join(map(str, arms))}.",
             )
         if condition.split not in _KNOWN_SPLITS and not condition.split.startswith("question:"):
             raise UsageError(
@@ -172,12 +174,12 @@ def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
 
 def _try(report: Report, condition: Condition) -> list[Outcome]:
     summary = report.summary
-    arms = list(dict.fromkeys(zip(summary["teacher"], summary["method"], strict=True)))
-    chosen = [arm for arm in arms if _matches(condition, *arm)]
+    arms = arms_in(summary)
+    chosen = [arm for arm in arms if _matches(condition, arm)]
     if not chosen:
-        known = ", ".join(arm_name(*arm) for arm in arms)
         raise UsageError(
-            f"--fail-under {condition.text!r} matches nothing in {report.path}.", f"Known: {known}."
+            f"--fail-under {condition.text!r} matches nothing in {report.path}.",
+            f"Known: {', '.join(map(str, arms))}.",
         )
     if condition.split not in {*summary["split"], *_KNOWN_SPLITS}:
         raise UsageError(
@@ -189,7 +191,7 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
     outcomes = []
     for arm in chosen:
         value = float(rows[condition.column].get(arm, math.nan))
-        name = f"{arm_name(*arm)},{condition.split}"
+        name = f"{arm},{condition.split}"
         there = math.isfinite(value)  # what is not known fails, whatever the comparison
         passed = there and _COMPARE[condition.comparison](value, condition.threshold)
         why = rows["reason"].get(arm) if "reason" in rows and not there else None
@@ -205,12 +207,14 @@ def _tells(column: str) -> bool:
     return not column.startswith("update")
 
 
-def _matches(condition: Condition, teacher: str, method: str) -> bool:
-    if not fnmatchcase(method, condition.method):
+def _matches(condition: Condition, arm: Arm) -> bool:
+    if not fnmatchcase(arm.method, condition.method):
         return False
     if not condition.teacher:
-        return not teacher or condition.method == "*"
-    return any(fnmatchcase(name, condition.teacher) for name in (teacher, teacher.split("/")[-1]))
+        return not arm.teacher or condition.method == "*"
+    return any(
+        fnmatchcase(name, condition.teacher) for name in (arm.teacher, arm.teacher.split("/")[-1])
+    )
 
 
 def github_annotations(outcomes: Sequence[Outcome]) -> list[str]:

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gradalign.alignment import Arm
 from gradalign.alignment.ideal import renormalise
 from gradalign.alignment.scores import pooling_columns
 from gradalign.analysis.node_views import read_directions, read_nodes
-from gradalign.report.format import arm_name
 from gradalign.store.splits import (
     entropy_edges,
     entropy_splits,
@@ -32,17 +32,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, order=True)
-class Arm:
-    """A teacher (model and context) with a method; the teacher is "" where none is looked at."""
-
-    teacher: str
-    method: str
-
-    def __str__(self) -> str:
-        return arm_name(self.teacher, self.method)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +109,12 @@ _ABOUT = (
 )
 
 
+def arms_in(table: pd.DataFrame) -> list[Arm]:
+    """Return the arms that a table with the columns teacher and method has, as they first come."""
+    names = zip(table["teacher"], table["method"], strict=True)
+    return [Arm(str(teacher), str(method)) for teacher, method in dict.fromkeys(names)]
+
+
 def read_scores(report: Report) -> NodeScores:
     """Read a run's alignments as arrays."""
     columns = ["teacher", "method", "node_id", "dot", "method_norm2"]
@@ -194,10 +189,7 @@ def directions(
     """
     nodes = read_nodes(report.folder, shard)
     node_ids = nodes.ids("node_id")
-    for (teacher, method), (rows_N, known_NC) in read_directions(
-        report.folder, shard, nodes
-    ).items():
-        arm = Arm(teacher, method)
+    for arm, (rows_N, known_NC) in read_directions(report.folder, shard, nodes).items():
         if arms is not None and arm not in arms:
             continue
         mask_NC = nodes.mask_NC[rows_N] & np.isfinite(known_NC)

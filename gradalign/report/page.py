@@ -93,15 +93,11 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
                 "teacher": visible(item.teacher) or "(none)",
                 "method": visible(item.method),
                 "role": item.role,
-                "pooled": interval(item.pooled, item.low, item.high),
+                "pooled": interval(*item.pooled.span),
                 "difference": (
-                    ("best candidate" if item.pooled == item.pooled else "-")
+                    ("best candidate" if item.pooled.known else "-")
                     if item.against_leader is None
-                    else interval(
-                        item.against_leader.difference,
-                        item.against_leader.low,
-                        item.against_leader.high,
-                    )
+                    else interval(*item.against_leader.span)
                 ),
                 "p": p_value(
                     None if item.against_leader is None else item.against_leader.adjusted_p

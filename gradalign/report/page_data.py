@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradalign.alignment import Arm
 from gradalign.alignment.value_interval import branch_interval, value_interval
 from gradalign.errors import RunError, UsageError
 from gradalign.report.format import visible
-from gradalign.report.node_scores import Arm, directions
+from gradalign.report.node_scores import arms_in, directions
 from gradalign.report.plots import best_arm
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
@@ -46,12 +47,7 @@ def page_data(report: Report, max_spines: int) -> dict[str, Any]:
         max_spines: at most this many responses, whole questions, spread over a few shards.
     """
     summary = report.summary
-    arms = [
-        Arm(str(teacher), str(method))
-        for teacher, method in dict.fromkeys(
-            zip(summary["teacher"], summary["method"], strict=True)
-        )
-    ]
+    arms = arms_in(summary)
     chosen = choose_questions(report, max_spines)
     return {
         "arms": [[visible(arm.teacher), visible(arm.method)] for arm in arms],
@@ -95,7 +91,7 @@ def _summary(
     summary: pd.DataFrame, arms: Sequence[Arm], chosen: Sequence[str]
 ) -> dict[str, list[Any]]:
     """Return per split a list with one entry per arm: the numbers, or null."""
-    index = {(arm.teacher, arm.method): i for i, arm in enumerate(arms)}
+    index = {arm: i for i, arm in enumerate(arms)}
     names = {*SPLITS, *(f"question:{question}" for question in chosen)}
     out: dict[str, list[Any]] = {}
     for row in summary[summary["split"].isin(names)].to_dict("records"):
@@ -103,7 +99,7 @@ def _summary(
         kind, separator, rest = split.partition(":")
         shown = f"{kind}:{visible(rest)}" if separator else kind
         entry = out.setdefault(shown, [None] * len(arms))
-        entry[index[row["teacher"], row["method"]]] = [rounded(row[name]) for name in _NUMBERS]
+        entry[index[Arm(row["teacher"], row["method"])]] = [rounded(row[name]) for name in _NUMBERS]
     return out
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradalign.alignment import Arm
 from gradalign.errors import MissingDependencyError, UsageError
-from gradalign.report.format import arm_name, visible
-from gradalign.report.node_scores import Arm
+from gradalign.report.format import visible
+from gradalign.report.node_scores import arms_in
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -195,8 +196,7 @@ class Plots:
 
 
 def _known(summary: pd.DataFrame) -> str:
-    arms = dict.fromkeys(zip(summary["teacher"], summary["method"], strict=True))
-    return f"Known: {', '.join(arm_name(*arm) for arm in arms)}."
+    return f"Known: {', '.join(map(str, arms_in(summary)))}."
 
 
 def _bars(rows: pd.DataFrame) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import Arm, Difference, cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import why_unpooled
 from gradalign.errors import RunError
-from gradalign.report.node_scores import Arm, NodeScores, read_scores
+from gradalign.report.node_scores import NodeScores, read_scores
 from gradalign.report.recommend_text import (
     control_remarks,
     headline,
@@ -22,7 +22,6 @@ from gradalign.report.recommend_text import (
     unpooled_remarks,
 )
 from gradalign.report.significance import (
-    Pair,
     check_level,
     compare_arms,
     compare_teachers,
@@ -71,9 +70,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         )
     seed = int(report.metadata.get("config", {}).get("seed", 0))
     ranking = _rank(scores, seed, level)
-    best = next(
-        (item for item in ranking if item.role == "candidate" and math.isfinite(item.pooled)), None
-    )
+    best = next((item for item in ranking if item.role == "candidate" and item.pooled.known), None)
     places, pairs = _teachers(scores, seed, level)
     leader = None if best is None else Arm(best.teacher, best.method)
     parts, contrasts = ((), ()) if leader is None else _parts(scores, leader, seed, level)
@@ -119,11 +116,11 @@ def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:
         sums_QK = sums_QK[np.bincount(scores.question_N[there_N], minlength=len(sums_QK)) > 0]
         estimate = cluster_bootstrap(sums_QK, pooled_of_sums, seed=seed, level=level)
         found.append((arm, estimate, int(there_N.sum())))
-    known = [item for item in found if math.isfinite(item[1].estimate)]
-    unknown = [item for item in found if not math.isfinite(item[1].estimate)]
-    known.sort(key=lambda item: -item[1].estimate)
+    known = [item for item in found if item[1].known]
+    unknown = [item for item in found if not item[1].known]
+    known.sort(key=lambda item: -item[1].value)
     leader = next((arm for arm, _, _ in known if role_of(arm) == "candidate"), None)
-    against: dict[Arm, Pair] = {}
+    against: dict[Arm, Difference] = {}
     if leader is not None:
         others = [arm for arm, _, _ in known if arm != leader]
         against = dict(
@@ -141,9 +138,7 @@ def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:
             teacher=arm.teacher,
             method=arm.method,
             role=role_of(arm),
-            pooled=float(estimate.estimate),
-            low=float(estimate.low),
-            high=float(estimate.high),
+            pooled=estimate,
             num_nodes=num_nodes,
             against_leader=against.get(arm),
         )
@@ -153,7 +148,7 @@ def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:
 
 def _teachers(
     scores: NodeScores, seed: int, level: float
-) -> tuple[tuple[TeacherPlace, ...], tuple[Pair, ...]]:
+) -> tuple[tuple[TeacherPlace, ...], tuple[Difference, ...]]:
     """Rank teachers by their mean over the methods that all of them have; compare all pairs."""
     methods_of: dict[str, list[str]] = {}
     for arm in scores.arms:
@@ -169,16 +164,8 @@ def _teachers(
         seen_N = scores.there(*arms)
         sums_QK = sums_QK[np.bincount(scores.question_N[seen_N], minlength=len(sums_QK)) > 0]
         estimate = cluster_bootstrap(sums_QK, mean_pooled, seed=seed, level=level)
-        places.append(
-            TeacherPlace(
-                teacher,
-                role_of(arms[0]),
-                float(estimate.estimate),
-                float(estimate.low),
-                float(estimate.high),
-            )
-        )
-    places.sort(key=lambda place: -place.mean if math.isfinite(place.mean) else math.inf)
+        places.append(TeacherPlace(teacher, role_of(arms[0]), estimate))
+    places.sort(key=lambda place: -place.mean.value if place.mean.known else math.inf)
     names = [place.teacher for place in places]
     pairs = _corrected(
         compare_teachers(scores, first, second, shared, seed=seed, level=level)
@@ -204,7 +191,7 @@ def _shared(scores: NodeScores, methods_of: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _corrected(pairs: Iterable[Pair]) -> list[Pair]:
+def _corrected(pairs: Iterable[Difference]) -> list[Difference]:
     family = list(pairs)
     adjusted = holm([pair.p_value for pair in family])
     return [replace(pair, adjusted_p=p) for pair, p in zip(family, adjusted, strict=True)]
@@ -215,7 +202,7 @@ SPLITS = ("correct", "incorrect", "position:", "entropy:")
 
 def _parts(
     scores: NodeScores, leader: Arm, seed: int, level: float
-) -> tuple[tuple[Part, ...], tuple[Pair, ...]]:
+) -> tuple[tuple[Part, ...], tuple[Difference, ...]]:
     splits = scores.splits()
     here_N = scores.there(leader)
     total = float(scores.weight_N[here_N].sum())
@@ -233,10 +220,7 @@ def _parts(
             Part(
                 split=name,
                 share=float(scores.weight_N[inside_N].sum()) / total,
-                pooled=float(found.estimate),
-                low=float(found.low),
-                high=float(found.high),
-                advice="keep" if found.low > 0 else "drop" if found.high < 0 else "unsure",
+                pooled=found,
             )
         )
     pairs = [
@@ -252,7 +236,7 @@ def _parts(
 
 def _contrast(
     scores: NodeScores, arm: Arm, first: str, second: str, seed: int, level: float
-) -> Pair:
+) -> Difference:
     """Compare two parts of the tokens, questions resampled together."""
     splits = scores.splits()
     sums = [scores.sums(arm, splits[name]) for name in (first, second)]
@@ -264,28 +248,19 @@ def _contrast(
         num_resamples=resamples_for(len(sums[0])),
         level=level,
     )
-    return Pair(
-        first=first,
-        second=second,
-        difference=float(result.difference),
-        low=float(result.low),
-        high=float(result.high),
-        p_value=float(result.p_value),
-        adjusted_p=math.nan,
-        num_nodes=int((scores.there(arm) & (splits[first] | splits[second])).sum()),
-        se=math.nan,
-    )
+    num_nodes = int((scores.there(arm) & (splits[first] | splits[second])).sum())
+    return replace(result, first=first, second=second, num_nodes=num_nodes, se=math.nan)
 
 
 def _verdict(
     ranking: Sequence[Ranked],
     places: Sequence[TeacherPlace],
-    pairs: Sequence[Pair],
+    pairs: Sequence[Difference],
     best: Ranked | None,
     level: float,
 ) -> tuple[Literal["winner", "tie", "none"], str | None]:
     controls = [item for item in ranking if item.role == "control"]
-    if best is None or not best.low > 0 or not above(best, controls, level):
+    if best is None or not best.pooled.positive or not above(best, controls, level):
         return "none", None
     top = next((place for place in places if place.role == "candidate"), None)
     if top is None or top.teacher != best.teacher:
@@ -306,21 +281,21 @@ def _equals(ranking: Sequence[Ranked], best: Ranked | None, level: float) -> lis
         and item.teacher == best.teacher
         and item.role == "candidate"
         and (item.against_leader is None or not item.against_leader.significant(level))
-        and math.isfinite(item.pooled)
+        and item.pooled.known
     ]
 
 
 def _open(
     ranking: Sequence[Ranked],
     places: Sequence[TeacherPlace],
-    pairs: Sequence[Pair],
+    pairs: Sequence[Difference],
     best: Ranked | None,
     level: float,
-) -> list[tuple[Pair, int]]:
+) -> list[tuple[Difference, int]]:
     """Comparisons that matter and are not decided, each with the size of its family."""
     if best is None:
         return []
-    undecided: list[tuple[Pair, int]] = []
+    undecided: list[tuple[Difference, int]] = []
     names = [place.teacher for place in places if place.role == "candidate"]
     if len(names) > 1:
         undecided += [
@@ -346,7 +321,7 @@ def _open(
 
 
 def _settle(
-    report: Report, undecided: Sequence[tuple[Pair, int]], num_questions: int, level: float
+    report: Report, undecided: Sequence[tuple[Difference, int]], num_questions: int, level: float
 ) -> tuple[Settle, ...]:
     totals = report.metadata.get("totals", {})
     rollouts = totals.get("continuations", 0) / max(num_questions, 1)
@@ -360,10 +335,7 @@ def _settle(
         )
         out.append(
             Settle(
-                first=pair.first,
-                second=pair.second,
-                difference=pair.difference,
-                se=pair.se,
+                open=pair,
                 questions=questions,
                 extra_questions=extra,
                 extra_rollouts=extra * rollouts,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradalign.alignment import Difference
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
 from gradalign.report.format import interval, number, rough_duration
-from gradalign.report.significance import Pair
 from gradalign.report.verdict import Part, Ranked, Settle, TeacherPlace, above
 
 
@@ -16,27 +16,27 @@ def headline(
     teacher: str | None,
     best: Ranked | None,
     places: Sequence[TeacherPlace],
-    pairs: Sequence[Pair],
+    pairs: Sequence[Difference],
     level: float,
 ) -> str:
     """Say the verdict in a sentence."""
     if best is None:
         return "No clear winner: no candidate has a pooled alignment at all."
-    value = interval(best.pooled, best.low, best.high)
+    value = interval(*best.pooled.span)
     if verdict == "none":
-        if math.isnan(best.low):
+        if math.isnan(best.pooled.low):
             return (
                 f"No clear winner: {best.name} has the highest pooled alignment, {value}, but so "
                 "few questions give no interval."
             )
-        if best.high < 0:
+        if best.pooled.negative:
             return (
                 f"Do not distill: even the best candidate, {best.name}, points away from "
                 f"success, {value}."
             )
         return (
             f"No clear winner: the best candidate, {best.name} with {value}, is not surely above "
-            + ("0." if not best.low > 0 else "the controls.")
+            + ("0." if not best.pooled.positive else "the controls.")
         )
     if verdict == "winner":
         rivals = sum(place.role == "candidate" for place in places) - 1
@@ -100,7 +100,7 @@ def method_remark(
 
 def control_remarks(ranking: Sequence[Ranked], best: Ranked | None, level: float) -> list[str]:
     """Say where the controls stand."""
-    controls = [item for item in ranking if item.role == "control" and math.isfinite(item.pooled)]
+    controls = [item for item in ranking if item.role == "control" and item.pooled.known]
     if best is None:
         return []
     if not controls:
@@ -112,7 +112,7 @@ def control_remarks(ranking: Sequence[Ranked], best: Ranked | None, level: float
     beaten = above(best, controls, level)
     return [
         f"Best control: {top.name}, place {top.rank} of {len(ranking)}, "
-        f"{interval(top.pooled, top.low, top.high)}; the best candidate is "
+        f"{interval(*top.pooled.span)}; the best candidate is "
         f"{'surely above every control' if beaten else 'NOT surely above every control'}."
     ]
 
@@ -133,25 +133,23 @@ def part_name(split: str) -> str:
     return f"{_PART_NAMES[kind]} {rest}".strip() if rest else _PART_NAMES[kind]
 
 
-def part_remarks(parts: Sequence[Part], contrasts: Sequence[Pair], level: float) -> list[str]:
+def part_remarks(parts: Sequence[Part], contrasts: Sequence[Difference], level: float) -> list[str]:
     """Say which tokens to keep, to leave out, and where the gain is."""
     lines = []
     for advice, text in (("keep", "Keep"), ("drop", "Leave out"), ("unsure", "Undecided")):
         names = [
-            f"{part_name(part.split)} ({number(part.pooled, 2)})"
+            f"{part_name(part.split)} ({number(part.pooled.value, 2)})"
             for part in parts
-            if part.advice == advice and math.isfinite(part.pooled)
+            if part.advice == advice and part.pooled.known
         ]
         if names:
             lines.append(f"{text}: {', '.join(names)}.")
     for pair in contrasts:
         if pair.significant(level):
-            more, less = (
-                (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
-            )
+            more, less = (pair.first, pair.second) if pair.value > 0 else (pair.second, pair.first)
             lines.append(
                 f"More is gained on {part_name(more)} than on {part_name(less)} "
-                f"(difference {number(abs(pair.difference), 2)}, p = {pair.adjusted_p:.2g})."
+                f"(difference {number(abs(pair.value), 2)}, p = {pair.adjusted_p:.2g})."
             )
     return lines
 
@@ -160,8 +158,8 @@ def settle_remarks(settle: Sequence[Settle], num_questions: int) -> list[str]:
     """Say what would settle what is open."""
     lines = []
     for item in settle:
-        what = f"To settle {item.first} against {item.second} (difference "
-        what += f"{number(item.difference)}, standard error {item.se:.3f})"
+        what = f"To settle {item.open.first} against {item.open.second} (difference "
+        what += f"{number(item.open.value)}, standard error {item.open.se:.3f})"
         if not math.isfinite(item.questions):
             continue
         if item.questions > 1000 * num_questions:

@@ -6,51 +6,22 @@ Axes: _Q questions, _K sums, _M methods.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import Arm, Difference, cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import UsageError
-from gradalign.report.node_scores import Arm, NodeScores
+from gradalign.report.node_scores import NodeScores
 from gradalign.rounding import difference
 
 Floats = npt.NDArray[np.float64]
 
 POWER = 0.8
 """The chance of seeing a difference of the estimated size that `questions_needed` aims at."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A paired comparison, first minus second.
-
-    Attributes:
-        first, second: names of what is compared.
-        difference: of their pooled alignments, on the nodes that both have.
-        low, high: its interval at the recommendation's level, not corrected.
-        p_value: two-sided, of no difference; NaN with fewer than 2 questions.
-        adjusted_p: after Holm's correction within its family of comparisons.
-        num_nodes: nodes that both have.
-        se: standard error of the difference over questions.
-    """
-
-    first: str
-    second: str
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    adjusted_p: float
-    num_nodes: int
-    se: float
-
-    def significant(self, level: float) -> bool:
-        """Whether the difference is there at a confidence level, correction included."""
-        return bool(self.adjusted_p < 1.0 - level)
 
 
 def check_level(level: float) -> None:
@@ -99,7 +70,9 @@ def mean_pooled(sums: npt.ArrayLike) -> Floats:
     return np.asarray(pooled_of_sums(sums_MK).mean(axis=-1))
 
 
-def compare_arms(scores: NodeScores, first: Arm, second: Arm, *, seed: int, level: float) -> Pair:
+def compare_arms(
+    scores: NodeScores, first: Arm, second: Arm, *, seed: int, level: float
+) -> Difference:
     """Compare two arms on the nodes that both have; p-values are corrected by the caller."""
     return _compare(
         scores, (first,), (second,), (str(first), str(second)), pooled_of_sums, seed, level
@@ -108,7 +81,7 @@ def compare_arms(scores: NodeScores, first: Arm, second: Arm, *, seed: int, leve
 
 def compare_teachers(
     scores: NodeScores, first: str, second: str, methods: Sequence[str], *, seed: int, level: float
-) -> Pair:
+) -> Difference:
     """Compare two teachers by their mean over methods, so that no method is picked by its luck."""
     arms = [tuple(Arm(teacher, method) for method in methods) for teacher in (first, second)]
     return _compare(scores, arms[0], arms[1], (first, second), mean_pooled, seed, level)
@@ -122,7 +95,7 @@ def _compare(
     statistic: Callable[[Floats], Floats],
     seed: int,
     level: float,
-) -> Pair:
+) -> Difference:
     both_N = scores.there(*first, *second)
     sums = [
         np.concatenate([scores.sums(arm, both_N) for arm in arms], axis=1)
@@ -142,20 +115,12 @@ def _compare(
         num_resamples=2_000,
         level=level,
     )
-    return Pair(
-        first=names[0],
-        second=names[1],
-        difference=float(result.difference),
-        low=float(result.low),
-        high=float(result.high),
-        p_value=float(result.p_value),
-        adjusted_p=float("nan"),
-        num_nodes=int(both_N.sum()),
-        se=float(spread.se),
+    return replace(
+        result, first=names[0], second=names[1], num_nodes=int(both_N.sum()), se=spread.se
     )
 
 
-def questions_needed(pair: Pair, num_questions: int, level: float, comparisons: int) -> float:
+def questions_needed(pair: Difference, num_questions: int, level: float, comparisons: int) -> float:
     """Return how many questions would probably settle a comparison.
 
     If the difference is what it seems to be, this many questions show it with a chance of
@@ -168,7 +133,7 @@ def questions_needed(pair: Pair, num_questions: int, level: float, comparisons: 
         level: confidence.
         comparisons: how many the correction has to allow for.
     """
-    if not (np.isfinite(pair.se) and pair.se > 0 and abs(pair.difference) > 0):
+    if not (np.isfinite(pair.se) and pair.se > 0 and abs(pair.value) > 0):
         return float("nan")
     reach = norm.isf((1.0 - level) / (2 * max(comparisons, 1))) + norm.ppf(POWER)
-    return float(num_questions * (reach * pair.se / abs(pair.difference)) ** 2)
+    return float(num_questions * (reach * pair.se / abs(pair.value)) ** 2)

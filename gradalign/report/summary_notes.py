@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradalign.report.format import arm_name
+from gradalign.alignment import Arm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,10 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
         lines.append(
             f"{sum(failed.values()):,} verifications failed ({kinds}): missing, not wrong."
         )
+    rules: Mapping[str, int] = metadata.get("read_by", {})
+    if rules:
+        counts = ", ".join(f"{count:,} {rule}" for rule, count in rules.items())
+        lines.append(f"How answers were read: {counts}.")
     floor = metadata.get("noise_floor")
     if floor:
         lines.append(
@@ -147,7 +151,7 @@ def _unpooled(summary: pd.DataFrame) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for row in whole[whole["pooled"].isna()].to_dict("records"):
         if isinstance(row["reason"], str) and row["reason"]:
-            arm = arm_name(str(row["teacher"]), str(row["method"]))
+            arm = str(Arm(row["teacher"], row["method"]))
             by_reason.setdefault(row["reason"], []).append(arm)
     return [
         f"No pooled alignment for {', '.join(arms[:5])}{', ...' if len(arms) > 5 else ''}: {why}."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradalign.alignment import Arm
 from gradalign.alignment.value_interval import branch_interval
 from gradalign.errors import UsageError
 from gradalign.report.export import choose_arm
 from gradalign.report.format import number, visible
-from gradalign.report.node_scores import Arm
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

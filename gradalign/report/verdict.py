@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
+from gradalign.alignment import Arm, Difference, Estimate
 from gradalign.report.format import visible
-from gradalign.report.node_scores import Arm
-from gradalign.report.significance import Pair
 
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")
@@ -26,7 +25,7 @@ class Ranked:
         teacher, method: the arm.
         role: candidate; control (random or constant directions, false contexts); or reference
             (methods that need no teacher, such as Dr. GRPO).
-        pooled, low, high: pooled alignment with its interval.
+        pooled: its pooled alignment.
         num_nodes: nodes behind it.
         against_leader: this arm minus the best candidate; None for the best candidate itself.
     """
@@ -35,27 +34,40 @@ class Ranked:
     teacher: str
     method: str
     role: Role
-    pooled: float
-    low: float
-    high: float
+    pooled: Estimate
     num_nodes: int
-    against_leader: Pair | None
+    against_leader: Difference | None
 
     @property
     def name(self) -> str:
         """METHOD@TEACHER."""
         return str(Arm(self.teacher, self.method))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the estimates among them."""
+        pair = self.against_leader
+        return {
+            "rank": self.rank,
+            "teacher": self.teacher,
+            "method": self.method,
+            "role": self.role,
+            **self.pooled.columns("pooled"),
+            "num_nodes": self.num_nodes,
+            "against_leader": None if pair is None else difference_to_dict(pair),
+        }
+
 
 @dataclass(frozen=True)
 class TeacherPlace:
-    """A teacher over all its methods: the mean of their pooled alignments, with its interval."""
+    """A teacher over all its methods: the mean of their pooled alignments."""
 
     teacher: str
     role: Role
-    mean: float
-    low: float
-    high: float
+    mean: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the estimate among them."""
+        return {"teacher": self.teacher, "role": self.role, **self.mean.columns("mean")}
 
 
 @dataclass(frozen=True)
@@ -65,16 +77,26 @@ class Part:
     Attributes:
         split: as in the summary.
         share: share of all response positions that lie in it, estimated from the nodes.
-        pooled, low, high: alignment there.
-        advice: keep (the interval is above 0), drop (below 0), or unsure.
+        pooled: pooled alignment there.
     """
 
     split: str
     share: float
-    pooled: float
-    low: float
-    high: float
-    advice: Literal["keep", "drop", "unsure"]
+    pooled: Estimate
+
+    @property
+    def advice(self) -> Literal["keep", "drop", "unsure"]:
+        """Keep (the interval is above 0), drop (below 0), or unsure."""
+        return "keep" if self.pooled.positive else "drop" if self.pooled.negative else "unsure"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the estimate among them."""
+        return {
+            "split": self.split,
+            "share": self.share,
+            **self.pooled.columns("pooled"),
+            "advice": self.advice,
+        }
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,7 @@ class Settle:
     """What would probably settle an open comparison.
 
     Attributes:
-        first, second: what is compared.
-        difference, se: estimate and its standard error.
+        open: the comparison.
         questions: questions in all that would show this difference with 80 % power; NaN where
             that cannot be said.
         extra_questions: that many more than there are.
@@ -91,14 +112,24 @@ class Settle:
         extra_seconds: this run's time per question times the extra questions.
     """
 
-    first: str
-    second: str
-    difference: float
-    se: float
+    open: Difference
     questions: float
     extra_questions: float
     extra_rollouts: float
     extra_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the comparison among them."""
+        return {
+            "first": self.open.first,
+            "second": self.open.second,
+            "difference": self.open.value,
+            "se": self.open.se,
+            "questions": self.questions,
+            "extra_questions": self.extra_questions,
+            "extra_rollouts": self.extra_rollouts,
+            "extra_seconds": self.extra_seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -128,15 +159,30 @@ class Recommendation:
     remarks: tuple[str, ...]
     ranking: tuple[Ranked, ...]
     teachers: tuple[TeacherPlace, ...]
-    teacher_pairs: tuple[Pair, ...]
+    teacher_pairs: tuple[Difference, ...]
     parts: tuple[Part, ...]
-    contrasts: tuple[Pair, ...]
+    contrasts: tuple[Difference, ...]
     settle: tuple[Settle, ...]
     level: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values, None where a number is not known."""
-        plain: dict[str, Any] = _jsonable(asdict(self))
+        plain: dict[str, Any] = to_json(
+            {
+                "verdict": self.verdict,
+                "teacher": self.teacher,
+                "methods": self.methods,
+                "headline": self.headline,
+                "remarks": self.remarks,
+                "ranking": [item.to_dict() for item in self.ranking],
+                "teachers": [item.to_dict() for item in self.teachers],
+                "teacher_pairs": [difference_to_dict(pair) for pair in self.teacher_pairs],
+                "parts": [item.to_dict() for item in self.parts],
+                "contrasts": [difference_to_dict(pair) for pair in self.contrasts],
+                "settle": [item.to_dict() for item in self.settle],
+                "level": self.level,
+            }
+        )
         return plain
 
     def __str__(self) -> str:
@@ -160,18 +206,30 @@ def above(best: Ranked, others: Sequence[Ranked], level: float) -> bool:
     """Whether the best candidate is surely above each of the others."""
     return all(
         item.against_leader is not None
-        and item.against_leader.difference < 0
+        and item.against_leader.value < 0
         and item.against_leader.significant(level)
         for item in others
-        if math.isfinite(item.pooled)
+        if item.pooled.known
     )
 
 
-def _jsonable(value: Any) -> Any:
+def difference_to_dict(pair: Difference) -> dict[str, Any]:
+    """Return a difference that stands by itself, with what it is of."""
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        **pair.columns(),
+        "num_nodes": pair.num_nodes,
+        "se": pair.se,
+    }
+
+
+def to_json(value: Any) -> Any:
+    """Return what JSON can hold: lists for tuples, None for numbers that are not known."""
     if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

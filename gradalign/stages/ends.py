@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradalign.alignment import Arm
 from gradalign.stages.base import Run, teacher_file
 
 NEXT_TO_NOTHING = 1e-4
@@ -85,16 +86,17 @@ def outside_figures(run: Run) -> dict[str, dict[str, float]]:
     Both sums are over all positions, weighted by the nodes' inclusion probabilities. Methods
     that look at no teacher are left out, and directions of length 0.
     """
-    sums: dict[tuple[str, str], Any] = {}
+    sums: dict[Arm, Any] = {}
     for shard in run.shards():
         table = run.folder.read_table("alignment", shard)
-        keys = zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True)
+        names = zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True)
+        arms = map(Arm._make, names)
         total_N = table["full_norm2"].to_numpy(zero_copy_only=False)
         inside_N = total_N * table["norm_on_support"].to_numpy(zero_copy_only=False)
         weight_N = table["weight"].to_numpy(zero_copy_only=False)
-        for key, total, inside, weight in zip(keys, total_N, inside_N, weight_N, strict=True):
-            if key[0] and np.isfinite(inside):
-                pair = sums.setdefault((str(key[0]), str(key[1])), np.zeros(2))
+        for arm, total, inside, weight in zip(arms, total_N, inside_N, weight_N, strict=True):
+            if arm.teacher and np.isfinite(inside):
+                pair = sums.setdefault(arm, np.zeros(2))
                 pair += weight * np.array([inside, total])
     shares: dict[str, dict[str, float]] = {}
     for (teacher, method), (inside, total) in sums.items():

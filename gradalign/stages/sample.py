@@ -87,6 +87,8 @@ def _sample(run: Run, tools: StudentTools, shard: str, tick: Tick) -> Counter[st
             num_tokens=len(completion.token_ids),
             seed=request.seed,
             verifier_error=verdict.error_kind or "",
+            read_by=verdict.read_by,
+            answer_read=verdict.answer,
             engine_logprobs=[score],
         )
     run.folder.write_table("spines", shard, rows.table_of())

@@ -37,6 +37,8 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_tokens", _ID, "length of the response in tokens"),
         ("seed", pa.int64(), "seed that the response was drawn with"),
         ("verifier_error", _NAME, "kind of verifier failure, empty if none"),
+        ("read_by", _NAME, "rule by which the verifier read the answer; null if it tells none"),
+        ("answer_read", _STRING, "what it read as the answer; null if nothing"),
         ("engine_logprobs", _F4S, "log P of its tokens by the engine; null where not asked"),
     ],
     "positions": [

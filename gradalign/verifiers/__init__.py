@@ -13,7 +13,7 @@ from gradalign.verifiers import (  # noqa: F401  (they register)
     reasoning_gym,
     regex,
 )
-from gradalign.verifiers.base import FunctionVerifier, Verifier, VerifierFactory
+from gradalign.verifiers.base import FunctionVerifier, Scored, Verifier, VerifierFactory
 from gradalign.verifiers.judge import Verdict
 from gradalign.verifiers.process.pool import VerifierPool
 from gradalign.verifiers.registry import VERIFIERS, get, get_checked
@@ -21,6 +21,7 @@ from gradalign.verifiers.registry import VERIFIERS, get, get_checked
 __all__ = [
     "VERIFIERS",
     "FunctionVerifier",
+    "Scored",
     "Verdict",
     "Verifier",
     "VerifierFactory",

@@ -10,6 +10,29 @@ from gradalign.errors import UsageError
 from gradalign.questions import Question
 
 
+class Scored(float):
+    """A reward that says what it was given for; a number like any other.
+
+    Attributes:
+        answer: what was read as the response's answer, None if there is none.
+        read_by: the verifier's name of the rule that found it, `NOTHING` if none did.
+    """
+
+    answer: str | None
+    read_by: str
+
+    def __new__(cls, reward: float, answer: str | None, read_by: str) -> Scored:
+        """Make the number."""
+        made = super().__new__(cls, reward)
+        made.answer = answer
+        made.read_by = read_by
+        return made
+
+
+NOTHING = "nothing"
+"""`Scored.read_by` where a response gives no answer that can be read."""
+
+
 class Verifier(Protocol):
     """Turns a response into a reward.
 
@@ -30,7 +53,7 @@ class Verifier(Protocol):
         ...
 
     def __call__(self, text: str, question: Question) -> float:
-        """Return the reward of a response, in [0, 1]."""
+        """Return the reward of a response, in [0, 1]; a `Scored` also tells how it was read."""
         ...
 
     def check(self, question: Question) -> None:

@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from gradalign.errors import TaskError
 from gradalign.questions import LABELS, Question
 from gradalign.verifiers import cues
-from gradalign.verifiers.base import FunctionVerifier, Verifier, no_argument
+from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier, no_argument
 from gradalign.verifiers.boxed import boxes
 from gradalign.verifiers.names import read, read_name, read_whole
 from gradalign.verifiers.options import Name, Options, Reading, options_of, plain
@@ -68,8 +68,11 @@ def choice(argument: str) -> Verifier:
 
 
 def _equal(text: str, question: Question) -> float:
-    named = named_choice(text, question.choices)
-    return float(named is not None and named == gold_choice(question))
+    found, rule = _settled(text, question.choices)
+    if not isinstance(found, Name):
+        return Scored(0.0, None, "undecided" if found is not None else NOTHING)
+    right = found.index == gold_choice(question)
+    return Scored(float(right), LABELS[found.index], rule)
 
 
 def _check_question(question: Question) -> None:
@@ -110,15 +113,24 @@ def _same(text: str) -> str:
 
 def named_choice(text: str, choices: tuple[str, ...]) -> int | None:
     """Return the index of the option that a response settles on, None if on none."""
+    found, _ = _settled(text, choices)
+    return found.index if isinstance(found, Name) else None
+
+
+def _settled(text: str, choices: tuple[str, ...]) -> tuple[Name | Reading | None, str]:
+    """Return what a response settles on, and the rule that says so."""
     said = spoken(text)
     if said is None or not said.strip():
-        return None
+        return None, NOTHING
     options = options_of(choices[: len(LABELS)])
     found = _boxed(said, options)
-    if found is None:
-        lines = plain(said)
-        found = _stated(lines, options) or _begun(lines, options) or _called_correct(lines, options)
-    return found.index if isinstance(found, Name) else None
+    if found is not None:
+        return found, "boxed"
+    lines = plain(said)
+    for rule, reads in (("stated", _stated), ("line", _begun), ("called correct", _called_correct)):
+        if found := reads(lines, options):
+            return found, rule
+    return None, NOTHING
 
 
 # --- boxes -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gradalign.questions import Question
-from gradalign.verifiers.base import Verifier
+from gradalign.verifiers.base import Scored, Verifier
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,14 @@ class Verdict:
         error_kind: None, or why there is no reward: `timeout`, `raised`, `memory`, `crashed`,
             `not_a_number`, `out_of_range`.
         detail: what was raised or returned, shortened.
+        answer, read_by: see `gradalign.verifiers.base.Scored`; None where the verifier is silent.
     """
 
     reward: float | None
     error_kind: str | None = None
     detail: str = ""
+    answer: str | None = None
+    read_by: str | None = None
 
 
 def judge(verifier: Verifier, text: str, question: Question) -> Verdict:
@@ -47,6 +50,9 @@ def judge(verifier: Verifier, text: str, question: Question) -> Verdict:
         return Verdict(None, "not_a_number", "nan")
     if not 0.0 <= reward <= 1.0:
         return Verdict(None, "out_of_range", _shorten(_said(repr, value)))
+    if isinstance(value, Scored):
+        answer = None if value.answer is None else _shorten(str(value.answer))
+        return Verdict(reward, answer=answer, read_by=str(value.read_by))
     return Verdict(reward)
 
 

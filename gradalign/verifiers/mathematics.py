@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from gradalign.errors import MissingDependencyError
+from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.questions import Question
-from gradalign.verifiers.base import FunctionVerifier, Verifier, no_argument
+from gradalign.verifiers.answers import Answer, find_answer
+from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier
 from gradalign.verifiers.boxed import last_boxed
 from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
 from gradalign.verifiers.registry import VERIFIERS
@@ -19,38 +20,66 @@ from gradalign.verifiers.response import spoken
 
 @VERIFIERS.register("math")
 def math(argument: str) -> Verifier:
-    """The last boxed answer equals the row's answer as mathematics (math-verify).
+    r"""The response's answer equals the row's as mathematics (math-verify).
 
-    `gradalign.verifiers.expression` has the rules by which an answer is rewritten first. What
-    counts is the text after a thinking part; without a closed box it has no answer. There is no
-    time limit here: run it in a `VerifierPool`.
+    `gradalign.verifiers.answers` says which part of a response is its answer, and
+    `gradalign.verifiers.expression` how an answer is rewritten before it is compared. What
+    counts is the text after a thinking part. With `math:boxed` only the last \boxed counts, and a
+    response without a closed one has no answer. There is no time limit here: run it in a
+    `VerifierPool`.
 
     Raises:
+        UsageError: an option other than `boxed`.
         MissingDependencyError: math-verify is not installed.
     """
-    no_argument("math", argument)
+    if argument not in ("", "boxed"):
+        raise UsageError(
+            f"verifier math takes no argument {argument!r}.",
+            "Write math, or math:boxed, by which only what is in \\boxed{} is an answer.",
+        )
     if importlib.util.find_spec("math_verify") is None:
         raise MissingDependencyError(
             "the verifier math needs math-verify.", "Install it: pip install 'gradalign[tasks]'."
         )
-    return FunctionVerifier(_math_reward, needs_answer=True)
+    return FunctionVerifier(partial(_math_reward, argument == "boxed"), needs_answer=True)
 
 
-def _math_reward(text: str, question: Question) -> float:
+def _math_reward(strict: bool, text: str, question: Question) -> Scored:
+    answer = _boxed_answer(text) if strict else _answer(text, question)
+    if answer.text is None or not answer.text.strip():
+        return Scored(0.0, None, NOTHING)
     try:
-        return _math_equal(text, question)
+        equal = _math_equal(answer.text, question.answer or "")
     except (ImportError, MemoryError):  # of the machine, and not of the response
         raise
     except Exception:
-        return 0.0  # sympy stumbles in many ways over what is no mathematics: a wrong answer
+        equal = 0.0  # sympy stumbles in many ways over what is no mathematics: a wrong answer
+    return Scored(equal, answer.text, answer.rule)
 
 
-def _math_equal(text: str, question: Question) -> float:
+def _boxed_answer(text: str) -> Answer:
     said = spoken(text)
-    inside = None if said is None else last_boxed(said)
-    if inside is None or not inside.strip():
-        return 0.0
-    gold = rewrite(question.answer or "")
+    return Answer(None if said is None else last_boxed(said), "boxed")
+
+
+_IN_A_WORD = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
+
+
+def _answer(text: str, question: Question) -> Answer:
+    said = spoken(text)
+    if said is None:
+        return Answer(None, NOTHING)
+    gold = _TEXT_COMMAND.sub(r"\1", question.answer or "").strip(" .$")
+    prompt = question.prompt
+    asked = prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)
+    return find_answer(said, asked, words=_IN_A_WORD.fullmatch(gold) is not None)
+
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|mbox)\s?\{([^{}]*)\}")
+
+
+def _math_equal(inside: str, answer: str) -> float:
+    gold = rewrite(answer)
     given = exact_part(rewrite(inside), gold)
     if given is None:
         return 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradalign.questions import Question
 from gradalign.reasoning_gym_data import dataset_of, entry_of
-from gradalign.verifiers.base import FunctionVerifier, Verifier
+from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier
 from gradalign.verifiers.registry import VERIFIERS
 from gradalign.verifiers.response import spoken
 
@@ -27,13 +27,13 @@ def reasoning_gym(argument: str) -> Verifier:
     def score(text: str, question: Question) -> float:
         answer = last_answer(text)
         if answer is None:
-            return 0.0
+            return Scored(0.0, None, NOTHING)
         entry = entry_of(dataset, argument, question)
         try:
-            return float(dataset.score_answer(answer, entry))
+            return Scored(float(dataset.score_answer(answer, entry)), answer, "tag")
         except Exception:  # scorers stumble in their own ways over what they cannot read
             dataset.score_answer(entry["answer"], entry)  # raises if it is the scorer's own fault
-            return 0.0
+            return Scored(0.0, answer, "tag")
 
     return FunctionVerifier(score)
 

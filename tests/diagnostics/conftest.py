@@ -6,45 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import FinishedRuns
+from runs import PROVOKED, FinishedRuns
 
 from gradalign.pipeline import diagnose_run
 from gradalign.report.report import Report
-
-COMMON = {
-    "student": "demo:student",
-    "task": "demo:addition",
-    "engine": "transformers",
-    "bootstrap_resamples": 500,
-}
-
-
-@pytest.fixture(scope="session")
-def informed_run(finished_runs: FinishedRuns) -> Report:
-    """One checkpoint in contexts that agree and that contradict each other, under two names."""
-    return finished_runs.get(
-        **COMMON,
-        teachers=[
-            "demo:strong",
-            "self+answer",
-            "self+wrong-answer",
-            "demo:student+answer",
-            "demo:student+solution",
-        ],
-        methods=["opd", "minillm"],
-        limit=8,
-        num_rollouts=2,
-        nodes=6,
-        continuations=6,
-        shard_size=4,
-    )
 
 
 @pytest.fixture(scope="session")
 def answers_run(finished_runs: FinishedRuns) -> Report:
     """The student told a true and a false answer, on enough questions for its alignment."""
     return finished_runs.get(
-        **COMMON | {"task": "demo:addition:size=400"},
+        **PROVOKED | {"task": "demo:addition:size=400"},
         teachers=["self+answer", "self+wrong-answer"],
         methods=["opd", "minillm"],
         limit=96,
@@ -60,7 +32,7 @@ def answers_run(finished_runs: FinishedRuns) -> Report:
 def prefix_run(finished_runs: FinishedRuns) -> Report:
     """Many spines and hardly any nodes: what the one diagnostic that samples needs."""
     return finished_runs.get(
-        **COMMON,
+        **PROVOKED,
         teachers=["demo:strong", "self+answer"],
         methods=["opd"],
         limit=12,

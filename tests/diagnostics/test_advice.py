@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from gradalign.alignment import Estimate
 from gradalign.diagnostics import contexts, horizon, overlap, predictors, prefix, topk
-from gradalign.diagnostics.base import Value
 
-SURE_LOSS = Value(-0.4, -0.6, -0.2)
-UNSURE = Value(0.1, -0.2, 0.4)
-NEAR = Value(0.99, 0.98, 1.0)
+SURE_LOSS = Estimate(-0.4, -0.6, -0.2)
+UNSURE = Estimate(0.1, -0.2, 0.4)
+NEAR = Estimate(0.99, 0.98, 1.0)
 
 
 def test_overlap():
-    assert "warm the student up" in overlap.overlap_advice(Value(0.5, 0.4, 0.6))
+    assert "warm the student up" in overlap.overlap_advice(Estimate(0.5, 0.4, 0.6))
     assert "another cause" in overlap.overlap_advice(NEAR)
-    assert "more questions" in overlap.overlap_advice(Value(0.9, 0.8, 0.97))
+    assert "more questions" in overlap.overlap_advice(Estimate(0.9, 0.8, 0.97))
 
 
 def test_topk_never_recommends_the_biased_form():
@@ -35,22 +35,22 @@ def test_topk_never_recommends_the_biased_form():
 
 
 def test_contexts():
-    conflict = Value(0.7, 0.5, 0.9)
-    assert "contradict" in contexts.contexts_advice(Value(0.2, 0.1, 0.3), conflict, "instance")
-    assert "agree" in contexts.contexts_advice(Value(0.9, 0.8, 0.95), conflict, "all")
-    assert "more questions" in contexts.contexts_advice(Value(0.5, 0.2, 0.8), conflict, "all")
+    conflict = Estimate(0.7, 0.5, 0.9)
+    assert "contradict" in contexts.contexts_advice(Estimate(0.2, 0.1, 0.3), conflict, "instance")
+    assert "agree" in contexts.contexts_advice(Estimate(0.9, 0.8, 0.95), conflict, "all")
+    assert "more questions" in contexts.contexts_advice(Estimate(0.5, 0.2, 0.8), conflict, "all")
 
 
 def test_horizon():
-    noise = {0.0: Value(2, 1, 3), 1.0: Value(10, 8, 12)}
-    good = {0.0: Value(0.3, 0.1, 0.5), 1.0: Value(0.6, 0.4, 0.8)}
-    pays = horizon.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, good)
+    noise = {0.0: Estimate(2, 1, 3), 1.0: Estimate(10, 8, 12)}
+    good = {0.0: Estimate(0.3, 0.1, 0.5), 1.0: Estimate(0.6, 0.4, 0.8)}
+    pays = horizon.horizon_advice({1.0: Estimate(0.3, 0.2, 0.4)}, noise, good)
     assert "gamma = 1 gains" in pays
     assert "Its one-sample estimator is 5 times as noisy" in pays
     # The price is that of the gamma that is recommended.
-    noise[0.9] = Value(4, 3, 5)
+    noise[0.9] = Estimate(4, 3, 5)
     good[0.9] = good[1.0]
-    both = {0.9: Value(0.4, 0.3, 0.5), 1.0: Value(0.3, 0.2, 0.4)}
+    both = {0.9: Estimate(0.4, 0.3, 0.5), 1.0: Estimate(0.3, 0.2, 0.4)}
     assert "gamma = 0.9 gains" in horizon.horizon_advice(both, noise, good)
     assert "2 times as noisy" in horizon.horizon_advice(both, noise, good)
     stay = horizon.horizon_advice({1.0: UNSURE}, noise, good)
@@ -59,21 +59,21 @@ def test_horizon():
     assert "costs alignment" in horizon.horizon_advice({1.0: SURE_LOSS}, noise, good)
     assert "--only horizon" in horizon.horizon_advice({}, {0.0: noise[0.0]}, good)
     less_bad = {0.0: SURE_LOSS, 1.0: UNSURE}
-    mended = horizon.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, less_bad)
+    mended = horizon.horizon_advice({1.0: Estimate(0.3, 0.2, 0.4)}, noise, less_bad)
     assert "not surely above 0 (+0.10 [-0.20, +0.40]): take another" in mended
     bad = dict.fromkeys(good, SURE_LOSS)
-    assert "take another" in horizon.horizon_advice({1.0: Value(0.3, 0.2, 0.4)}, noise, bad)
+    assert "take another" in horizon.horizon_advice({1.0: Estimate(0.3, 0.2, 0.4)}, noise, bad)
 
 
 def test_signal_and_special_tokens():
     late = {"position:0-25%": UNSURE, "position:75-100%": SURE_LOSS}
-    lopsided = horizon.signal_advice(Value(0.9, 0.8, 0.95), late)
+    lopsided = horizon.signal_advice(Estimate(0.9, 0.8, 0.95), late)
     assert "pushed down" in lopsided
-    everywhere = horizon.signal_advice(Value(0.5, 0.4, 0.6), dict.fromkeys(late, SURE_LOSS))
+    everywhere = horizon.signal_advice(Estimate(0.5, 0.4, 0.6), dict.fromkeys(late, SURE_LOSS))
     assert "along the whole response" in everywhere
     assert "position:75-100%: mask" in lopsided
-    assert "balanced" in horizon.signal_advice(Value(0.5, 0.4, 0.6), {"position:0-25%": UNSURE})
-    assert "Mask them" in horizon.special_advice(Value(0.2, 0.1, 0.3))
+    assert "balanced" in horizon.signal_advice(Estimate(0.5, 0.4, 0.6), {"position:0-25%": UNSURE})
+    assert "Mask them" in horizon.special_advice(Estimate(0.2, 0.1, 0.3))
     assert "keep them" in horizon.special_advice(UNSURE)
 
 
@@ -84,16 +84,16 @@ def test_predictors():
     one = predictors.predictors_advice(["opd"], "reverse_kl", SURE_LOSS)
     assert "of opd is better where reverse_kl is low" in one
     assert " for opd)" not in one
-    two = predictors.predictors_advice(["gkd", "opd"], "position", Value(0.4, 0.2, 0.6))
+    two = predictors.predictors_advice(["gkd", "opd"], "position", Estimate(0.4, 0.2, 0.6))
     assert "of gkd, opd is better where position is high" in two
     assert "[+0.20, +0.60] for gkd)" in two
 
 
 def test_prefix():
-    loss, edge = Value(0.4, 0.2, 0.6), Value(0.3, 0.1, 0.5)
+    loss, edge = Estimate(0.4, 0.2, 0.6), Estimate(0.3, 0.1, 0.5)
     assert "still beats" in prefix.prefix_advice({0.5: loss}, {0.5: edge})
     assert "From 50% on" in prefix.prefix_advice({0.5: loss}, {0.5: UNSURE})
-    nothing = Value(0.0, -0.01, 0.02)
+    nothing = Estimate(0.0, -0.01, 0.02)
     assert "as well as from scratch" in prefix.prefix_advice({0.5: nothing}, {0.5: edge})
     assert "score more" in prefix.prefix_advice({0.5: UNSURE}, {0.5: edge})
     assert "do not distill" in prefix.prefix_advice({0.5: nothing}, {0.5: SURE_LOSS})

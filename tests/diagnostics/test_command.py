@@ -91,18 +91,16 @@ def test_a_later_diagnosis_equals_an_early_one(completed_run, prefix_run, finish
 
 
 def test_diagnosing_nothing(tmp_path, capsys):
-    from runs import SMALL, flags
+    from runs import TINY, flags
 
     folder = str(tmp_path / "bare")
-    settings = {**SMALL, "limit": 1, "methods": ["opd"], "teachers": ["self+answer"]}
+    settings = {**TINY, "methods": ["opd"], "teachers": ["self+answer"]}
     status, _, _ = run(
         capsys,
         "score",
         *flags(settings),
         "--output-dir",
         folder,
-        "--diagnose",
-        "none",
         "--display",
         "none",
     )

@@ -20,6 +20,8 @@ BARE = {
     "teachers": ["demo:strong", "self+answer", "self+wrong-answer"],
     "methods": ["opd"],
     "limit": 2,
+    "nodes": 2,
+    "continuations": 2,
 }
 
 

@@ -5,14 +5,12 @@ The unprovoked case is the same figure of a teacher, a loss or a context without
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from gradalign.alignment import pooled
+from gradalign.alignment import Estimate, pooled
 from gradalign.diagnostics import NAMES
 from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import compare_teachers
@@ -23,15 +21,7 @@ from gradalign.store.schema import schema
 pytestmark = pytest.mark.slow
 
 
-class Figure(NamedTuple):
-    """A row of the summary."""
-
-    value: float
-    low: float
-    high: float
-
-
-def figure(report, mechanism, teacher, diagnostic, variant="", split="all") -> Figure:
+def figure(report, mechanism, teacher, diagnostic, variant="", split="all") -> Estimate:
     frame = report.table("diagnostics_summary")
     wanted = (mechanism, teacher, diagnostic, variant, split)
     names = ("mechanism", "teacher", "diagnostic", "variant", "split")
@@ -39,7 +29,7 @@ def figure(report, mechanism, teacher, diagnostic, variant="", split="all") -> F
         frame = frame[frame[name].astype(str) == value]
     assert len(frame) == 1, wanted
     row = frame.iloc[0]
-    return Figure(row["value"], row["low"], row["high"])
+    return Estimate(row["value"], row["low"], row["high"])
 
 
 LATE = "position:75-100%"
@@ -68,7 +58,7 @@ def test_a_false_answer_costs_the_alignment_itself(answers_run, method):
     summary = answers_run.summary
     rows = summary[(summary["method"] == method) & (summary["split"] == "all")]
     rows = rows.set_index("teacher")[["pooled", "pooled_low", "pooled_high"]]
-    true, false = (Figure(*rows.loc[f"self+{name}"]) for name in ("answer", "wrong-answer"))
+    true, false = (Estimate(*rows.loc[f"self+{name}"]) for name in ("answer", "wrong-answer"))
     assert true.low > 0
     assert false.high < true.low
     pair = compare_teachers(
@@ -76,7 +66,7 @@ def test_a_false_answer_costs_the_alignment_itself(answers_run, method):
     )
     assert pair.low > 0
     assert pair.p_value < 0.001
-    assert pair.difference == pytest.approx(true.value - false.value, abs=1e-9)
+    assert pair.value == pytest.approx(true.value - false.value, abs=1e-9)
 
 
 def test_a_false_answer_points_away_from_success_on_wrong_responses(answers_run):

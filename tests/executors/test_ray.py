@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from gradalign.executors.cluster import Cluster
 
 require("ray")
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 RAY = {"executor": "ray", "num_workers": 2}
 
@@ -125,27 +124,52 @@ def test_two_workers_equal_a_local_run(small_run, workers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced(small_run, workers, tmp_path):
-    folder = tmp_path / "killed"
-    killed = []
+def test_killed_workers_are_replaced(small_run, workers, monkeypatch, tmp_path):
+    """One in the middle of sampling, and both as soon as one has a shard of the branch stage.
 
-    def kill():
-        # Once in the middle of sampling, once in the middle of branching.
-        for wanted, number in (("spines", 0), ("nodes", 1)):
-            while not list((folder / wanted).glob("shard-*.parquet")):
-                time.sleep(0.005)
-            victim = [pid for pid in workers if alive(pid)][number]
+    Which worker begins with what: a shard is begun ahead if enough is left for the others, and it
+    is done alone after a death.
+    """
+    from gradalign.executors import ray as executor
+
+    folder = tmp_path / "killed"
+    killed, given = [], []
+
+    def kill(*victims):
+        for victim in victims:
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
 
-    thread = threading.Thread(target=kill, daemon=True)
+    def kill_in_sampling():
+        while not list((folder / "spines").glob("shard-*.parquet")):
+            time.sleep(0.005)
+        kill(next(pid for pid in workers if alive(pid)))
+
+    start = executor._StageWork._start
+
+    def spy(self, actor, shard):
+        start(self, actor, shard)
+        task = next(reversed(self._running.values()))
+        if self._name == "branch":
+            given.append((shard, task.ahead, len(self._queue)))
+            if len(given) == 1:
+                kill(*filter(alive, workers))
+
+    monkeypatch.setattr(executor._StageWork, "_start", spy)
+    thread = threading.Thread(target=kill_in_sampling, daemon=True)
     thread.start()
     score(folder)
     thread.join(timeout=10)
-    assert len(killed) == 2
-    assert len(workers) >= 3
+    assert len(killed) == 3
+    assert len(workers) >= 5
     assert_same_tables(Path(small_run.path), folder)
     assert gone(workers)
+
+    first, ahead, _ = given[0]
+    assert ahead is not None
+    again = [other for one, other, _ in given[1:] if one == first]
+    assert again == [None]  # it may have been the one that kills
+    assert all(left + 1 >= 2 for _, other, left in given if other is not None)
 
 
 def spoil(monkeypatch, harm):
@@ -178,54 +202,17 @@ def test_workers_that_die_before_they_have_come_up(ray_cluster, monkeypatch, tmp
 
 
 @pytest.mark.slow
-def test_a_shard_is_begun_ahead_and_done_alone_after_a_death(workers, monkeypatch, tmp_path):
-    """Which worker begins with what: enough is left for the others, and nothing is lost."""
-    from gradalign.executors import ray as executor
+def test_a_cluster_with_room_for_fewer_workers_does_everything(
+    small_run, ray_cluster, workers, tmp_path
+):
+    class Occupant:
+        def ready(self):
+            return True
 
-    given = []
-    start = executor._StageWork._start
-
-    def spy(self, actor, shard):
-        start(self, actor, shard)
-        task = next(reversed(self._running.values()))
-        if self._name == "branch":
-            given.append((shard, task.ahead, len(self._queue)))
-            if len(given) == 1:
-                os.kill(workers[0], signal.SIGKILL)
-                os.kill(workers[1], signal.SIGKILL)
-
-    monkeypatch.setattr(executor._StageWork, "_start", spy)
-    score(tmp_path / "ahead", limit=6, methods=["gkd"], nodes=2)
-    ahead = {one: other for one, other, _ in given if other is not None}
-    assert ahead[given[0][0]] is not None
-    first = given[0][0]
-    again = [other for one, other, _ in given[1:] if one == first]
-    assert again == [None]  # it may have been the one that kills
-    assert all(left + 1 >= 2 for _, other, left in given if other is not None)
-    assert len(list((tmp_path / "ahead" / "nodes").glob("shard-*.parquet"))) == 6
-
-
-SMALL_CLUSTER = """
-import json, sys
-import ray
-from gradalign.executors.cluster import start_here
-start_here(ray, num_cpus=1)
-import gradalign
-gradalign.score(**json.loads(sys.argv[1]))
-"""
-
-
-@pytest.mark.slow
-def test_a_cluster_with_room_for_fewer_workers_does_everything(small_run, tmp_path):
-    settings = {**SMALL, **RAY, "output_dir": str(tmp_path / "small")}
-    done = subprocess.run(
-        [sys.executable, "-c", SMALL_CLUSTER, json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    occupant = ray_cluster.remote(Occupant).options(num_cpus=1).remote()
+    assert ray_cluster.get(occupant.ready.remote())
+    score(tmp_path / "small")
+    ray_cluster.kill(occupant)
     assert_same_tables(Path(small_run.path), tmp_path / "small")
 
 

@@ -14,7 +14,13 @@ from gradalign.errors import RunError
 from gradalign.stages.preparation.preview import preview_prompts
 
 PROBLEMS = addition.generate(3, seed=11)
-SETTINGS = {**SMALL, "methods": ["gkd:beta=0", "opd"], "nodes": 3}
+SETTINGS = {
+    **SMALL,
+    "methods": ["gkd:beta=0", "opd"],
+    "nodes": 3,
+    "shard_size": 4,
+    "diagnose": ["none"],
+}
 
 
 def write(path, rows):

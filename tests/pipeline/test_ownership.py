@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from runs import TINY
 
 import gradalign
 from gradalign.config import ScoreConfig
@@ -15,20 +16,6 @@ from gradalign.errors import GradalignError, RunError
 from gradalign.pipeline import diagnose_run, plan_config
 from gradalign.report.report import read_report
 from gradalign.store.folder import RunFolder
-
-TINY = {
-    "student": "demo:student",
-    "teachers": ["demo:strong"],
-    "task": "demo:addition",
-    "methods": ["gkd"],
-    "limit": 1,
-    "num_rollouts": 1,
-    "nodes": 2,
-    "continuations": 2,
-    "bootstrap_resamples": 100,
-    "diagnose": ["none"],
-    "engine": "transformers",
-}
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes | str | None]]:
@@ -83,12 +70,11 @@ def test_a_folder_of_another_tool_is_left_alone(what, tmp_path):
     assert {name: entry[1] for name, entry in everything(folder).items()} == before
 
 
-def test_starting_over_deletes_the_run_and_nothing_else(tmp_path, capfd):
+def test_starting_over_deletes_the_run_and_nothing_else(finished_runs, tmp_path, capfd):
     target = tmp_path / "target"
     link = tmp_path / "link"
-    target.mkdir()
+    finished_runs.copy(target, **TINY)
     link.symlink_to(target)
-    gradalign.score(**TINY, output_dir=str(link))
     mine = ["notes.txt", "checkpoint-10/model.bin", "nodes/mine.parquet", "report.html", ".hidden"]
     for name in mine:
         (target / name).parent.mkdir(exist_ok=True)
@@ -104,8 +90,8 @@ def test_starting_over_deletes_the_run_and_nothing_else(tmp_path, capfd):
     assert all(name in said for name in ("notes.txt", "checkpoint-10", "report.html"))
 
 
-def test_a_check_that_fails_costs_the_old_run_nothing(tmp_path):
-    gradalign.score(**TINY, output_dir=str(tmp_path / "run"))
+def test_a_check_that_fails_costs_the_old_run_nothing(finished_runs, tmp_path):
+    finished_runs.copy(tmp_path / "run", **TINY)
     before = {name: entry[1] for name, entry in everything(tmp_path).items()}
     with pytest.raises(GradalignError, match="nobody"):
         gradalign.score(

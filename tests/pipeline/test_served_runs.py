@@ -16,7 +16,12 @@ from gradalign.errors import GradalignError, RunError, UsageError
 from tests.requires import require
 from tests.rollouts.servers import FARM, KEY, api_key
 
-pytestmark = [pytest.mark.vllm, pytest.mark.server, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("engines"),
+]
 
 SETTINGS = {**SMALL, "methods": ["gkd", "opd", "minillm", "trl/gkd", "dr_grpo"], "limit": 2}
 

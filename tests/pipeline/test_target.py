@@ -12,6 +12,7 @@ SETTINGS = {
     "limit": 4,
     "shard_size": 4,
     "continuations": 2,
+    "diagnose": ["none"],
 }
 
 

@@ -5,33 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from commands import Command
+from runs import TINY, flags
 
 import gradalign
 from gradalign.errors import RunError
 from gradalign.pipeline import diagnose_run
 from gradalign.stages.sample import Sample
 from gradalign.store.folder import LOCK_NAME
-
-TINY = {
-    "student": "demo:student",
-    "teachers": ["demo:strong"],
-    "task": "demo:addition",
-    "methods": ["gkd"],
-    "limit": 1,
-    "num_rollouts": 1,
-    "nodes": 2,
-    "continuations": 2,
-    "bootstrap_resamples": 100,
-    "diagnose": ["none"],
-    "engine": "transformers",
-}
 
 
 @pytest.mark.parametrize("url", ["run", "memory://at-once/run"])
@@ -57,9 +43,10 @@ def test_two_threads_with_other_settings(tmp_path, url):
     assert f"in use: process {os.getpid()} on " in str(lost)
 
 
-def test_the_same_command_rescore_and_diagnose_wait_for_the_first(tmp_path, monkeypatch):
-    folder = str(tmp_path / "run")
-    gradalign.score(**TINY, output_dir=folder)
+def test_the_same_command_rescore_and_diagnose_wait_for_the_first(
+    finished_runs, tmp_path, monkeypatch
+):
+    folder = finished_runs.copy(tmp_path / "run", **TINY).path
     tried = []
     done = Sample.done
 
@@ -87,35 +74,24 @@ def test_commands_and_a_kill(tmp_path):
     """From the command line: refused with status 2 while the first lives, and free after it."""
     folder = tmp_path / "run"
     settings = {**TINY, "limit": 40, "shard_size": 1, "num_rollouts": 4, "continuations": 8}
-    flags = [
-        item
-        for name, value in settings.items()
-        for item in (
-            "--" + {"teachers": "teacher", "methods": "method"}.get(name, name.replace("_", "-")),
-            str(value[0] if isinstance(value, list) else value),
-        )
-    ]
-    command = [sys.executable, "-m", "gradalign_cli.main", "score", *flags]
-    command += ["--output-dir", str(folder)]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["score", *flags(settings), "--output-dir", str(folder)]
+    other = [*command, "--temperature", "0.5"]
+    first = Command(command, tmp_path / "printed", "first")
     try:
         deadline = time.monotonic() + 120
         while not (folder / "run.json").exists():
             assert time.monotonic() < deadline
-            assert first.poll() is None
+            assert first.status is None
             time.sleep(0.01)
-        second = subprocess.run(
-            [*command, "--temperature", "0.5"], capture_output=True, text=True, check=False
-        )
-        assert first.poll() is None
+        second = Command(other, tmp_path / "printed", "second")
+        assert second.wait() == 2
+        assert first.status is None
     finally:
-        first.send_signal(signal.SIGKILL)
+        first.send(signal.SIGKILL)
         first.wait()
-    assert second.returncode == 2
-    assert f"process {first.pid} on " in second.stderr
-    assert "Traceback" not in second.stderr
+    assert f"process {first.pid} on " in second.err
+    assert "Traceback" not in second.err
     assert json.loads((folder / LOCK_NAME).read_text())["pid"] == first.pid
-    third = subprocess.run(
-        [*command, "--temperature", "0.5"], capture_output=True, text=True, check=False
-    )
-    assert "--temperature was 1.0, now 0.5" in third.stderr  # looked at: the lock was free
+    third = Command(other, tmp_path / "printed", "third")
+    assert third.wait() == 2
+    assert "--temperature was 1.0, now 0.5" in third.err  # looked at: the lock was free

@@ -12,8 +12,9 @@ import pytest
 from runs import SMALL
 
 import gradalign
+from gradalign.alignment import Arm
 from gradalign.alignment.ideal import covariance, ideal_gradient, unbiased_norm2
-from gradalign.report.node_scores import Arm, directions
+from gradalign.report.node_scores import directions
 
 
 def forget(folder: Path, lost: dict[str, int]) -> None:

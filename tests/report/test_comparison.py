@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from report.made_run import filled, write_run
@@ -47,7 +46,7 @@ def test_a_run_equals_itself(small_run, tmp_path):
     )
     for row in rows:
         assert row.pairing == "nodes"
-        assert row.difference == pytest.approx(0.0, abs=1e-12) or np.isnan(row.difference)
+        assert row.difference.value == pytest.approx(0.0, abs=1e-12) or not row.difference.known
 
 
 def test_shared_nodes_are_paired(tmp_path):
@@ -55,9 +54,11 @@ def test_shared_nodes_are_paired(tmp_path):
     second = with_spines(made(tmp_path / "b", {("t", "gkd"): 0.7}, seed=2), 7)
     (row,) = compare_runs(first, second)
     assert row.pairing == "nodes"
-    assert row.difference == pytest.approx(0.4, abs=0.15)
-    assert abs(row.difference - 0.4) < row.high - row.low  # within four standard errors
-    assert row.adjusted_p < 0.05
+    assert row.difference.value == pytest.approx(0.4, abs=0.15)
+    assert (
+        abs(row.difference.value - 0.4) < row.difference.high - row.difference.low
+    )  # within four standard errors
+    assert row.difference.adjusted_p < 0.05
 
 
 def test_other_responses_pair_by_question(tmp_path):
@@ -65,7 +66,7 @@ def test_other_responses_pair_by_question(tmp_path):
     second = with_spines(made(tmp_path / "b", {("t", "gkd"): 0.5}, seed=2), 8)
     (row,) = compare_runs(first, second)
     assert row.pairing == "questions"
-    assert row.low < 0 < row.high
+    assert row.difference.low < 0 < row.difference.high
 
 
 def test_other_questions_are_independent(tmp_path):
@@ -80,8 +81,8 @@ def test_other_questions_are_independent(tmp_path):
             RunFolder(second.path).write_table(table, shard, pa.Table.from_pandas(frame))
     (row,) = compare_runs(first, gradalign.read_report(second.path))
     assert row.pairing == "none"
-    assert abs(row.difference - 0.6) < row.high - row.low
-    assert row.p_value < 0.001
+    assert abs(row.difference.value - 0.6) < row.difference.high - row.difference.low
+    assert row.difference.p_value < 0.001
 
 
 def test_nothing_in_common(tmp_path):

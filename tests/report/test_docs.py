@@ -154,7 +154,7 @@ def test_the_listings_of_extending_work(monkeypatch):
     assert "PlainEngine" in engine
 
 
-def test_the_engine_of_extending_scores(small_run, tmp_path):
+def test_the_engine_of_extending_scores(tmp_path):
     *_, engine = listings("extending.md")
     names: dict = {"__name__": "listing"}
     exec(compile(engine, "engine", "exec", dont_inherit=True), names)
@@ -175,7 +175,14 @@ def test_the_engine_of_extending_scores(small_run, tmp_path):
                 )
                 for one, other in pairs:
                     np.testing.assert_allclose(one, other, atol=1e-4)
-        settings = {**SMALL, "limit": 1, "methods": ["opd"], "engine": "plain"}
+        settings = {
+            **SMALL,
+            "limit": 1,
+            "teachers": ["demo:strong"],
+            "methods": ["opd"],
+            "diagnose": ["none"],
+            "engine": "plain",
+        }
         report = gradalign.score(**settings, output_dir=str(tmp_path / "run"))
         assert report.metadata["noise_floor"]["largest"] < 1e-3
         assert report.summary["pooled"].notna().any()

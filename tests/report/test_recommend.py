@@ -12,10 +12,10 @@ from runs import SMALL
 from scipy.stats import norm
 
 import gradalign
-from gradalign.alignment import pooled_of_sums
+from gradalign.alignment import Arm, Difference, pooled_of_sums
 from gradalign.report.format import rough_duration
-from gradalign.report.node_scores import Arm, read_scores
-from gradalign.report.significance import Pair, compare_teachers, holm, questions_needed
+from gradalign.report.node_scores import read_scores
+from gradalign.report.significance import compare_teachers, holm, questions_needed
 from gradalign.report.verdict import role_of
 
 
@@ -40,7 +40,7 @@ def test_a_clear_winner_beats_every_control(tmp_path):
     assert [item.role for item in result.ranking] == [
         "reference", "candidate", "candidate", "control", "control"
     ]  # fmt: skip
-    assert result.ranking[1].low < 0.8 < result.ranking[1].high
+    assert result.ranking[1].pooled.low < 0.8 < result.ranking[1].pooled.high
     assert any("surely above every control" in line for line in result.remarks)
     assert {part.split: part.advice for part in result.parts}["incorrect"] == "keep"
 
@@ -126,11 +126,11 @@ def test_times_are_never_nothing(seconds, text):
 
 
 def test_questions_needed_has_the_promised_power():
-    pair = Pair("a", "b", 0.1, 0, 0, 0.5, 0.5, 10, se=0.1)
+    pair = Difference(0.1, 0.0, 0.0, se=0.1)
     needed = questions_needed(pair, 50, 0.95, 3)
     z = 0.1 / (0.1 * np.sqrt(50 / needed))
     assert norm.sf(norm.isf(0.05 / 6) - z) == pytest.approx(0.8, abs=1e-6)
-    assert np.isnan(questions_needed(Pair("a", "b", 0.0, 0, 0, 1, 1, 1, 0.1), 50, 0.95, 1))
+    assert np.isnan(questions_needed(Difference(0.0, 0.0, 0.0, se=0.1), 50, 0.95, 1))
 
 
 @pytest.mark.parametrize(
@@ -148,25 +148,25 @@ def test_roles(teacher, method, role):
 
 
 @pytest.mark.slow
-def test_the_bundled_pair(tmp_path):
+def test_the_bundled_pair(finished_runs):
     """The strong teacher is ahead of the weak one and of a false context, with significance."""
-    report = gradalign.score(
+    report = finished_runs.get(
         **{
             **SMALL, "teachers": ["demo:strong", "demo:weak", "demo:strong+wrong-answer"],
             "task": "demo:addition:size=400", "limit": 96, "num_rollouts": 2, "nodes": 8,
             "methods": ["gkd:beta=0", "gkd", "opd", "random"], "shard_size": 32,
-        },
-        output_dir=str(tmp_path / "run"),
+            "diagnose": ["none"],
+        }
     )  # fmt: skip
     result = report.recommend()
     assert result.teachers[0].teacher == "demo:strong"
     beaten = {
         pair.second
         for pair in result.teacher_pairs
-        if pair.first == "demo:strong" and pair.difference > 0 and pair.significant(0.95)
+        if pair.first == "demo:strong" and pair.value > 0 and pair.significant(0.95)
     }
     assert beaten == {"demo:weak", "demo:strong+wrong-answer"}
     (control,) = [item for item in result.ranking if item.method == "random"]
     assert control.role == "control"
-    assert control.low < 0 < control.high
+    assert control.pooled.low < 0 < control.pooled.high
     assert control.against_leader.significant(0.95)

@@ -81,7 +81,7 @@ def test_compare_takes_reports_and_folders(small_run, capsys):
     assert [row.to_dict() for row in rows] == printed(
         capsys, "compare", small_run.path, small_run.path, "--level", "0.9", "--json"
     )
-    assert {row.difference for row in rows} == {0.0}
+    assert {row.difference.value for row in rows} == {0.0}
     with pytest.raises(UsageError, match="level"):
         gradalign.compare(small_run, small_run, level=1.5)
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from gradalign.engines import Engine, Request, SamplingSettings, open_engine
+from gradalign.errors import EngineError
 from tests.requires import require
 from tests.rollouts.servers import FARM, open_on
 
@@ -82,7 +83,7 @@ def qwen(checkpoints: Callable[[str], Path]) -> Path:
 
 ENGINE_PARAMS = [
     "transformers",
-    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.slow]),
     pytest.param("server", marks=[pytest.mark.vllm, pytest.mark.server, pytest.mark.slow]),
 ]
 
@@ -116,6 +117,20 @@ def engines(qwen: Path) -> Iterator[EnginePool]:
     pool = EnginePool(qwen)
     yield pool
     pool.close()
+
+
+def assert_closed(engine: Engine) -> None:
+    """Everything that is asked of a closed engine is refused; closing it again is not."""
+    engine.close()
+    for call in (
+        lambda: list(engine.generate([])),
+        lambda: list(engine.generate([Request((5,), 5, 1)])),
+        lambda: engine.logprobs([(1, 2)], [1]),
+        lambda: engine.submit([Request((4, 5), 4, 1)]),
+        engine.receive,
+    ):
+        with pytest.raises(EngineError, match="closed"):
+            call()
 
 
 def tree_requests(count: int = 3, seed: int = 0, max_tokens: int = 24) -> list[Request]:

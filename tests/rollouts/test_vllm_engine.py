@@ -27,9 +27,9 @@ from gradalign.engines import (
 from gradalign.engines.vllm import engine as vllm_engine
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from tests.requires import require
-from tests.rollouts.conftest import VOCAB, EnginePool, tree_requests
+from tests.rollouts.conftest import VOCAB, EnginePool, assert_closed, tree_requests
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +68,58 @@ def test_engines_agree_on_success_probabilities(engines: EnginePool) -> None:
     assert abs(shares[0] - shares[1]) < 4 * np.sqrt(2 * pooled * (1 - pooled) / count)
 
 
-def test_the_caller_is_left_alone_and_a_killed_worker_is_an_error(qwen: Path) -> None:
+def test_an_engine_takes_the_process_that_was_started_ahead_and_agrees() -> None:
+    """The bundled student on both engines: the same prompts, tokens scored alike.
+
+    A failure inside vLLM then ends the engine: ids that the parent's check would have refused.
+    """
+    student = model_path("student")
+    with open_engine("transformers", student) as engine:
+        vocab = engine.limits.vocab_size
+        rng = np.random.default_rng(2)
+        prompts = [tuple(map(int, rng.integers(0, vocab, 12))) for _ in range(8)]
+        requests = [Request(ids, 40, i) for i, ids in enumerate(prompts)]
+        sequences = [
+            prompts[i] + tuple(map(int, c.token_ids)) for i, c in engine.generate(requests)
+        ]
+        left = engine.logprobs(sequences, [12] * 8)
+    start_engine_ahead("vllm")
+    first = spare_pid()
+    start_engine_ahead("vllm")
+    assert spare_pid() == first, "one is enough"
+    with open_engine("vllm", student, engine_args={"max_num_seqs": 4}) as engine:
+        assert engine.worker_pid == first
+        right = engine.logprobs(sequences, [12] * 8)
+        for a, b in zip(left, right, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)
+        engine.limits = type(engine.limits)(vocab_size=10**6, max_model_len=10**6)
+        with pytest.raises(EngineError, match="vLLM failed"):
+            list(engine.generate([Request((5,) * 400, 5, 1)]))
+        assert gone(first)
+        assert_closed(engine)
+
+
+def test_other_variables_need_another_process_which_leaves_the_caller_alone(
+    engines: EnginePool, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is to see other variables cannot have the process started ahead.
+
+    Its own process is killed at last, which is an error.
+    """
+    request = Request((4, 5), 8, 1)
+    ((_, expected),) = engines.get("vllm").generate([request])
+    start_engine_ahead("vllm")
+    spare = spare_pid()
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
     torch.manual_seed(11)
     before = torch.get_rng_state(), torch.get_num_threads(), dict(os.environ)
     with open_engine("vllm", qwen, max_model_len=128, engine_args={"max_num_seqs": "4"}) as engine:
+        assert engine.worker_pid != spare
+        assert gone(spare), "it does not stay behind"
         assert engine.usage.extra["max_num_seqs"] == 4
         assert engine.usage.extra["max_model_len"] == 129
+        ((_, found),) = engine.generate([request])
+        assert found.token_ids.tolist() == expected.token_ids.tolist()
         results = engine.generate(tree_requests(count=60, max_tokens=60))
         next(results)
         assert torch.equal(before[0], torch.get_rng_state())
@@ -87,17 +133,6 @@ def test_the_caller_is_left_alone_and_a_killed_worker_is_an_error(qwen: Path) ->
             list(engine.generate([Request((1, 2), 3, 4)]))
         pid = engine.worker_pid
     assert gone(pid)
-
-
-def test_a_failure_inside_vllm_ends_the_engine(qwen: Path) -> None:
-    """Ids that the parent's check would have refused, sent past it."""
-    with open_engine("vllm", qwen, engine_args={"max_num_seqs": 4}) as engine:
-        engine.limits = type(engine.limits)(vocab_size=10**6, max_model_len=10**6)
-        with pytest.raises(EngineError, match="vLLM failed"):
-            list(engine.generate([Request((5,) * 400, 5, 1)]))
-        with pytest.raises(EngineError, match="closed"):
-            list(engine.generate([Request((5,), 5, 1)]))
-        assert gone(engine.worker_pid)
 
 
 def test_unknown_argument_names_it(qwen: Path) -> None:
@@ -141,29 +176,6 @@ with open_engine("vllm", {str(qwen)!r}) as engine:
     assert gone(worker)
 
 
-def test_an_engine_takes_the_process_that_was_started_ahead(
-    qwen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start_engine_ahead("vllm")
-    first = spare_pid()
-    start_engine_ahead("vllm")
-    assert spare_pid() == first, "one is enough"
-    request = Request((4, 5), 8, 1)
-    with open_engine("vllm", qwen) as engine:
-        assert engine.worker_pid == first
-        ((_, completion),) = engine.generate([request])
-    assert gone(first)
-    start_engine_ahead("vllm")
-    second = spare_pid()
-    # An engine that is to see other variables cannot have it, and it does not stay behind.
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
-    with open_engine("vllm", qwen) as engine:
-        assert engine.worker_pid not in (first, second)
-        assert gone(second)
-        ((_, again),) = engine.generate([request])
-    assert again.token_ids.tolist() == completion.token_ids.tolist()
-
-
 def spare_pid() -> int:
     assert vllm_engine._spare is not None
     return vllm_engine._spare[1].pid
@@ -180,21 +192,3 @@ print(vllm_engine._spare[1].pid, flush=True)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert gone(int(done.stdout))
-
-
-def test_the_bundled_student_agrees(engines: EnginePool) -> None:
-    """The same run on both engines: the same prompts, tokens scored alike."""
-    student = model_path("student")
-    with open_engine("transformers", student) as engine:
-        vocab = engine.limits.vocab_size
-        rng = np.random.default_rng(2)
-        prompts = [tuple(map(int, rng.integers(0, vocab, 12))) for _ in range(8)]
-        requests = [Request(ids, 40, i) for i, ids in enumerate(prompts)]
-        sequences = [
-            prompts[i] + tuple(map(int, c.token_ids)) for i, c in engine.generate(requests)
-        ]
-        left = engine.logprobs(sequences, [12] * 8)
-    with open_engine("vllm", student) as engine:
-        right = engine.logprobs(sequences, [12] * 8)
-    for a, b in zip(left, right, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4, rtol=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
-from contextlib import suppress
 
 import pytest
 from runs import SMALL, assert_same_tables
@@ -13,6 +13,7 @@ from gradalign.config import ScoreConfig
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import EngineError, RunError
 from gradalign.executors import open_executor
+from gradalign.models.numbers import NotNumbersError
 from gradalign.order import stages
 from gradalign.progress import SilentReporter
 from gradalign.stages.base import Run, announce
@@ -25,7 +26,8 @@ from gradalign.store.shard import read_questions
 def ready_to_branch(folder, **settings):
     """A run with everything that comes before the branch stage, a question a shard."""
     # Few rows at once: an engine that takes a whole shard in one step cannot be early.
-    settings = {**SMALL, "engine_args": {"max_rows": 8}, **settings}
+    fewer = {"teachers": ["demo:strong"], "methods": ["gkd"], "diagnose": ["none"]}
+    settings = {**SMALL, **fewer, "engine_args": {"max_rows": 8}, **settings}
     config = ScoreConfig.build({**settings, "output_dir": str(folder)})
     run, log = prepare(config)
     with open_executor(config) as executor:
@@ -52,39 +54,34 @@ def do(run, *, ahead):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What the engine was asked and when it answered, in order: ("ask" or "answer", prompt)."""
-    events, calls = [], []
-    generate = TransformersEngine.generate
+    """What the engine was asked and what it answered, in order: ("ask" or "answer", prompt)."""
+    events, prompts = [], {}
+    submit, receive = TransformersEngine.submit, TransformersEngine.receive
 
-    def watching(self, requests):
-        asked = []
+    def watched_submit(self, requests):
+        assert len(requests) <= self.room
+        prompts.update((request.key, request.prompt_ids) for request in requests)
+        events.extend(("ask", request.prompt_ids) for request in requests)
+        submit(self, requests)
 
-        def source():
-            for request in requests:
-                if request is not None:
-                    asked.append(request)
-                    events.append(("ask", request.prompt_ids))
-                yield request
+    def watched_receive(self):
+        done = receive(self)
+        events.extend(("answer", prompts[key]) for key, _ in done)
+        return done
 
-        calls.append(self)
-        for index, completion in generate(self, source()):
-            events.append(("answer", asked[index].prompt_ids))
-            yield index, completion
-
-    monkeypatch.setattr(TransformersEngine, "generate", watching)
-    return events, calls
+    monkeypatch.setattr(TransformersEngine, "submit", watched_submit)
+    monkeypatch.setattr(TransformersEngine, "receive", watched_receive)
+    return events
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_se": 0.05}, {"allocation": "uniform"}])
 def test_the_next_shard_is_under_way_before_a_shard_is_done(tmp_path, watched, settings):
-    events, calls = watched
+    events = watched
     runs = {}
     for ahead in (False, True):
         runs[ahead] = run = ready_to_branch(tmp_path / str(ahead), **settings)
         events.clear()
-        calls.clear()
         counts = dict(do(run, ahead=ahead))
-        assert len(calls) == 1  # one stream of requests, whatever the shards
         assert set(counts) == set(run.shards())
         prompts = [read_questions(run.folder, shard)[0].prompt_ids for shard in run.shards()]
 
@@ -121,33 +118,22 @@ def test_a_shard_that_cannot_be_begun_is_refused_when_it_is_asked_for(tmp_path):
 def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(tmp_path, monkeypatch):
     run = ready_to_branch(tmp_path)
     first, second = run.shards()[:2]
-    prompt = read_questions(run.folder, second)[0].prompt_ids
     writing, failed = threading.Event(), threading.Event()
-    generate, write = TransformersEngine.generate, branch.write_branch_tables
+    receive, write = TransformersEngine.receive, branch.write_branch_tables
 
-    def failing(self, requests):
-        asked = []
-
-        def source():
-            for request in requests:
-                asked.extend([] if request is None else [request])
-                yield request
-
-        with suppress(EngineError):  # all answers were kept back: the engine wants to be asked more
-            for index, completion in generate(self, source()):
-                if asked[index].prompt_ids[: len(prompt)] != prompt:
-                    yield index, completion
-                elif writing.is_set():
-                    break
-        failed.set()
-        raise EngineError("the engine broke.", "Buy another.")
+    def failing(self):
+        """Keep all answers of the second shard back, and break while the first is written."""
+        if writing.is_set():
+            failed.set()
+            raise EngineError("the engine broke.", "Buy another.")
+        return [(key, done) for key, done in receive(self) if key.work.name != second]
 
     def slow(*arguments):
         writing.set()
         assert failed.wait(60)
         return write(*arguments)
 
-    monkeypatch.setattr(TransformersEngine, "generate", failing)
+    monkeypatch.setattr(TransformersEngine, "receive", failing)
     monkeypatch.setattr(branch, "write_branch_tables", slow)
     with Branch().session(run) as work:
         announce(work, second)
@@ -156,3 +142,22 @@ def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(tmp_p
         assert run.folder.files("nodes") == [first]
         with pytest.raises(EngineError, match="the engine broke"):
             work(second, no_tick)
+
+
+def test_the_question_of_a_broken_request_is_named(tmp_path, monkeypatch):
+    run = ready_to_branch(tmp_path, limit=1)
+    (question,) = read_questions(run.folder, run.shards()[0])
+    submit, keys = TransformersEngine.submit, []
+
+    def watched_submit(self, requests):
+        keys.extend(request.key for request in requests)
+        submit(self, requests)
+
+    def broken(self):
+        raise NotNumbersError(keys[-1], "at token 2 of a response")
+
+    monkeypatch.setattr(TransformersEngine, "submit", watched_submit)
+    monkeypatch.setattr(TransformersEngine, "receive", broken)
+    words = f"question {question.question.id}: the logits of student demo:student are not numbers"
+    with Branch().session(run) as work, pytest.raises(NotNumbersError, match=re.escape(words)):
+        work(run.shards()[0], no_tick)

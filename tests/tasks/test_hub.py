@@ -215,7 +215,7 @@ NOTATIONS = {
 
 @pytest.mark.parametrize("name", sorted(NOTATIONS))
 def test_verdicts_on_boxed_answers(name: str, tmp_path: Path) -> None:
-    verify = get("math")
+    verify = get("math:boxed")
     questions = load(name, write(tmp_path / "rows.jsonl", DATA[name]))
     for question, notation, other in zip(
         questions, NOTATIONS[name], [*questions[1:], questions[0]], strict=True

@@ -260,8 +260,6 @@ x=5            | \boxed{y=5}
 5              | \boxed{5
 5              | \boxed{4} \boxed{5
 5              | \boxed{5} \boxed{4}
-5              | <think>\boxed{4}</think> so 5
-5              | <think>\boxed{5}</think> so 5
 5              | <think>\boxed{5}
 5              | \boxed{}
 5              | \boxed{ }
@@ -359,8 +357,6 @@ x \geq 3       | \boxed{x > 3}
 7              | \boxed{7
 7              | \boxed
 7              | \boxed{7}\boxed{8}
-7              | It is 7.
-7              | <answer>7</answer>
 7              | \boxed{7!}
 7              | \boxed{70}
 7              | \boxed{0.7}
@@ -371,6 +367,14 @@ x \geq 3       | \boxed{x > 3}
 7              | \boxed{7 \pmod{10}}
 7              | \boxed{\log 7}
 """
+
+UNBOXED = r"""
+5              | <think>\boxed{4}</think> so 5
+5              | <think>\boxed{5}</think> so 5
+7              | It is 7.
+7              | <answer>7</answer>
+"""
+"""Answers without a box: right by `math`, none by `math:boxed`."""
 
 
 def rows(table: str) -> list[tuple[str, str]]:

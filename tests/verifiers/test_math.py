@@ -15,13 +15,13 @@ from gradalign.verifiers.boxed import boxes, last_boxed
 from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
 from gradalign.verifiers.response import spoken
 from tests.requires import require
-from tests.verifiers.math_rows import RIGHT, WRONG, rows
+from tests.verifiers.math_rows import RIGHT, UNBOXED, WRONG, rows
 
 require("math_verify")
 
 
-def reward(answer: str, response: str) -> float:
-    return get("math")(response, Question("q", "?", answer=answer))
+def reward(answer: str, response: str, spec: str = "math") -> float:
+    return get(spec)(response, Question("q", "?", answer=answer))
 
 
 def test_tables_are_long() -> None:
@@ -29,14 +29,22 @@ def test_tables_are_long() -> None:
     assert len(set(rows(WRONG))) == len(rows(WRONG)) >= 130
 
 
+@pytest.mark.parametrize("spec", ["math", "math:boxed"])
 @pytest.mark.parametrize(("answer", "response"), rows(RIGHT))
-def test_right(answer: str, response: str) -> None:
-    assert reward(answer, response) == 1.0
+def test_right(answer: str, response: str, spec: str) -> None:
+    assert reward(answer, response, spec) == 1.0
 
 
+@pytest.mark.parametrize("spec", ["math", "math:boxed"])
 @pytest.mark.parametrize(("answer", "response"), rows(WRONG))
-def test_wrong(answer: str, response: str) -> None:
-    assert reward(answer, response) == 0.0
+def test_wrong(answer: str, response: str, spec: str) -> None:
+    assert reward(answer, response, spec) == 0.0
+
+
+@pytest.mark.parametrize(("answer", "response"), rows(UNBOXED))
+def test_strict_form_wants_a_box(answer: str, response: str) -> None:
+    assert reward(answer, response) == 1.0
+    assert reward(answer, response, "math:boxed") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
-from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.base import Completion, Engine, EngineSpec, EngineUsage, Request
+from gradalign.engines.requests import ModelLimits, context_length
 from gradalign.engines.server.checks import WantedModel, find_servers
 from gradalign.engines.server.cut import bans
 from gradalign.engines.server.http import parse_addresses
@@ -36,7 +36,7 @@ _MOST_SAMPLES = 32
 _ARGUMENTS = ("concurrency", "give_up_seconds", "timeout_seconds", "served_model_name")
 
 
-class ServerEngine(Closing):
+class ServerEngine(Engine):
     """Samples through any number of vLLM servers: least loaded first, one seed per request.
 
     A server that stops answering is dropped with a warning, and what it had in hand goes to the
@@ -51,7 +51,6 @@ class ServerEngine(Closing):
         flag: the setting that the servers came from, for messages.
 
     Attributes:
-        sampling: may be set; the next `generate` uses it.
         limits: what is sent to servers at most.
         server_len: context of the server that has the shortest.
         outside: ids of the output layer that are none of the spec's tokens; never drawn.
@@ -94,13 +93,14 @@ class ServerEngine(Closing):
         self.usage.extra["servers"] = [model.address.url for model in found]
         self._pool = RequestPool(found, settings)
         self._next_number = 0
-        self._run_number = 0
-        self._closed = False
+        # What was sent, by the number of its job: requests that differ in their seeds only.
+        self._sent: dict[int, list[Request]] = {}
 
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the request, its completion) as they finish; see Engine.generate."""
-        self._check_open()
-        return self._run(Intake(requests, self.limits))
+    @property
+    def room(self) -> int:
+        """How many more requests it can make use of now; see Engine."""
+        # A quarter more than the servers take: there is always a next one at hand.
+        return max(0, self._pool.capacity * 5 // 4 - self._num_running)
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
@@ -122,10 +122,9 @@ class ServerEngine(Closing):
             EngineError: a request is refused, or no server is left.
         """
         self._check_open()
-        mine = self._begin()
         ahead = enumerate(bodies)
         waiting: dict[int, int] = {}
-        try:
+        with self._alone() as check:
             while True:
                 # Answers may be large: no more are asked for than can be under way.
                 jobs = []
@@ -136,68 +135,24 @@ class ServerEngine(Closing):
                 if jobs:
                     self._pool.send(jobs)
                 if not waiting:
-                    break
-                answer = self._receive(waiting)
+                    return
+                self._num_running = len(waiting)
+                answer = self._answer(waiting.get)
                 if answer.number in waiting:
                     (choice,), _ = read_choices(answer.content)
-                    yield waiting.pop(answer.number), choice
-                    self._check_run(mine)
-        finally:
-            self._end(mine, bool(waiting))
+                    index = waiting.pop(answer.number)
+                    self._num_running = len(waiting)
+                    yield index, choice
+                    check()
 
-    def close(self) -> None:
-        """Close the connections; what servers were doing for this engine ends."""
-        if not self._closed:
-            self._closed = True
-            self._pool.close()
-
-    def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
-        mine = self._begin()
-        stops = set(self.sampling.stop_token_ids)
-        fixed = sampling_body(self.sampling) | self._bans
-        waiting: dict[int, list[tuple[int, Request]]] = {}
-        try:
-            while True:
-                # A quarter more than the servers take: there is always a next one at hand.
-                room = self._pool.capacity * 5 // 4 - sum(map(len, waiting.values()))
-                self._send(intake.pull(room), fixed, waiting)
-                if not waiting:
-                    break
-                answer = self._receive()
-                if answer.number not in waiting:
-                    continue
-                group = waiting.pop(answer.number)
-                choices, usage = read_choices(answer.content, len(group))
-                cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-                self.usage.prefilled_tokens += len(group[0][1].prompt_ids) - int(cached)
-                self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
-                for (index, request), choice in zip(group, choices, strict=True):
-                    completion = read_completion(choice, request, stops)
-                    self._check_drawn(completion)
-                    self.usage.generated_tokens += completion.token_ids.size
-                    yield index, completion
-                    self._check_run(mine)
-            if not intake.exhausted:
-                raise EngineError(
-                    "the source of requests has nothing to give while nothing is running."
-                )
-        finally:
-            self._end(mine, bool(waiting))
-
-    def _send(
-        self,
-        pulled: list[tuple[int, Request]],
-        fixed: dict[str, Any],
-        waiting: dict[int, list[tuple[int, Request]]],
-    ) -> None:
+    def _start(self, requests: Sequence[Request]) -> None:
         """Hand requests to the pool in tree order, so that cached prefixes are met at once."""
-        if not pulled:
-            return
         jobs = []
-        for group in sample_groups(pulled):
+        fixed = sampling_body(self.sampling) | self._bans
+        for group in sample_groups(requests):
             number = self._number()
-            waiting[number] = group
-            first = group[0][1]
+            self._sent[number] = group
+            first = group[0]
             own = {
                 "prompt": [int(token) for token in first.prompt_ids],
                 "max_tokens": first.max_tokens,
@@ -205,9 +160,32 @@ class ServerEngine(Closing):
                 "n": len(group),
             }
             jobs.append(Job(number, fixed | own, size=len(group)))
-        self.usage.num_requests += len(pulled)
-        self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
         self._pool.send(jobs)
+
+    def _advance(self) -> list[tuple[Any, Completion]]:
+        """Wait for the next answer of a server."""
+        answer = self._answer(lambda number: self._sent[number][0].key)
+        if answer.number not in self._sent:  # it is about a server
+            return []
+        group = self._sent.pop(answer.number)
+        choices, usage = read_choices(answer.content, len(group))
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        self.usage.prefilled_tokens += len(group[0].prompt_ids) - int(cached)
+        stops = set(self.sampling.stop_token_ids)
+        done: list[tuple[Any, Completion]] = []
+        for request, choice in zip(group, choices, strict=True):
+            completion = read_completion(choice, request, stops)
+            self._check_drawn(completion)
+            done.append((request.key, completion))
+        return done
+
+    def _drop(self) -> None:
+        self._sent.clear()
+        self._pool.abort()
+
+    def _free(self) -> None:
+        """Close the connections; what servers were doing for this engine ends."""
+        self._pool.close()
 
     def _check_drawn(self, completion: Completion) -> None:
         """Check that a server kept to the bias that rules ids out.
@@ -225,10 +203,12 @@ class ServerEngine(Closing):
         self._next_number += 1
         return self._next_number
 
-    def _receive(self, indices: Mapping[int, int] | None = None) -> Answer:
+    def _answer(self, name: Callable[[int], Any]) -> Answer:
+        """Wait for the next answer; `name` says whose a job's number is, for an error."""
         answer = self._pool.receive()
+        self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
         if isinstance(answer.error, NotNumbersError):
-            raise NotNumbersError((indices or {}).get(answer.number))
+            raise NotNumbersError(name(answer.number))
         if answer.error is not None:
             raise answer.error
         if answer.dropped:
@@ -238,45 +218,25 @@ class ServerEngine(Closing):
             )
         return answer
 
-    def _begin(self) -> int:
-        self._run_number += 1
-        if self._run_number > 1:
-            self._pool.abort()  # what an abandoned run left behind
-        return self._run_number
 
-    def _end(self, mine: int, unfinished: bool) -> None:
-        if unfinished and mine == self._run_number and not self._closed:
-            self._pool.abort()
-        self.usage.add_seconds(self._pool.busy_seconds - self.usage.seconds)
-
-    def _check_run(self, mine: int) -> None:
-        if self._run_number != mine:
-            raise EngineError("the engine was used for something else meanwhile.")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("the engine has been closed.", "Open a new one.")
-
-
-def sample_groups(pulled: Sequence[tuple[int, Request]]) -> list[list[tuple[int, Request]]]:
+def sample_groups(requests: Sequence[Request]) -> list[list[Request]]:
     """Put together, in tree order, what a server can be asked for in one request.
 
     vLLM gives sample i of a request with n samples the seed `seed + i`, so requests that differ
     only in seeds that follow one another are that request: parsing and answering it costs a server
     more than a short continuation does. Which ones are found together changes no result.
     """
-    groups: list[list[tuple[int, Request]]] = []
-    order = sorted(pulled, key=lambda item: (item[1].prompt_ids, item[1].max_tokens, item[1].seed))
-    for item in order:
-        last = groups[-1][-1][1] if groups else None
+    groups: list[list[Request]] = []
+    for request in sorted(requests, key=lambda item: (item.prompt_ids, item.max_tokens, item.seed)):
+        last = groups[-1][-1] if groups else None
         if (
             last is not None
-            and item[1] == replace(last, seed=last.seed + 1)
+            and request == replace(last, seed=last.seed + 1)
             and len(groups[-1]) < _MOST_SAMPLES
         ):
-            groups[-1].append(item)
+            groups[-1].append(request)
         else:
-            groups.append([item])
+            groups.append([request])
     return groups
 
 

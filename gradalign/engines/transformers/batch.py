@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,10 @@ class Job:
     """A request on its way, also across a pause when memory ran out.
 
     Attributes:
-        index: the request's number in the caller's order.
         request: what was asked for.
         token_ids: what has been drawn in earlier stays in the batch.
     """
 
-    index: int
     request: Request
     token_ids: list[int] = field(default_factory=list)
 
@@ -45,13 +44,13 @@ class Advance:
     """What became of a batch when each of its jobs drew a token.
 
     Attributes:
-        done: (index of the request, its completion) of the jobs that finished.
+        done: (key of the request, its completion) of the jobs that finished.
         source_F, target_F: rows whose jobs drew different tokens, and for each token but one the
             row that is to go on as their copy: an idle one or, in order, one more.
         paused: jobs that there was no row left for.
     """
 
-    done: list[tuple[int, Completion]]
+    done: list[tuple[Any, Completion]]
     source_F: Ints
     target_F: Ints
     paused: list[Job]
@@ -112,9 +111,9 @@ class Batch:
         return self._row_J[self._alive_J]
 
     @property
-    def index_J(self) -> list[int]:
-        """The number of each unfinished job's request."""
-        return [job.index for job in self._jobs[self._alive_J]]
+    def key_J(self) -> list[Any]:
+        """The key of each unfinished job's request."""
+        return [job.request.key for job in self._jobs[self._alive_J]]
 
     def longest(self) -> int:
         """Return the number of tokens in the longest row."""
@@ -220,18 +219,18 @@ class Batch:
     def _pause(self, chosen: Ints) -> list[Job]:
         self._alive_J[chosen] = False
         return [
-            Job(job.index, job.request, [*job.token_ids, *self._new_tokens(place).tolist()])
+            Job(job.request, [*job.token_ids, *self._new_tokens(place).tolist()])
             for place, job in zip(chosen, self._jobs[chosen], strict=True)
         ]
 
     def _new_tokens(self, place: int) -> npt.NDArray[np.int32]:
         return self._token_JT[place, : self._step_J[place] - self._joined_J[place]]
 
-    def _completion(self, place: int, reason: FinishReason) -> tuple[int, Completion]:
+    def _completion(self, place: int, reason: FinishReason) -> tuple[Any, Completion]:
         job, new = self._jobs[place], self._new_tokens(place)
         if job.token_ids:
             new = np.concatenate([np.array(job.token_ids, dtype=np.int32), new])
-        return job.index, Completion(new.copy(), reason)
+        return job.request.key, Completion(new.copy(), reason)
 
 
 def _append(values: Ints, more: Iterable[int]) -> Ints:

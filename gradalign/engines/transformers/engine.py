@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradalign.engines.base import Closing, Completion, EngineUsage, Request
-from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.base import Completion, Engine, EngineUsage, Request
+from gradalign.engines.requests import ModelLimits, context_length
 from gradalign.engines.transformers import attention
 from gradalign.engines.transformers.batch import Batch, Job
 from gradalign.engines.transformers.model_call import ModelCall
@@ -44,7 +44,7 @@ _PARTING_ROOM = 2
 _ROOM_TOKENS = 256
 
 
-class TransformersEngine(Closing):
+class TransformersEngine(Engine):
     """Samples from a causal language model of transformers.
 
     A result depends on the request alone: each token is drawn by one number from
@@ -60,9 +60,6 @@ class TransformersEngine(Closing):
             are one of them; they part when their draws differ.
         cache_bytes: memory for keys and values; by default a share of what is free.
         tokens: the tokens that distributions are over; None for all rows of the output layer.
-
-    Attributes:
-        sampling: may be set; the next `generate` uses it.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -99,7 +96,7 @@ class TransformersEngine(Closing):
                     trust_remote_code=trust_remote_code,
                 )
             )
-        self._call: ModelCall | None = ModelCall(model)
+        self._call = ModelCall(model)
         self._stack.callback(attention.restore, model, attention.install(model))
         self._bytes, self._device = num_bytes(model), self._call.device.type
         config = self._call.config
@@ -113,76 +110,74 @@ class TransformersEngine(Closing):
         # Stores are compared on all logits, so only then are these cut.
         self._stack.enter_context(only(model, tokens))
         self._batch = Batch(self.sampling.stop_token_ids)
-        self._run_number = 0
+        self._waiting: list[Job] = []
         self._cache_bytes = cache_bytes or _free_bytes(self._call.device)
         self.usage.extra["store"] = type(self._store).__name__
 
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the request, its completion) as they finish; see Engine.generate."""
-        self._open_call()
-        return self._run(Intake(requests, self.limits))
+    @property
+    def room(self) -> int:
+        """How many more requests it can make use of now; see Engine."""
+        if len(self._waiting) >= self.max_rows:
+            return 0
+        return _WINDOW_BATCHES * self.max_rows - len(self._waiting)
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
     ) -> list[npt.NDArray[np.float32]]:
         """Log-probability (natural log, temperature 1) of each token from `start` on."""
-        call = self._open_call()
+        self._check_open()
         for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
             self.limits.check_sequence(index, ids, start)
-        return sequence_logprobs(call, sequences, starts)
+        return sequence_logprobs(self._call, sequences, starts)
 
-    def close(self) -> None:
-        """Free the model, unless the caller owns it; the engine cannot be used afterwards."""
+    def _start(self, requests: Sequence[Request]) -> None:
+        """Let requests wait, sorted so that shared prefixes sit together."""
+        waiting = self._waiting
+        if not self._busy:
+            self._reset()  # the sampling settings may be others now
+        waiting += [Job(request) for request in requests]
+        if self._store.joins_running:
+            waiting.sort(key=lambda job: job.sequence, reverse=True)
+        else:
+            waiting.sort(key=lambda job: (len(job.sequence), job.sequence), reverse=True)
+
+    def _advance(self) -> list[tuple[Any, Completion]]:
+        """Let waiting requests in as far as it is worth it, and draw a token for each."""
+        begin = time.perf_counter()
+        began_with = self._store.prefilled_tokens
+        done: list[tuple[Any, Completion]] = []
+        try:
+            self._refill()
+            advance = self._batch.advance(self._draw(), self._row_limit())
+            done = advance.done
+            self._waiting += advance.paused
+            if len(advance.source_F):
+                self._store.fork(advance.source_F, advance.target_F)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._halve(error)
+        self.usage.prefilled_tokens += self._store.prefilled_tokens - began_with
+        self.usage.add_seconds(time.perf_counter() - begin)
+        if not self._busy:
+            self._reset()  # what the store holds is memory
+        return done
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._reset()
+
+    def _free(self) -> None:
+        """Free the model, unless the caller owns it."""
+        self._waiting.clear()
         self._batch = Batch(())
-        self._store = None
-        self._call = None
+        del self._store, self._call
         self._stack.close()
         release_memory(self._bytes, self._device)
 
-    def _open_call(self) -> ModelCall:
-        if self._call is None:
-            raise EngineError("the engine has been closed.", "Open a new one.")
-        return self._call
-
-    def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
-        waiting: list[Job] = []
-        self._run_number += 1
-        mine = self._run_number
-        self._reset()
-        try:
-            while True:
-                self._pull(intake, waiting)
-                begin = time.perf_counter()
-                began_with = self._store.prefilled_tokens
-                done: list[tuple[int, Completion]] = []
-                try:
-                    self._refill(waiting)
-                    if not self._batch.num_rows:
-                        break
-                    advance = self._batch.advance(self._draw(), self._row_limit())
-                    done = advance.done
-                    waiting += advance.paused
-                    if len(advance.source_F):
-                        self._store.fork(advance.source_F, advance.target_F)
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    if not _is_out_of_memory(error):
-                        raise
-                    self._halve(waiting, error)
-                usage = self.usage
-                usage.prefilled_tokens += self._store.prefilled_tokens - began_with
-                usage.generated_tokens += sum(len(completion.token_ids) for _, completion in done)
-                usage.add_seconds(time.perf_counter() - begin)
-                for finished in done:
-                    yield finished
-                    if self._run_number != mine:
-                        raise EngineError("the engine was used for something else meanwhile.")
-            if not intake.exhausted:
-                raise EngineError(
-                    "the source of requests has nothing to give while nothing is running."
-                )
-        finally:
-            if self._call is not None and self._run_number == mine:
-                self._reset()
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting) or self._batch.num_jobs > 0
 
     def _reset(self) -> None:
         """Forget all rows."""
@@ -195,26 +190,11 @@ class TransformersEngine(Closing):
         try:
             return draw(logits_BV, batch.row_J, batch.seed_J, batch.step_J, self.sampling)
         except NotNumbersError as error:
-            raise NotNumbersError(batch.index_J[error.index or 0], error.place) from None
+            raise NotNumbersError(batch.key_J[error.index or 0], error.place) from None
 
-    def _pull(self, intake: Intake, waiting: list[Job]) -> None:
-        """Top up the waiting jobs and sort them so that shared prefixes sit together."""
-        if len(waiting) >= self.max_rows or intake.exhausted:
-            return
-        pulled = intake.pull(_WINDOW_BATCHES * self.max_rows - len(waiting))
-        self.usage.num_requests += len(pulled)
-        self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
-        if not pulled:
-            return
-        waiting += [Job(index, request) for index, request in pulled]
-        if self._store.joins_running:
-            waiting.sort(key=lambda job: job.sequence, reverse=True)
-        else:
-            waiting.sort(key=lambda job: (len(job.sequence), job.sequence), reverse=True)
-
-    def _refill(self, waiting: list[Job]) -> None:
+    def _refill(self) -> None:
         """Compact idle rows away and let waiting jobs in, if that is worth a new layout."""
-        batch = self._batch
+        batch, waiting = self._batch, self._waiting
         busy = batch.num_busy_rows
         idle = batch.num_rows - busy
         worth = _REFILL_SHARE * max(batch.num_rows, 1)
@@ -226,7 +206,7 @@ class TransformersEngine(Closing):
             and not self._too_big(batch.num_rows, batch.longest())
         ):
             return  # whoever is let in, it is too little
-        entering, new_rows = self._admit(waiting, busy)
+        entering, new_rows = self._admit(busy)
         if not (busy == 0 or idle >= worth or new_rows >= worth):
             waiting += reversed(entering)
             entering = []
@@ -240,8 +220,9 @@ class TransformersEngine(Closing):
             keep = keep[batch.compact()]
         self._store.relayout(keep, batch.add(entering))
 
-    def _admit(self, waiting: list[Job], busy: int) -> tuple[list[Job], int]:
-        """Take from the end of `waiting` what may enter; return it and the rows it needs."""
+    def _admit(self, busy: int) -> tuple[list[Job], int]:
+        """Take from the end of those waiting what may enter; return it and the rows it needs."""
+        waiting = self._waiting
         if busy and not self._store.joins_running:
             return [], 0
         entering: list[Job] = []
@@ -287,7 +268,7 @@ class TransformersEngine(Closing):
             return self.max_rows
         return int((self._cache_bytes - spare) * 64 // (many - spare))
 
-    def _halve(self, waiting: list[Job], error: BaseException) -> None:
+    def _halve(self, error: BaseException) -> None:
         """After an out-of-memory, put everything back and go on with half the rows.
 
         Raises:
@@ -299,7 +280,7 @@ class TransformersEngine(Closing):
                 "out of memory with a single sequence.",
                 "Use --dtype bfloat16, shorter responses (--max-tokens), or a larger device.",
             ) from error
-        waiting += reversed(self._batch.pause())
+        self._waiting += reversed(self._batch.pause())
         self.max_rows = max(1, used // 2)
         self._cache_bytes = min(self._cache_bytes, self._store.cells(used, self._batch.longest()))
         self.usage.extra["max_rows"] = self.max_rows

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.base import Closing, Completion, EngineSpec, EngineUsage, Request
-from gradalign.engines.requests import Intake, ModelLimits, context_length
+from gradalign.engines.base import Completion, Engine, EngineSpec, EngineUsage, Request
+from gradalign.engines.requests import ModelLimits, context_length
 from gradalign.engines.vllm.process import WorkerProcess
 from gradalign.engines.vllm.protocol import Frame, Kind, pack_rows, unpack_rows
 from gradalign.engines.vllm.worker import STOP
@@ -43,15 +44,12 @@ _SCORE_BATCH = 256
 _spare: tuple[dict[str, str], WorkerProcess] | None = None
 
 
-class VllmEngine(Closing):
+class VllmEngine(Engine):
     """Samples through vLLM: continuous batching, prefix caching, one seed per request.
 
     Args:
         spec: the model, how it is sampled, and vLLM's own arguments (tensor_parallel_size,
             gpu_memory_utilization, max_num_seqs, ...), which go through as they are.
-
-    Attributes:
-        sampling: may be set; the next `generate` uses it.
 
     Raises:
         MissingDependencyError: the installed vllm is not for this machine.
@@ -96,9 +94,10 @@ class VllmEngine(Closing):
             "max_model_len": None if configured is None and spec.max_model_len is None else room,
         }
         self.sampling = spec.sampling
+        self._told = spec.sampling
         self._next_number = 0
-        self._closed = False
-        self._run_number = 0
+        # What the worker has in hand, by the number that stands for it on the line.
+        self._sent: dict[int, Request] = {}
         self._worker = _take_worker(_environment(spec.device))
         try:
             self._worker.send(Kind.OPEN, json.dumps(settings).encode())
@@ -114,10 +113,11 @@ class VllmEngine(Closing):
         self._in_flight = 2 * about["max_num_seqs"] + 64
         self._refill = max(1, about["max_num_seqs"] // 2)
 
-    def generate(self, requests: Iterable[Request | None]) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the request, its completion) as they finish; see Engine.generate."""
-        self._check_open()
-        return self._run(Intake(requests, self.limits))
+    @property
+    def room(self) -> int:
+        """How many more requests it can make use of now; see Engine."""
+        free = self._in_flight - len(self._sent)
+        return free if free >= self._refill or not self._sent else 0
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int]
@@ -126,94 +126,65 @@ class VllmEngine(Closing):
         self._check_open()
         for index, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
             self.limits.check_sequence(index, ids, start)
-        self._run_number += 1
-        self._worker.send(Kind.ABORT)
+        self.abort()
         found: list[npt.NDArray[np.float32]] = []
         for begin in range(0, len(sequences), _SCORE_BATCH):
             some = sequences[begin : begin + _SCORE_BATCH]
             fields = [(start, 0, 0) for start in starts[begin : begin + _SCORE_BATCH]]
             self._worker.send(Kind.SCORE, pack_rows(fields, list(some), "<i4"))
-            payload = self._receive(Kind.SCORES)
+            payload = self._wait_for(Kind.SCORES)
             found += [log_p_T for _, log_p_T in unpack_rows(payload, "<f4")]
         for index, log_p_T in enumerate(found):
             if np.isnan(log_p_T).any():
                 raise NotNumbersError(index)
         return found
 
-    def close(self) -> None:
-        """End the worker process, and with it everything that vLLM holds."""
-        if not self._closed:
-            self._closed = True
-            self._worker.close()
-
     @property
     def worker_pid(self) -> int:
         """The worker's process id, to measure its memory."""
         return self._worker.pid
 
-    def _run(self, intake: Intake) -> Iterator[tuple[int, Completion]]:
-        self._run_number += 1
-        mine = self._run_number
-        waiting: dict[int, tuple[int, Request]] = {}
-        # What an abandoned run left behind would only take time.
-        self._worker.send(Kind.ABORT)
-        self._worker.send(Kind.SAMPLING, json.dumps(asdict(self.sampling)).encode())
-        try:
-            while True:
-                room = self._in_flight - len(waiting)
-                if room >= self._refill or not waiting:
-                    self._send(intake.pull(room), waiting)
-                if not waiting:
-                    break
-                # Results of an abandoned run may still arrive; they are not in `waiting`.
-                try:
-                    payload = self._receive(Kind.DONE)
-                except NotNumbersError as error:
-                    known = waiting.get(error.index) if error.index is not None else None
-                    raise NotNumbersError(None if known is None else known[0]) from None
-                for (number, reason, cached), ids in unpack_rows(payload, "<i4"):
-                    if number < 0:
-                        self.usage.add_seconds(reason / 1e6)
-                    elif number in waiting:
-                        index, request = waiting.pop(number)
-                        self.usage.prefilled_tokens += len(request.prompt_ids) - cached
-                        self.usage.generated_tokens += ids.size
-                        yield index, Completion(ids, "stop" if reason == STOP else "length")
-                        if self._run_number != mine:
-                            raise EngineError("the engine was used for something else meanwhile.")
-            if not intake.exhausted:
-                raise EngineError(
-                    "the source of requests has nothing to give while nothing is running."
-                )
-        finally:
-            if waiting and self._run_number == mine and not self._closed:
-                self._abort()
-
-    def _send(
-        self, pulled: list[tuple[int, Request]], waiting: dict[int, tuple[int, Request]]
-    ) -> None:
+    def _start(self, requests: Sequence[Request]) -> None:
         """Hand requests to the worker in tree order, so that cached prefixes are met at once."""
-        if not pulled:
-            return
-        pulled.sort(key=lambda item: item[1].prompt_ids)
+        if self.sampling != self._told:
+            self._worker.send(Kind.SAMPLING, json.dumps(asdict(self.sampling)).encode())
+            self._told = self.sampling
+        ordered = sorted(requests, key=lambda request: request.prompt_ids)
         fields = []
-        for index, request in pulled:
-            fields.append((self._next_number, request.max_tokens, request.seed))
-            waiting[self._next_number] = (index, request)
-            self._next_number += 1
-        self.usage.num_requests += len(pulled)
-        self.usage.prompt_tokens += sum(len(request.prompt_ids) for _, request in pulled)
-        prompts = [request.prompt_ids for _, request in pulled]
+        for number, request in enumerate(ordered, self._next_number):
+            fields.append((number, request.max_tokens, request.seed))
+            self._sent[number] = request
+        self._next_number += len(ordered)
+        prompts = [request.prompt_ids for request in ordered]
         self._worker.send(Kind.ADD, pack_rows(fields, prompts, "<i4"))
 
-    def _abort(self) -> None:
-        """Drop what is running; if the worker is gone, the next call will say so."""
+    def _advance(self) -> list[tuple[Any, Completion]]:
+        """Wait for the worker's next results."""
         try:
-            self._worker.send(Kind.ABORT)
-        except EngineError:
-            return
+            payload = self._wait_for(Kind.DONE)
+        except NotNumbersError as error:
+            known = None if error.index is None else self._sent.get(error.index)
+            raise NotNumbersError(None if known is None else known.key) from None
+        done: list[tuple[Any, Completion]] = []
+        for (number, reason, cached), ids in unpack_rows(payload, "<i4"):
+            if number < 0:
+                self.usage.add_seconds(reason / 1e6)
+            elif number in self._sent:  # results of what was dropped may still arrive
+                request = self._sent.pop(number)
+                self.usage.prefilled_tokens += len(request.prompt_ids) - cached
+                done.append((request.key, Completion(ids, "stop" if reason == STOP else "length")))
+        return done
 
-    def _receive(self, wanted: Kind) -> bytes:
+    def _drop(self) -> None:
+        self._sent.clear()
+        with suppress(EngineError):  # if the worker is gone, the next call will say so
+            self._worker.send(Kind.ABORT)
+
+    def _free(self) -> None:
+        """End the worker process, and with it everything that vLLM holds."""
+        self._worker.close()
+
+    def _wait_for(self, wanted: Kind) -> bytes:
         while True:
             kind, payload = self._worker.receive()
             if kind is Kind.ERROR:
@@ -250,10 +221,6 @@ class VllmEngine(Closing):
             f"{self._worker.log_tail()}\n",
             "Use --engine transformers if vLLM cannot run this model.",
         )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("the engine has been closed.", "Open a new one.")
 
 
 def start_ahead(device: str) -> None:

@@ -189,7 +189,8 @@ def load_model(
             name, path, config, commit=commit_hash(config), trust_remote_code=trust_remote_code
         )
 
-    checked = check()
+    signature = _signature(path)
+    checked = signature in _fitting or bool(check())
     with explained(name), quiet_loading():
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
@@ -208,7 +209,23 @@ def load_model(
         if not checked:  # it was downloaded just now
             check()
         model.to(where)
+    if signature:
+        _fitting.add(signature)
     model.eval()
     model.requires_grad_(False)
     loaded: torch.nn.Module = model
     return loaded
+
+
+_fitting: set[tuple[object, ...]] = set()
+"""Folders whose weights fit, as they were then: every stage opens the same few models again."""
+
+
+def _signature(path: str) -> tuple[object, ...]:
+    """Return a folder's name, and names, sizes and times of its files; () of a hub id."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return ()
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    times = [(name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats]
+    return (str(folder.resolve()), *times)

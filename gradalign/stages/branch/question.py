@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +26,7 @@ class Continued:
     round_index: int
 
 
-@dataclass
+@dataclass(eq=False)
 class QuestionWork:
     """One question while its continuations are made.
 
@@ -48,14 +49,14 @@ class QuestionWork:
     arrived: dict[BranchRequest, tuple[npt.NDArray[np.int32], str]] = field(default_factory=dict)
     asked: dict[tuple[int, int], Request] = field(default_factory=dict)
 
-    def ask(self, request: BranchRequest, run: Run) -> Request:
+    def ask(self, request: BranchRequest, run: Run, key: Hashable = None) -> Request:
         """Return what the engine is asked for: the prompt, the response so far, the candidate."""
-        key = (request.node, request.slot)
-        if key not in self.asked:
+        branch = (request.node, request.slot)
+        if branch not in self.asked:
             prefix = self.branching.prefix(request)
             ids = (*self.stored.prompt_ids, *prefix.tolist())
             seed = derive_seed(run.config.seed, self.stored.question.id, ids, 0)
-            self.asked[key] = Request(ids, run.resolved.max_tokens - len(prefix), seed)
-        first = self.asked[key]
+            self.asked[branch] = Request(ids, run.resolved.max_tokens - len(prefix), seed)
+        first = self.asked[branch]
         seed = nth_seed(first.seed, request.number)
-        return Request(first.prompt_ids, first.max_tokens, seed)
+        return Request(first.prompt_ids, first.max_tokens, seed, key)

@@ -9,14 +9,14 @@ own.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradalign.branching import BranchRequest
-from gradalign.engines.base import Request
+from gradalign.engines.base import Completion, Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick
@@ -49,7 +49,20 @@ class ShardWork:
         return sum(item.branching.budget for item in self.questions)
 
 
-_Asked = tuple[ShardWork, QuestionWork, BranchRequest]
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The key of what the engine is asked for: which request of which question, in which shard."""
+
+    work: ShardWork
+    item: QuestionWork
+    request: BranchRequest
+
+    def __str__(self) -> str:
+        request = self.request
+        return (
+            f"{request.number} of node {request.node}, candidate {request.slot} "
+            f"(question {self.item.stored.question.id})"
+        )
 
 
 class Rollouts:
@@ -69,11 +82,8 @@ class Rollouts:
         self._plan = plan
         self._open: dict[str, ShardWork] = {}
         self._expected: str | None = None
-        self._queue: deque[_Asked] = deque()
-        self._sent: dict[int, _Asked] = {}
-        self._num_sent = 0
-        # Never ends: None says that nothing is due at the moment.
-        self._completions = tools.engine.generate(self._source())
+        self._queue: deque[Asked] = deque()
+        self._received: deque[tuple[Asked, Completion]] = deque()
 
     def expect(self, shard: str) -> None:
         """Begin with this shard when there is nothing else to ask for."""
@@ -93,9 +103,12 @@ class Rollouts:
         """Take one completion of whichever shard; False if none is on its way."""
         if not any(work.num_live for work in self._open.values()):
             return False
-        with naming(f"student {self._run.config.student}", self._question):
-            index, completion = next(self._completions)
-        work, item, request = self._sent.pop(index)
+        with naming(f"student {self._run.config.student}", _question):
+            while not self._received:
+                self._submit()
+                self._received.extend(self._tools.engine.receive())
+        asked, completion = self._received.popleft()
+        work, item, request = asked.work, asked.item, asked.request
         work.num_done += 1
         item.arrived[request] = (completion.token_ids, completion.finish_reason)
         if len(item.arrived) == len(item.open_requests):
@@ -104,23 +117,20 @@ class Rollouts:
             self._go_on(work)
         return True
 
-    def _question(self, index: int) -> str:
-        return self._sent[index][1].stored.question.id
-
-    def _source(self) -> Iterator[Request | None]:
-        """Yield requests as they come up; None while others are still on their way."""
-        while True:
+    def _submit(self) -> None:
+        """Ask for as much as the engine has room for; begin with the expected shard for it."""
+        room = self._tools.engine.room
+        requests: list[Request] = []
+        while len(requests) < room:
             if not self._queue and self._expected is not None:
                 expected, self._expected = self._expected, None
                 with suppress(RunError):  # it is raised again when that shard is asked for
                     self._begin(expected)
             if not self._queue:
-                yield None
-                continue
+                break
             asked = self._queue.popleft()
-            self._sent[self._num_sent] = asked
-            self._num_sent += 1
-            yield asked[1].ask(asked[2], self._run)
+            requests.append(asked.item.ask(asked.request, self._run, asked))
+        self._tools.engine.submit(requests)
 
     def _begin(self, shard: str) -> ShardWork:
         """Return an open shard; open it if it is not."""
@@ -158,7 +168,7 @@ class Rollouts:
                 if request.finished
             }
             self._queue.extend(
-                (work, item, request) for request in item.open_requests if not request.finished
+                Asked(work, item, request) for request in item.open_requests if not request.finished
             )
             if len(item.arrived) < len(item.open_requests):
                 return
@@ -192,3 +202,7 @@ class Rollouts:
             item.branching.observe(request, tokens, reward, truncated=reason == "length")
             item.results.append(Continued(request, tokens, reward, reason, error, round_index))
         item.arrived = {}
+
+
+def _question(asked: Asked) -> str:
+    return asked.item.stored.question.id

@@ -223,8 +223,8 @@ class VerifierPool:
             data = b""
         if not data:
             return False
-        for reward, kind, detail in worker.unpacker.feed(data):
-            verdicts[worker.open_items.popleft()] = Verdict(reward, kind, detail)
+        for fields in worker.unpacker.feed(data):
+            verdicts[worker.open_items.popleft()] = Verdict(*fields)
             worker.deadline = time.monotonic() + self._timeout
         return True
 

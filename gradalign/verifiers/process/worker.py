@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+from dataclasses import astuple
 
 from gradalign.errors import GradalignError, VerifierError
 from gradalign.questions import Question
@@ -47,7 +48,7 @@ def _load_and_obey(control: socket.socket) -> None:
         return
     try:
         verifier = get(order["spec"])
-        if order["spec"] == "math":
+        if order["spec"].partition(":")[0] == "math":
             _warm_up(verifier)
     except GradalignError as error:
         control.sendall(pack({"error": error.message, "hint": error.hint}))
@@ -112,7 +113,7 @@ def _serve(connection: socket.socket, verifier: Verifier) -> None:
         questions = [Question.from_record(record) for record in batch["questions"]]
         for index, text in batch["items"]:
             verdict = judge(verifier, text, questions[index])
-            connection.sendall(pack([verdict.reward, verdict.error_kind, verdict.detail]))
+            connection.sendall(pack(astuple(verdict)))
 
 
 def _end(pid: int) -> None:
