@@ -6,15 +6,19 @@ from typing import Annotated
 
 import typer
 
+from gradalign.report.terminal.tables import Column, make_table, print_table, sectioned
+
 from .completion import complete_run
 from .help import add_command
-from .output import Column, json_flag, make_table, print_json, print_table
+from .output import json_flag, print_json
 
 HELP = """Compare two runs, teacher by teacher and method by method; second minus first.
 
 Paired on the same positions of the same responses where the runs share them, else on the same
 questions, else as independent runs.
 """
+
+NO_TEACHER = "no teacher"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,22 +61,28 @@ def _compare(
         return
     rows = (
         (
-            item.teacher or "(none)",
+            item.teacher or NO_TEACHER,
             item.method,
-            number(item.first),
-            number(item.second),
             interval(*item.difference.span),
             p_value(item.difference.adjusted_p, "-"),
+            number(item.first),
+            number(item.second),
             {"nodes": f"{item.num_first:,} nodes", "questions": "questions", "none": "nothing"}[
                 item.pairing
             ],
         )
         for item in differences
     )
-    numbers = ("first", "second", "difference", "p (Holm)", "paired on")
+    columns = [
+        Column("method", whole=True),
+        Column("difference", right=True, whole=True, bracket=True),
+        Column("p (Holm)", right=True, whole=True, priority=1),
+        *(Column(title, right=True, whole=True, priority=2) for title in ("first", "second")),
+        Column("paired on", whole=True, priority=3, once=True),
+    ]
     table = make_table(
-        [Column("teacher"), Column("method"), *(Column(title, right=True) for title in numbers)],
-        rows,
+        columns,
+        sectioned(sorted(rows, key=lambda row: row[0] == NO_TEACHER)),
         title=f"Pooled alignment, second minus first ({level:.0%} intervals)",
     )
     print_table(table)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gradalign.diagnostics import NAMES
+from gradalign.report.terminal.tables import (
+    Column,
+    make_table,
+    open_console,
+    print_table,
+    sectioned,
+)
 
 from .completion import complete_diagnostic
 from .help import add_command
 from .options import RunArgument
-from .output import (
-    Column,
-    DisplayOption,
-    grouped,
-    json_flag,
-    make_table,
-    print_json,
-    print_table,
-)
+from .output import DisplayOption, json_flag, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,8 @@ SHOWN = {
 """The diagnostics to print where a mechanism has too many for a screen."""
 
 HELP = """Measure why a run's teachers point where they do, and say what to do about it.
+
+What to do comes first, the gravest on top; --full prints the numbers instead.
 
 Computes the diagnostics that the run does not hold yet, from what is stored; what is there is not
 done again. overlap, topk, contexts and predictors cost arithmetic only. horizon scores the stored
@@ -65,6 +67,9 @@ def _diagnose(
             help=f"One of {', '.join(NAMES)}; repeatable. Default: all.",
         ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every figure, and all that is said of it.")
+    ] = False,
     display: DisplayOption = "auto",
     json_output: Annotated[bool, json_flag("the diagnostics' summary")] = False,
 ) -> None:
@@ -78,7 +83,28 @@ def _diagnose(
     if json_output:
         print_json(summary, escape=True)
         return
-    print_diagnostics(summary)
+    if full:
+        print_diagnostics(summary)
+    else:
+        print_findings(summary, run)
+
+
+def print_findings(summary: pd.DataFrame, run: str) -> None:
+    """Print what to do, the gravest first, and how to see the numbers."""
+    from gradalign.report.format import visible
+    from gradalign.report.terminal.findings import by_consequence, findings, whom
+
+    console = open_console()
+    found = findings(summary)
+    teachers = len(set(summary["teacher"].astype(str)) - {""})
+    for title, items in by_consequence(found):
+        console.print(f"{title}:", style="bold")
+        for item in items:
+            about = visible(f"{whom(item, teachers)} ({item.mechanism})")
+            console.print(f"- {about}: {visible(item.text)}")
+    if not found:
+        console.print("Nothing to do: no mechanism that was measured is surely at fault.")
+    console.print(f"The numbers: gradalign diagnose {shlex.quote(run)} --full", soft_wrap=True)
 
 
 def print_diagnostics(summary: pd.DataFrame) -> None:
@@ -94,23 +120,25 @@ def print_diagnostics(summary: pd.DataFrame) -> None:
         brief = part[part["diagnostic"].astype(str).isin(shown)]
         rows = (
             (
-                visible(str(row["teacher"])) or "(student)",
+                str(row["teacher"]) or "(student)",
                 str(row["diagnostic"]),
-                visible(str(row["variant"])),
+                str(row["variant"]),
                 interval(row["value"], row["low"], row["high"]),
             )
             for row in brief.sort_values("teacher", kind="stable").to_dict("records")
         )
         table = make_table(
             [
-                *map(Column, ("teacher", "diagnostic", "variant")),
-                Column("value [95 % interval]", right=True, whole=True),
+                Column("diagnostic", whole=True, name=True),
+                Column("variant", name=True),
+                Column("value", right=True, whole=True, bracket=True),
             ],
-            grouped(rows),
-            title=mechanism,
+            sectioned(rows),
+            title=f"{mechanism} (95 % intervals)",
         )
         console = print_table(table)
         for row in part[part["advice"].astype(str) != ""].to_dict("records"):
-            about = f"{row['teacher']} ({row['variant']})" if row["variant"] else row["teacher"]
-            console.print(f"- {visible(str(about))}: {row['advice']}")
+            about = str(row["teacher"]) or "(student)"
+            about += f" ({row['variant']})" if row["variant"] else ""
+            console.print(f"- {visible(about)}: {row['advice']}")
         console.print()

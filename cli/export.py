@@ -76,18 +76,23 @@ def _export(
     ] = "all",
     confidence: Annotated[float, typer.Option(help="Of the one-sided interval.")] = 0.95,
 ) -> None:
-    from gradalign.report.export import ExportSettings, export
+    from gradalign.report.export import ExportSettings, choose_arm, export, why_chosen
     from gradalign.report.report import read_report
 
     settings = ExportSettings(rule, score, threshold, elsewhere, spines, confidence)
     path = output or f"weights.{file_format}"
+    report = read_report(run)
+    arm = choose_arm(report, teacher, method)
     counts = export(
-        read_report(run),
+        report,
         path,
         file_format=file_format,
-        teacher=teacher,
-        method=method,
+        teacher=arm.teacher,
+        method=arm.method,
         settings=settings,
     )
-    print(json.dumps({key: round(value, 4) for key, value in counts.items()}), file=sys.stderr)
+    print(f"gradalign: {why_chosen(report, arm, teacher, method)}", file=sys.stderr)
+    said = {"teacher": arm.teacher, "method": arm.method, "rule": rule, **counts}
+    said["mean_weight"] = round(counts["mean_weight"], 4)
+    print(json.dumps(said), file=sys.stderr)
     typer.echo(path)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradalign.errors import RunError, ThresholdError, UsageError
-
-from .output import Column, make_table, print_table
+from gradalign.report.terminal.tables import Column, make_table, print_table
 
 if TYPE_CHECKING:
     from gradalign.config import ScoreConfig
@@ -93,19 +92,26 @@ def check_ahead(conditions: Sequence[str], junit_file: str | None, config: Score
 
 def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> None:
     """Print a table of all conditions, failures first."""
+    from gradalign.report.format import number
+
+    reasons = any(outcome.reason for outcome in outcomes)
     rows = (
         (
             "ok" if outcome.passed else "FAILED",
             outcome.condition,
+            number(outcome.value, 4),
             outcome.name,
-            (outcome.reason or "-") if outcome.value != outcome.value else f"{outcome.value:+.4f}",
+            *([outcome.reason] if reasons else []),
         )
         for outcome in sorted(outcomes, key=lambda item: item.passed)
     )
     table = make_table(
         [
-            *(Column(title, fold=True) for title in ("", "condition", "tried on")),
-            Column("value", right=True, fold=True),
+            Column("", whole=True, name=True),
+            Column("condition", fold=True, name=True),
+            Column("value", right=True, whole=True),
+            Column("tried on", fold=True, priority=1),
+            *([Column("why", fold=True, priority=1)] if reasons else []),
         ],
         rows,
         lines=False,

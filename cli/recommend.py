@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradalign.report.terminal.tables import Column, Row, Section, make_table, open_console
+
 from .help import add_command
 from .options import RunArgument
-from .output import Column, json_flag, make_table, print_json, wide_console
+from .output import json_flag, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gradalign.report.verdict import Ranked, Recommendation
 
 HELP = """Say which teacher, context and method to distill with, on which tokens, and how surely.
@@ -48,58 +52,83 @@ def _recommend(
     _print(result)
 
 
-def _place(item: Ranked) -> str:
-    """Return what stands beside an arm that is compared with none: the best one, or none."""
-    return "best candidate" if item.pooled.known else "-"
+def _against(item: Ranked) -> str:
+    """Return an arm minus the best candidate, with the p-value."""
+    from gradalign.report.format import number, p_value
+
+    pair = item.against_leader
+    if pair is None:
+        return "best" if item.pooled.known else "-"
+    known = pair.adjusted_p == pair.adjusted_p
+    return number(pair.value) + (f" (p {p_value(pair.adjusted_p)})" if known else "")
+
+
+ROLES = {"candidate": "candidates", "control": "controls", "reference": "for reference"}
+"""Sections of the ranking."""
+
+
+def _ranking(result: Recommendation) -> Iterator[Row]:
+    """Yield the candidates, and below a line each what is no candidate."""
+    from gradalign.report.format import interval
+
+    first = True
+    for role, title in ROLES.items():
+        own = [item for item in result.ranking if item.role == role]
+        if not own:
+            continue
+        if not first:
+            yield None
+        first = False
+        yield Section(title)
+        for item in own:
+            yield (
+                item.name,
+                interval(*item.pooled.span),
+                _against(item),
+            )
 
 
 def _print(result: Recommendation) -> None:
-    from gradalign.report.format import interval, number, p_value, visible
+    from gradalign.report.format import interval, p_value, visible
 
-    ranking = (
-        (
-            str(item.rank),
-            item.teacher or "(none)",
-            item.method,
-            item.role,
-            interval(*item.pooled.span),
-            _place(item) if pair is None else number(pair.value),
-            "" if pair is None else p_value(pair.adjusted_p),
-        )
-        for item in result.ranking
-        for pair in [item.against_leader]
-    )
-    table = make_table(
-        [
-            Column("#", right=True, whole=True),
-            Column("teacher"),
-            Column("method", whole=True),
-            Column("role", whole=True),
-            *(
-                Column(title, right=True, whole=True)
-                for title in ("pooled", "minus the best", "p (Holm)")
-            ),
-        ],
-        ranking,
-        title="Ranking by pooled alignment",
-    )
-    pairs = make_table(
-        map(Column, ("teacher", "minus", "difference", "p (Holm)")),
-        (
-            (
-                pair.first,
-                pair.second,
-                interval(*pair.span),
-                f"{pair.adjusted_p:.2g}",
-            )
-            for pair in result.teacher_pairs
-        ),
-        title="Teachers, over the same methods and nodes",
-    )
-    console = wide_console(table, pairs)
+    console = open_console()
     console.print(visible(result.headline), style="bold")
     for line in result.remarks:
         console.print(f"- {visible(line)}")
-    console.print(table)
-    if result.teacher_pairs:
-        console.print(pairs)
+    console.print()
+    console.print(
+        make_table(
+            [
+                Column("method@teacher", whole=True, name=True),
+                Column("pooled", right=True, whole=True, bracket=True),
+                Column("minus the best", right=True, whole=True, bracket=True, priority=1),
+            ],
+            _ranking(result),
+            title="Ranking by pooled alignment (p: Holm)",
+            names=[item.teacher for item in result.ranking],
+        )
+    )
+    if not result.teacher_pairs:
+        return
+    console.print()
+    console.print(
+        make_table(
+            [
+                Column("teacher", whole=True, name=True),
+                Column("minus", whole=True, name=True),
+                Column("difference", right=True, whole=True, bracket=True),
+                Column("p (Holm)", right=True, whole=True, priority=1),
+            ],
+            (
+                (
+                    pair.first,
+                    pair.second,
+                    interval(*pair.span),
+                    p_value(pair.adjusted_p, "-"),
+                )
+                for pair in result.teacher_pairs
+            ),
+            title="Teachers, over the same methods and nodes",
+            names=[place.teacher for place in result.teachers],
+        )
+    )

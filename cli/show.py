@@ -1,19 +1,26 @@
-"""`gradalign show`: one question of a run in the terminal."""
+"""`gradalign show`: what a run came to, or one question of it, in the terminal."""
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gradalign.errors import UsageError
+from gradalign.report.terminal.tables import Column, make_table, open_console, print_table
 
 from .completion import complete_method_of_run, complete_teacher_of_run
 from .help import add_command
 from .options import RunArgument
+from .output import print_report
 
-HELP = """Show a question's responses with every measured token coloured by alignment.
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
 
-Without --question the run's questions are listed. --position adds what was tried there.
+HELP = """Show what a run came to: the verdict, the summary, and how to go on.
+
+With --question, that question's responses with the alignment of every measured token. --position
+adds what was tried there. --questions lists the questions.
 """
 
 
@@ -34,6 +41,9 @@ def add_to(app: typer.Typer) -> None:
 def _show(
     run: RunArgument,
     question: Annotated[str | None, typer.Option(help="Id of a question.")] = None,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="List the run's questions.")
+    ] = False,
     spine: Annotated[int | None, typer.Option(help="Only this response, 0 the first.")] = None,
     position: Annotated[
         int | None, typer.Option(help="Also list the candidates at this position.")
@@ -52,21 +62,42 @@ def _show(
         ),
     ] = None,
 ) -> None:
-    from rich.console import Console
-
-    from gradalign.report.format import visible
     from gradalign.report.report import read_report
-    from gradalign.report.terminal import show_question
 
+    narrower = {
+        "--spine": spine,
+        "--position": position,
+        "--teacher": teacher,
+        "--method": method,
+    }
+    given = [flag for flag, value in narrower.items() if value is not None]
+    if question is None and given:
+        raise UsageError(
+            f"{given[0]} is about one question.", "Give --question ID; --questions lists them."
+        )
+    if question is not None and questions:
+        raise UsageError("--question and --questions exclude each other.", "Give one of them.")
     report = read_report(run)
-    console = Console(width=None if sys.stdout.isatty() else 132, markup=False, highlight=False)
-    if question is None:
-        spines = report.table("spines", ["question_id", "correct"])
-        for name, part in spines.groupby("question_id", sort=False, observed=True)["correct"]:
-            right = int(part.eq(True).sum())  # null where the verifier failed
-            console.print(f"{visible(str(name))}  {right} of {len(part)} correct")
+    if question is None and not questions:
+        print_report(report, json_output=False)
         return
+    if question is None:
+        _list_questions(report)
+        return
+    from gradalign.report.terminal.question import show_question
+
+    console = open_console()
     for lines in show_question(
         report, question, teacher=teacher, method=method, position=position, spine=spine
     ):
         console.print(lines)
+
+
+def _list_questions(report: Report) -> None:
+    """Print a row per question."""
+    spines = report.table("spines", ["question_id", "correct"])
+    rows = [
+        (str(name), f"{int(part.eq(True).sum())} of {len(part)} correct")  # null: not verified
+        for name, part in spines.groupby("question_id", sort=False, observed=True)["correct"]
+    ]
+    print_table(make_table([Column("question", whole=True), Column("responses", whole=True)], rows))

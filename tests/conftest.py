@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,18 +21,45 @@ from tests.rollouts.servers import FARM
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+GROUPS = {
+    "tests/executors/test_ray.py": "ray",
+    "tests/pipeline/test_engines_agree.py": "engines",
+    "tests/pipeline/test_served_runs.py": "engines",
+    "tests/rollouts/test_closed_engines.py": "engines",
+    "tests/rollouts/test_engines.py": "engines",
+    "tests/rollouts/test_server_distributions.py": "engines",
+    "tests/rollouts/test_server_engine.py": "engines",
+    "tests/rollouts/test_server_prefix_cache.py": "engines",
+    "tests/rollouts/test_vllm_engine.py": "engines",
+}
+"""Files whose tests run on one worker, one after the other: they share servers or a cluster."""
+
+
+def _group(item_or_id: str) -> str:
+    path = item_or_id.partition("::")[0]
+    return GROUPS.get(path, path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests of a file for one worker, and begin with the groups that take longest."""
-    group_of, slow = {}, Counter[str]()
-    for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        group = str(mark.args[0]) if mark else item.nodeid.partition("::")[0]
-        if mark is None:
-            item.add_marker(pytest.mark.xdist_group(group))
-        group_of[item] = group
-        slow[group] += item.get_closest_marker("slow") is not None
-    items.sort(key=lambda item: -slow[group_of[item]])
+    """Begin with the groups that have most slow tests, so that no worker is left alone with one."""
+    slow = Counter(_group(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[_group(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of a group to one worker.
+
+    `--dist loadgroup` would, but pytest-xdist 3.8 writes a group into an attribute that
+    pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradalign.alignment import Arm
 from gradalign.alignment.update import (
     IDEAL,
     GramSums,
@@ -13,6 +12,7 @@ from gradalign.alignment.update import (
     Updates,
     update_alignment,
 )
+from gradalign.estimates import Arm
 
 VOCABULARY, UNITS, QUESTIONS = 11, 4, 5
 

@@ -31,6 +31,7 @@ ROOMS = (
     "methods",
     "branching",
     "alignment",
+    "estimates",
     "rounding",
     "reasoning_gym_data",
     "questions",

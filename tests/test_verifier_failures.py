@@ -21,7 +21,7 @@ from gradalign.errors import UnknownNameError, UsageError, VerifierError
 from gradalign.questions import Attempt, Question
 from gradalign.registry import Registry, load_object
 from gradalign.report.export import ExportSettings, export
-from gradalign.report.terminal import show_question
+from gradalign.report.terminal.question import show_question
 from gradalign.stages.failures import FailureWatch, too_many
 from gradalign.stages.preparation.preflight import check
 from gradalign.store.splits import outcome_splits

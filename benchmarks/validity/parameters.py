@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 import gradalign
-from gradalign.alignment import Arm
 from gradalign.alignment.update import IDEAL, UpdateGrams, update_alignment
+from gradalign.estimates import Arm
 from validity.pairs import Configuration, Pair, load_model
 
 Floats = npt.NDArray[np.float64]

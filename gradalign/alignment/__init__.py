@@ -1,8 +1,7 @@
 """Alignment: how well a method's direction agrees with the ideal gradient, and how surely.
 
-What is estimated and how surely: `Arm`, `Estimate`, `Difference`. Per node: `cosine`, `node_sums`,
-`cross_fit`. Over nodes: `pooled`, `mean_alignment`, `balanced`. Intervals: `question_sums`,
-`cluster_bootstrap`, `compare`.
+Per node: `cosine`, `node_sums`, `cross_fit`. Over nodes: `pooled`, `mean_alignment`, `balanced`.
+Intervals: `question_sums`, `cluster_bootstrap`, `compare`.
 """
 
 from gradalign.alignment.bootstrap import (
@@ -10,7 +9,6 @@ from gradalign.alignment.bootstrap import (
     compare,
     question_sums,
 )
-from gradalign.alignment.estimate import UNKNOWN, Arm, Difference, Estimate
 from gradalign.alignment.scores import (
     Cosines,
     NodeSums,
@@ -25,11 +23,7 @@ from gradalign.alignment.scores import (
 )
 
 __all__ = [
-    "UNKNOWN",
-    "Arm",
     "Cosines",
-    "Difference",
-    "Estimate",
     "NodeSums",
     "balanced",
     "cluster_bootstrap",

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
-from gradalign.alignment.estimate import Difference, Estimate
 from gradalign.alignment.scores import pooled_limit, pooled_of_sums
+from gradalign.estimates import Difference, Estimate
 from gradalign.rounding import difference as settled_difference
 
 Floats = npt.NDArray[np.float64]

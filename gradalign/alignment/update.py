@@ -35,7 +35,7 @@ from scipy.stats import norm
 from scipy.stats import t as t_dist
 
 from gradalign.alignment.bootstrap import quantile_ends
-from gradalign.alignment.estimate import Arm, Estimate
+from gradalign.estimates import Arm, Estimate
 from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]

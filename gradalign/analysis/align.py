@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradalign import methods
-from gradalign.alignment import Arm, cosine, cross_fit, node_sums
+from gradalign.alignment import cosine, cross_fit, node_sums
 from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.alignment.scores import FLAT
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
+from gradalign.estimates import Arm
 from gradalign.methods import Direction, Method, restrict
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gradalign.alignment import Arm
+from gradalign.estimates import Arm
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.rounding import agreeing_rows, settled_ratios
 from gradalign.stages.base import Run, teacher_file

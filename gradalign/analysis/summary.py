@@ -18,17 +18,11 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from gradalign import methods
-from gradalign.alignment import (
-    UNKNOWN,
-    Arm,
-    Estimate,
-    cluster_bootstrap,
-    mean_of_sums,
-    pooled_of_sums,
-)
+from gradalign.alignment import cluster_bootstrap, mean_of_sums, pooled_of_sums
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.update import update_level
+from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
 from gradalign.store.splits import (

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.alignment import Arm, Estimate
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.update import IDEAL, GramSums, Updates, update_alignment
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.node_views import NodeTable, read_directions, read_nodes
+from gradalign.estimates import Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.shard import padded
 

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Estimate, cosine, node_sums
+from gradalign.alignment import cosine, node_sums
 from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.analysis.align import on_candidates
 from gradalign.analysis.node_views import Bools, Floats, Ints, NodeTable, NodeView
 from gradalign.analysis.stage import TableWriter
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, Stage, teacher_file
 from gradalign.store.splits import outcome_splits, position_splits
 
 SMALL = 0.05
 """Differences of success or alignment below this are not worth an action."""
+
+
+class Consequence(IntEnum):
+    """What follows from a finding, the gravest last."""
+
+    NOTHING = 0
+    MORE_DATA = 1
+    COULD_GAIN = 2
+    CHANGE_LOSS = 3
+    CHANGE_TEACHER = 4
+
+
+class Advice(NamedTuple):
+    """What to do about a figure."""
+
+    text: str
+    consequence: Consequence
 
 
 class Figures:
@@ -70,14 +89,14 @@ class Diagnostic:
 
     Attributes:
         collect: adds a shard's figures, if the shard has the tables for them.
-        advise: given a teacher, the sentence of each of its figures that has one.
+        advise: given a teacher, what to do about each of its figures that calls for a sentence.
         writers: the tables of nodes that it needs.
         stages: the stages that it adds, if it samples.
         figures: figures of the run as a whole, which no shard adds to.
     """
 
     collect: Callable[[Run, str, Collector], None]
-    advise: Callable[[str, Figures], Mapping[FigureKey, str]]
+    advise: Callable[[str, Figures], Mapping[FigureKey, Advice]]
     writers: Callable[[Run], Sequence[TableWriter]] = _nothing
     stages: Callable[[Run], Sequence[Stage]] = _nothing
     figures: Callable[[Run], Sequence[Figure]] = _nothing

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Estimate, cluster_bootstrap, mean_of_sums, pooled_of_sums
+from gradalign.alignment import cluster_bootstrap, mean_of_sums, pooled_of_sums
 from gradalign.alignment.scores import POOLING, pooling_columns
+from gradalign.estimates import Estimate
 from gradalign.rounding import difference, is_residue
 from gradalign.store.splits import QUESTION
 

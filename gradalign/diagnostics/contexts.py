@@ -22,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
-from gradalign.alignment import Estimate, mean_of_sums
+from gradalign.alignment import mean_of_sums
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews, slots
 from gradalign.contexts import CONTEXTS, TeacherSpec
 from gradalign.contexts import get as get_context
 from gradalign.diagnostics.base import (
+    Advice,
+    Consequence,
     Diagnostic,
     Figures,
     against_ideal,
@@ -36,6 +38,7 @@ from gradalign.diagnostics.base import (
 )
 from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
 from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run
 from gradalign.store.splits import QUESTION, outcome_splits
 from gradalign.store.table_builder import Rows
@@ -296,7 +299,7 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         into.pooled(key("alignment"), part, {**splits, **each})
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it of the share of the teachers' pull that is common to the contexts."""
     conflict = figures.variants("contexts", teacher, "conflict")
     return {
@@ -307,7 +310,7 @@ def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     }
 
 
-def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> str:
+def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> Advice:
     """Say whether a student can follow these contexts.
 
     Args:
@@ -316,19 +319,22 @@ def contexts_advice(share: Estimate, conflict: Estimate, kind: str) -> str:
         kind: which contexts.
     """
     if share.high < 0.5:
-        return (
+        return Advice(
             f"These contexts ({kind}) contradict each other: only {share.value:.0%} of their pull "
             f"is common, {conflict.value:.2g} nats per token can be followed by no student that "
-            "does not see them. Keep one kind, or state the rule that they share."
+            "does not see them. Keep one kind, or state the rule that they share.",
+            Consequence.CHANGE_TEACHER,
         )
     if share.low > 0.5:
-        return (
+        return Advice(
             f"These contexts ({kind}) agree: {share.value:.0%} of their pull is common and can be "
-            "learned without seeing them."
+            "learned without seeing them.",
+            Consequence.NOTHING,
         )
-    return (
+    return Advice(
         f"{share.value:.0%} of the pull of these contexts ({kind}) is common, with an interval "
-        "around one half: score more questions."
+        "around one half: score more questions.",
+        Consequence.MORE_DATA,
     )
 
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign import methods
-from gradalign.alignment import Estimate
 from gradalign.analysis.align import on_candidates, score_nodes
 from gradalign.analysis.node_views import (
     Bools,
@@ -28,6 +27,8 @@ from gradalign.analysis.node_views import (
     continuations_scored,
 )
 from gradalign.diagnostics.base import (
+    Advice,
+    Consequence,
     Diagnostic,
     Figures,
     counts,
@@ -44,6 +45,7 @@ from gradalign.diagnostics.collector import (
     questions_of,
     root_ratio,
 )
+from gradalign.estimates import Estimate
 from gradalign.methods import Method
 from gradalign.rounding import pass_error
 from gradalign.stages.base import Run
@@ -237,9 +239,9 @@ def _collect_special(teacher: str, part: pd.DataFrame, into: Collector) -> None:
     into.add(key, pooled_difference, question, np.column_stack([ordinary, columns]), whole)
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say how far to look ahead, what special tokens cost, and where the signal is lopsided."""
-    said: dict[FigureKey, str] = {}
+    said: dict[FigureKey, Advice] = {}
     token = FigureKey("horizon", teacher, "alignment", "gamma=0")
     if token in figures:
         gains = figures.variants("horizon", teacher, "alignment_gain")
@@ -267,7 +269,7 @@ def horizon_advice(
     gain: Mapping[float, Estimate],
     noise: Mapping[float, Estimate],
     alignment: Mapping[float, Estimate],
-) -> str:
+) -> Advice:
     """Say how far the loss should look ahead.
 
     Args:
@@ -276,7 +278,10 @@ def horizon_advice(
         alignment: alignment itself, by gamma.
     """
     if gain and all(value.negative for value in alignment.values()):
-        return "The teacher pulls away from success however far the loss looks ahead: take another."
+        return Advice(
+            "The teacher pulls away from success however far the loss looks ahead: take another.",
+            Consequence.CHANGE_TEACHER,
+        )
 
     def price(gamma: float, whose: str = "Its") -> str:
         """Say how much noisier it is than the token level."""
@@ -286,29 +291,38 @@ def horizon_advice(
         return f" {whose} one-sample estimator is {times:.2g} times as noisy."
 
     if not gain:
-        return (
+        return Advice(
             "Only the token level was measured; `gradalign diagnose RUN --only horizon` scores "
-            "the continuations to see whether looking ahead pays."
+            "the continuations to see whether looking ahead pays.",
+            Consequence.MORE_DATA,
         )
     better = {gamma: value for gamma, value in gain.items() if value.positive}
     if better:
         gamma = max(better, key=lambda item: better[item].value)
         if not alignment[gamma].positive:
-            return (
+            return Advice(
                 f"Looking ahead mends something (gamma = {gamma:g}: {better[gamma]}), but even so "
-                f"the alignment is not surely above 0 ({alignment[gamma]}): take another teacher."
+                f"the alignment is not surely above 0 ({alignment[gamma]}): take another teacher.",
+                Consequence.CHANGE_TEACHER,
             )
-        return (
+        return Advice(
             f"Looking ahead pays: gamma = {gamma:g} gains {better[gamma]} of alignment over the "
-            f"token level. Couple future log ratios in.{price(gamma)}"
+            f"token level. Couple future log ratios in.{price(gamma)}",
+            Consequence.CHANGE_LOSS,
         )
     last = price(max(gain), f"At gamma = {max(gain):g} the")
     if all(value.negative for value in gain.values()):
-        return f"Looking ahead costs alignment at every gamma: stay at the token level.{last}"
-    return f"Looking ahead gains nothing that is sure: stay at the token level.{last}"
+        return Advice(
+            f"Looking ahead costs alignment at every gamma: stay at the token level.{last}",
+            Consequence.CHANGE_LOSS,
+        )
+    return Advice(
+        f"Looking ahead gains nothing that is sure: stay at the token level.{last}",
+        Consequence.NOTHING,
+    )
 
 
-def signal_advice(negative: Estimate, depth: Mapping[str, Estimate]) -> str:
+def signal_advice(negative: Estimate, depth: Mapping[str, Estimate]) -> Advice:
     """Say whether the one-token signal is lopsided, and where along a response it is worth most.
 
     Args:
@@ -323,17 +337,33 @@ def signal_advice(negative: Estimate, depth: Mapping[str, Estimate]) -> str:
         else ""
     )
     if bad and len(bad) == len(depth):
-        return text + "The teacher pulls the wrong way along the whole response: take another."
+        return Advice(
+            f"{text}The teacher pulls the wrong way along the whole response: take another.",
+            Consequence.CHANGE_TEACHER,
+        )
     if bad:
-        return text + f"The teacher pulls the wrong way at {', '.join(bad)}: mask these positions."
-    return text or "The one-token signal is balanced, and no quarter of the response is misled."
+        return Advice(
+            f"{text}The teacher pulls the wrong way at {', '.join(bad)}: mask these positions.",
+            Consequence.CHANGE_LOSS,
+        )
+    if text:
+        return Advice(text, Consequence.CHANGE_LOSS)
+    return Advice(
+        "The one-token signal is balanced, and no quarter of the response is misled.",
+        Consequence.NOTHING,
+    )
 
 
-def special_advice(gain: Estimate) -> str:
+def special_advice(gain: Estimate) -> Advice:
     """Say whether nodes at special tokens should be left out of the loss."""
     if gain.positive:
-        return f"Special tokens distort the signal: without them alignment gains {gain}. Mask them."
-    return "Special tokens do no harm that is sure: keep them in the loss."
+        return Advice(
+            f"Special tokens distort the signal: without them alignment gains {gain}. Mask them.",
+            Consequence.CHANGE_LOSS,
+        )
+    return Advice(
+        "Special tokens do no harm that is sure: keep them in the loss.", Consequence.NOTHING
+    )
 
 
 DIAGNOSTIC = Diagnostic(collect, advise, writers=lambda run: (HorizonTable(),))

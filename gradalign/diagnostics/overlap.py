@@ -11,11 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import ShardViews
-from gradalign.diagnostics.base import Diagnostic, Figures, spine_positions
+from gradalign.diagnostics.base import (
+    Advice,
+    Consequence,
+    Diagnostic,
+    Figures,
+    spine_positions,
+)
 from gradalign.diagnostics.collector import Collector, FigureKey
 from gradalign.diagnostics.divergence import kl_divergence
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
 
@@ -89,28 +95,31 @@ def collect(run: Run, shard: str, into: Collector) -> None:
             into.mean(FigureKey("overlap", teacher, name), question, value, splits)
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it of the student's mass on shared tokens."""
     key = FigureKey("overlap", teacher, "overlap_mass_student")
     return {key: overlap_advice(figures.splits(key)["all"])} if key in figures else {}
 
 
-def overlap_advice(mass: Estimate) -> str:
+def overlap_advice(mass: Estimate) -> Advice:
     """Say what the student's mass on the shared top 16 tokens means."""
     if mass.high < LOW_MASS:
-        return (
+        return Advice(
             f"Only {mass.value:.0%} of the student's mass lies on tokens that both models have "
             "among their top 16: warm the student up on responses of this teacher, or take one "
-            "of the same family."
+            "of the same family.",
+            Consequence.CHANGE_TEACHER,
         )
     if mass.low >= LOW_MASS:
-        return (
+        return Advice(
             f"Both models look at the same tokens ({mass.value:.0%} of the student's mass is on "
-            "shared top 16 tokens): a lack of alignment has another cause."
+            "shared top 16 tokens): a lack of alignment has another cause.",
+            Consequence.NOTHING,
         )
-    return (
+    return Advice(
         f"{mass.value:.0%} of the student's mass lies on shared tokens, with an interval on both "
-        f"sides of {LOW_MASS:.0%}: score more questions before changing anything."
+        f"sides of {LOW_MASS:.0%}: score more questions before changing anything.",
+        Consequence.MORE_DATA,
     )
 
 

@@ -10,11 +10,17 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from gradalign.alignment import UNKNOWN, Estimate, cluster_bootstrap
+from gradalign.alignment import cluster_bootstrap
 from gradalign.analysis.node_views import Floats, Ints
-from gradalign.diagnostics.base import Diagnostic, Figures
+from gradalign.diagnostics.base import (
+    Advice,
+    Consequence,
+    Diagnostic,
+    Figures,
+)
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey
 from gradalign.diagnostics.overlap import OverlapTable
+from gradalign.estimates import UNKNOWN, Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.store.table_builder import Rows
 
@@ -283,13 +289,13 @@ def figures(run: Run) -> list[Figure]:
     return found
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it once for all methods with the same best predictor and sign, with the strongest."""
     best = figures.variants("predictors", teacher, "best_predictor")
     alike: dict[tuple[str, bool], list[str]] = {}
     for variant, value in best.items():
         alike.setdefault((variant.rpartition(": ")[2], value.value > 0), []).append(variant)
-    said = {}
+    said: dict[FigureKey, Advice] = {}
     for (name, _), group in alike.items():
         # Of none there are no correlations, and the order stays.
         group.sort(key=lambda variant: -abs(best[variant].value) if name != "none" else 0.0)
@@ -300,7 +306,7 @@ def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     return said
 
 
-def predictors_advice(methods: Sequence[str], predictor: str, correlation: Estimate) -> str:
+def predictors_advice(methods: Sequence[str], predictor: str, correlation: Estimate) -> Advice:
     """Say what to choose tokens by.
 
     Args:
@@ -310,16 +316,18 @@ def predictors_advice(methods: Sequence[str], predictor: str, correlation: Estim
     """
     of = ", ".join(methods)
     if not predictor:
-        return (
+        return Advice(
             f"Nothing cheap predicts the alignment of {of}: do not select or weigh tokens by "
-            "overlap, KL or entropy."
+            "overlap, KL or entropy.",
+            Consequence.NOTHING,
         )
     side = "high" if correlation.value > 0 else "low"
     whose = f" for {methods[0]}" if len(methods) > 1 else ""
-    return (
+    return Advice(
         f"The alignment of {of} is better where {predictor} is {side} (rank correlation "
         f"{correlation}{whose}): a cheap filter or weight for tokens, to be checked against "
-        "`pooled` before use."
+        "`pooled` before use.",
+        Consequence.COULD_GAIN,
     )
 
 

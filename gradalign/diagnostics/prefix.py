@@ -15,9 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Estimate
-from gradalign.diagnostics.base import SMALL, Diagnostic, Figures
+from gradalign.diagnostics.base import (
+    SMALL,
+    Advice,
+    Consequence,
+    Diagnostic,
+    Figures,
+)
 from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.prefix import TABLE, ContinuePrefixes
 from gradalign.store.splits import outcome_splits
@@ -131,7 +137,7 @@ def stages(run: Run) -> list[Stage]:
     ]
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it of the deepest prefix; the student is compared with itself, and hears nothing."""
     drop = figures.numbered("prefix", teacher, "drop")
     if not drop or not teacher:
@@ -140,7 +146,7 @@ def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
     return {key: prefix_advice(drop, figures.numbered("prefix", teacher, "edge"))}
 
 
-def prefix_advice(drop: Mapping[float, Estimate], edge: Mapping[float, Estimate]) -> str:
+def prefix_advice(drop: Mapping[float, Estimate], edge: Mapping[float, Estimate]) -> Advice:
     """Say whether a teacher can be trusted after the student's prefixes.
 
     Args:
@@ -148,17 +154,22 @@ def prefix_advice(drop: Mapping[float, Estimate], edge: Mapping[float, Estimate]
         edge: success from a prefix less the student's own from the same prefix, by depth.
     """
     if edge and all(value.negative for value in edge.values()):
-        return (
+        return Advice(
             "The teacher does worse than the student itself from the student's prefixes, at every "
-            "depth: do not distill from it on them."
+            "depth: do not distill from it on them.",
+            Consequence.CHANGE_TEACHER,
         )
     lost = [depth for depth, value in drop.items() if value.positive and value.value > SMALL]
     if not lost:
         if all(value.high < 2 * SMALL for value in drop.values()):
-            return "The teacher goes on from the student's prefixes as well as from scratch."
-        return (
+            return Advice(
+                "The teacher goes on from the student's prefixes as well as from scratch.",
+                Consequence.NOTHING,
+            )
+        return Advice(
             "No loss after the student's prefixes is sure, and none is ruled out: score more "
-            "questions or spines."
+            "questions or spines.",
+            Consequence.MORE_DATA,
         )
     deepest = max(lost)
     beaten = [depth for depth, value in edge.items() if not value.positive]
@@ -167,11 +178,15 @@ def prefix_advice(drop: Mapping[float, Estimate], edge: Mapping[float, Estimate]
         "response: it was not made for such prefixes. "
     )
     if beaten:
-        return text + (
-            f"From {min(beaten):.0%} on it is not surely better than the student there: limit the "
-            "loss to what comes before, or let the teacher begin the responses."
+        return Advice(
+            f"{text}From {min(beaten):.0%} on it is not surely better than the student there: "
+            "limit the loss to what comes before, or let the teacher begin the responses.",
+            Consequence.CHANGE_LOSS,
         )
-    return text + "It still beats the student there, so its targets are worth following."
+    return Advice(
+        f"{text}It still beats the student there, so its targets are worth following.",
+        Consequence.NOTHING,
+    )
 
 
 DIAGNOSTIC = Diagnostic(collect, advise, stages=stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradalign.diagnostics import NAMES, load
-from gradalign.diagnostics.base import Figures
+from gradalign.diagnostics.base import Advice, Consequence, Figures
 from gradalign.diagnostics.collector import Collector, FigureKey
 from gradalign.diagnostics.predictors import FILE, correlate_predictors
 from gradalign.stages.base import Run
@@ -33,12 +33,14 @@ def summarise_diagnostics(run: Run, names: Sequence[str]) -> None:
     for diagnostic in every:
         figures += diagnostic.figures(run)
     known = Figures(figures)
-    said: dict[FigureKey, str] = {}
+    said: dict[FigureKey, Advice] = {}
     for teacher in known.teachers:
         for diagnostic in every:
             said |= diagnostic.advise(teacher, known)
     rows = Rows(TABLE)
+    silent = Advice("", Consequence.NOTHING)
     for figure in figures:
+        advice = said.get(figure.key, silent) if figure.split == "all" else silent
         rows.add(
             mechanism=figure.key.mechanism,
             teacher=figure.key.teacher,
@@ -49,7 +51,8 @@ def summarise_diagnostics(run: Run, names: Sequence[str]) -> None:
             value=figure.estimate.value,
             low=figure.estimate.low,
             high=figure.estimate.high,
-            advice=said.get(figure.key, "") if figure.split == "all" else "",
+            advice=advice.text,
+            consequence=int(advice.consequence),
         )
     if figures:
         run.folder.write_table(TABLE, FILE, rows.table_of())

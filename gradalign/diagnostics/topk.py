@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
-from gradalign.alignment import Estimate
 from gradalign.analysis.node_views import Floats, NodeView, ShardViews
 from gradalign.diagnostics.base import (
     SMALL,
+    Advice,
+    Consequence,
     Diagnostic,
     Figures,
     against_ideal,
@@ -36,6 +37,7 @@ from gradalign.diagnostics.collector import (
     questions_of,
     root_ratio,
 )
+from gradalign.estimates import Estimate
 from gradalign.stages.base import Run
 from gradalign.store.splits import outcome_splits
 from gradalign.store.table_builder import Rows
@@ -237,7 +239,7 @@ def _cosine_of_sums(sums: Floats) -> Floats:
         return np.asarray(sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2]))
 
 
-def advise(teacher: str, figures: Figures) -> dict[FigureKey, str]:
+def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     """Say it of the full direction, which every form is compared with."""
     full = FigureKey("topk", teacher, "alignment", "full")
     if full not in figures:
@@ -257,7 +259,7 @@ def _by_case(variants: Mapping[str, Estimate]) -> dict[tuple[int, str], Estimate
 
 def topk_advice(
     gain: Mapping[tuple[int, str], Estimate], cosine: Mapping[tuple[int, str], Estimate]
-) -> str:
+) -> Advice:
     """Say which truncated form to train on.
 
     Args:
@@ -265,7 +267,9 @@ def topk_advice(
         cosine: of each (k, form) with the full direction.
     """
     if not gain:
-        return "Too few top tokens were kept to compare truncated losses."
+        return Advice(
+            "Too few top tokens were kept to compare truncated losses.", Consequence.NOTHING
+        )
     worse = sorted(case for case, value in gain.items() if value.negative)
     safe = sorted(
         case
@@ -294,12 +298,14 @@ def topk_advice(
         )
     if safe:
         k, form = safe[0]
-        return (
-            text
-            + f"The cheapest form that stays within 5 % of the full direction: k = {k}, {form}."
+        return Advice(
+            f"{text}The cheapest form that stays within 5 % of the full direction: k = {k}, "
+            f"{form}.",
+            Consequence.CHANGE_LOSS if text else Consequence.COULD_GAIN,
         )
-    return (
-        text + "No truncated form is sure to stay within 5 % of the full direction: use it whole."
+    return Advice(
+        f"{text}No truncated form is sure to stay within 5 % of the full direction: use it whole.",
+        Consequence.CHANGE_LOSS if text else Consequence.MORE_DATA,
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from gradalign.alignment import Arm, Difference, cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
+from gradalign.estimates import Arm, Difference
 from gradalign.report.node_scores import NodeScores, read_scores
 from gradalign.report.significance import check_level, holm, resamples_for
 from gradalign.report.verdict import to_json

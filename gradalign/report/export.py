@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import norm
 
-from gradalign.alignment import Arm, pooled_of_sums
+from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
+from gradalign.estimates import Arm
+from gradalign.report.format import interval, visible
 from gradalign.report.node_scores import arms_in, directions
 from gradalign.report.plots import best_arm
 from gradalign.store.output_file import head_of, replacing
@@ -142,7 +144,7 @@ def export(
     arm = choose_arm(report, teacher, method)
     scores = _scores(report, arm, settings)
     elsewhere = _elsewhere(scores, settings)
-    counts = {"responses": 0.0, "tokens": 0.0, "scored_tokens": 0.0, "weight": 0.0}
+    counts: dict[str, float] = {"responses": 0, "tokens": 0, "scored_tokens": 0, "weight": 0.0}
     try:
         with replacing(path, is_export) as target:
             if file_format == "parquet":
@@ -172,6 +174,37 @@ def is_export(path: str) -> bool:
             return bool(file.schema_arrow.names == SCHEMA.names)
     except (OSError, pa.ArrowException):
         return False
+
+
+def why_chosen(report: Report, arm: Arm, teacher: str | None, method: str | None) -> str:
+    """Say whose weights an export has, and why.
+
+    Args:
+        report: the run.
+        arm: what `choose_arm` returned.
+        teacher: that was asked for; None where it was left open.
+        method: likewise.
+    """
+    name = f"weights of {visible(str(arm))}"
+    if teacher is not None and method is not None:
+        return f"{name}, as asked for."
+    rows = report.summary
+    (row,) = rows[
+        (rows["split"] == "all") & (rows["teacher"] == arm.teacher) & (rows["method"] == arm.method)
+    ].to_dict("records")
+    of = (
+        " of this teacher's methods"
+        if teacher is not None
+        else " of the teachers with this method"
+        if method is not None
+        else " of all teachers and methods"
+    )
+    value = interval(row["pooled"], row["pooled_low"], row["pooled_high"])
+    flags = [flag for flag, asked in (("--teacher", teacher), ("--method", method)) if not asked]
+    return (
+        f"{name}: the highest pooled alignment{of}, {value}. {' and '.join(flags)} "
+        f"{'takes another' if len(flags) == 1 else 'take others'}."
+    )
 
 
 def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:

@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from gradalign.alignment import Arm
 from gradalign.errors import UsageError
+from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in
 from gradalign.store.schema import schema

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import Arm
 from gradalign.alignment.ideal import renormalise
 from gradalign.alignment.scores import pooling_columns
 from gradalign.analysis.node_views import read_directions, read_nodes
+from gradalign.estimates import Arm
 from gradalign.store.splits import (
     entropy_edges,
     entropy_splits,

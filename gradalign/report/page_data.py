@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradalign.alignment import Arm
 from gradalign.alignment.value_interval import branch_interval, value_interval
 from gradalign.errors import RunError, UsageError
+from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in, directions
 from gradalign.report.plots import best_arm

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradalign.alignment import Arm
 from gradalign.errors import MissingDependencyError, UsageError
+from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS

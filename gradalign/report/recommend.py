@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gradalign.alignment import Arm, Difference, cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
 from gradalign.alignment.scores import why_unpooled
 from gradalign.errors import RunError
+from gradalign.estimates import Arm, Difference
 from gradalign.report.node_scores import NodeScores, read_scores
 from gradalign.report.recommend_text import (
     control_remarks,

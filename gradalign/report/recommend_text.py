@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradalign.alignment import Difference
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
+from gradalign.estimates import Difference
 from gradalign.report.format import interval, number, rough_duration
 from gradalign.report.verdict import Part, Ranked, Settle, TeacherPlace, above
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gradalign.alignment import Arm
+from gradalign.estimates import Arm
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-from gradalign.alignment import Arm, Difference, Estimate
+from gradalign.estimates import Arm, Difference, Estimate
 from gradalign.report.format import visible
 
 Role = Literal["candidate", "control", "reference"]

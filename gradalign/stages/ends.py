@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradalign.alignment import Arm
+from gradalign.estimates import Arm
 from gradalign.stages.base import Run, teacher_file
 
 NEXT_TO_NOTHING = 1e-4

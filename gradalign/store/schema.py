@@ -342,6 +342,12 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("low", _F8, "95 % interval over questions"),
         ("high", _F8, "95 % interval over questions"),
         ("advice", _STRING, "what to do about it; empty where another row says it"),
+        (
+            "consequence",
+            _ID,
+            "of the advice: 0 nothing to do, 1 more data, 2 something to gain, 3 another loss, "
+            "4 another teacher",
+        ),
     ],
     "summary": [
         ("teacher", _NAME, ""),

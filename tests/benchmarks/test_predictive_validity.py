@@ -12,6 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from gradalign import methods
+from gradalign.estimates import Arm
 from tests.requires import require
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -260,7 +261,7 @@ def test_parameter_alignment_is_the_cosine_of_two_backward_passes(tmp_path):
         ADDITION, configurations=(Configuration(teacher, "opd"), Configuration("", "dr_grpo"))
     )
     report = score(pair, ScoreSettings(questions=3, continuations=4), tmp_path)
-    found_QP = QuestionGradients(pair, report).of((teacher, "opd"))
+    found_QP = QuestionGradients(pair, report).of(Arm(teacher, "opd"))
     assert isinstance(report, gradalign.Report)
     model = load_model("demo:student").requires_grad_(True)
     other = load_model(teacher)

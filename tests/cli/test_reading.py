@@ -18,7 +18,7 @@ from runs import SMALL, flags
 
 from gradalign.errors import UsageError
 from gradalign.report.gate import parse_condition
-from gradalign.report.terminal import colour
+from gradalign.report.terminal.question import colour
 from gradalign_cli.main import main
 
 
@@ -147,7 +147,7 @@ def test_recommend_prints_what_python_gives(capsys, small_run):
 
 
 def test_show_lists_and_shows(capsys, small_run):
-    status, out, _ = run(capsys, "show", small_run.path)
+    status, out, _ = run(capsys, "show", small_run.path, "--questions")
     assert status == 0
     assert all(question in out for question in small_run.question_ids)
     question = small_run.question_ids[0]

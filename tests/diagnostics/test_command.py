@@ -72,7 +72,7 @@ def test_what_is_there_is_not_done_again(completed_run, capsys):
     found = {(row["mechanism"], row["diagnostic"]) for row in records}
     assert {("prefix", "drop"), ("horizon", "relative_bias")} <= found
     assert {name for name, _ in found} == {"horizon", "prefix"}
-    status, out, _ = run(capsys, "diagnose", completed_run.path, "--display", "none")
+    status, out, _ = run(capsys, "diagnose", completed_run.path, "--full", "--display", "none")
     assert status == 0
     for word in ("overlap", "k=16,renorm", "relative_bias", "(student)", "best_predictor"):
         assert word in out

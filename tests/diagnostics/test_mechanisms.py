@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from gradalign.alignment import Estimate, pooled
+from gradalign.alignment import pooled
 from gradalign.diagnostics import NAMES
+from gradalign.estimates import Estimate
 from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import compare_teachers
 from gradalign.rounding import pass_error

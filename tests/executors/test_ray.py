@@ -20,7 +20,7 @@ from gradalign.executors.cluster import Cluster
 
 require("ray")
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 RAY = {"executor": "ray", "num_workers": 2}
 

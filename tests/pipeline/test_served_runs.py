@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.server,
     pytest.mark.slow,
-    pytest.mark.xdist_group("engines"),
 ]
 
 SETTINGS = {**SMALL, "methods": ["gkd", "opd", "minillm", "trl/gkd", "dr_grpo"], "limit": 2}

@@ -12,8 +12,8 @@ import pytest
 from runs import SMALL
 
 import gradalign
-from gradalign.alignment import Arm
 from gradalign.alignment.ideal import covariance, ideal_gradient, unbiased_norm2
+from gradalign.estimates import Arm
 from gradalign.report.node_scores import directions
 
 

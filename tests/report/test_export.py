@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from gradalign.alignment import Arm
 from gradalign.alignment.ideal import covariance
 from gradalign.errors import UsageError
+from gradalign.estimates import Arm
 from gradalign.report.export import ExportSettings, choose_arm, export
 from gradalign.report.node_scores import directions
 

@@ -12,7 +12,8 @@ from runs import SMALL
 from scipy.stats import norm
 
 import gradalign
-from gradalign.alignment import Arm, Difference, pooled_of_sums
+from gradalign.alignment import pooled_of_sums
+from gradalign.estimates import Arm, Difference
 from gradalign.report.format import rough_duration
 from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import compare_teachers, holm, questions_needed

@@ -8,8 +8,6 @@ import pytest
 
 from tests.rollouts.conftest import ENGINE_PARAMS, EnginePool, assert_closed
 
-pytestmark = pytest.mark.xdist_group("engines")
-
 
 @pytest.mark.parametrize("name", [ENGINE_PARAMS[0], ENGINE_PARAMS[2]])
 def test_a_closed_engine_says_so(name: str, qwen: Path) -> None:

@@ -21,7 +21,6 @@ from tests.rollouts.conftest import ENGINE_PARAMS, VOCAB, EnginePool, tree_reque
 
 pytestmark = [
     pytest.mark.parametrize("name", ENGINE_PARAMS),
-    pytest.mark.xdist_group("engines"),
 ]
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90, 91))

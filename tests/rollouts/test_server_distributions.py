@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.server,
     pytest.mark.slow,
-    pytest.mark.xdist_group("engines"),
 ]
 
 OPTIONS = {"revision": None, "dtype": "float32", "device": "cpu", "trust_remote_code": False}

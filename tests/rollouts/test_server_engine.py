@@ -18,14 +18,13 @@ from gradalign.engines import Completion, Engine, Request, SamplingSettings
 from gradalign.engines.server.http import parse_addresses
 from gradalign.errors import EngineError, GradalignError, UsageError
 from tests.requires import require
-from tests.rollouts.conftest import EnginePool, assert_closed, tree_requests
+from tests.rollouts.conftest import EnginePool, tree_requests
 from tests.rollouts.servers import FARM, KEY, FaultyProxy, Server, api_key, open_on
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.server,
     pytest.mark.slow,
-    pytest.mark.xdist_group("engines"),
 ]
 
 STOPS = SamplingSettings(stop_token_ids=(3, 7, 90, 91))
@@ -73,12 +72,6 @@ def test_same_scores_as_in_process(engines: EnginePool, server: Server, qwen: Pa
         there = engine.logprobs(sequences, [1] * 4)
     for left, right in zip(here, there, strict=True):
         np.testing.assert_allclose(left, right, atol=2e-5, rtol=0)
-
-
-def test_a_closed_engine_says_so(server: Server, qwen: Path) -> None:
-    engine = open_on([server.url], qwen)
-    engine.close()
-    assert_closed(engine)
 
 
 def test_a_server_that_says_busy_hangs_up_or_fails_is_asked_again(

@@ -37,7 +37,6 @@ def sequences() -> list[list[int]]:
 @pytest.mark.vllm
 @pytest.mark.server
 @pytest.mark.slow
-@pytest.mark.xdist_group("engines")
 def test_prompt_log_probabilities_are_not_those_of_the_prefix_cache():
     require("vllm")
     path = model_path("strong")

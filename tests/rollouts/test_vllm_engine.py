@@ -29,7 +29,7 @@ from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from tests.requires import require
 from tests.rollouts.conftest import VOCAB, EnginePool, assert_closed, tree_requests
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,8 @@ class Estimate:
         return {name: self.value, f"{ends}low": self.low, f"{ends}high": self.high}
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        value, low, high = ("-" if x != x else f"{x:+.2f}" for x in self.span)
+        return value if low == high == "-" else f"{value} [{low}, {high}]"
 
 
 UNKNOWN = Estimate(math.nan)

@@ -1,0 +1,1 @@
+"""A run in the terminal: tables that fit, the answer, one question."""
