@@ -6,25 +6,31 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonOption, print_records
+from .completion import complete_method, complete_task
+from .help import add_command, group
+from .output import json_flag, print_records
+
+ListJson = Annotated[bool, json_flag("the list")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command groups."""
-    methods = typer.Typer(help="Distillation and RL methods.", no_args_is_help=True)
-    methods.command("list")(_methods_list)
-    methods.command("show")(_methods_show)
+    methods = group("Distillation and RL methods.")
+    add_command(methods, "list", _methods_list, examples=("gradalign methods list",))
+    add_command(methods, "show", _methods_show, examples=("gradalign methods show gkd:beta=0.5",))
     app.add_typer(methods, name="methods")
-    tasks = typer.Typer(help="Sources of questions.", no_args_is_help=True)
-    tasks.command("list")(_tasks_list)
-    tasks.command("show")(_tasks_show)
+    tasks = group("Sources of questions.")
+    add_command(tasks, "list", _tasks_list, examples=("gradalign tasks list",))
+    add_command(
+        tasks, "show", _tasks_show, examples=("gradalign tasks show demo:addition --limit 3",)
+    )
     app.add_typer(tasks, name="tasks")
-    contexts = typer.Typer(help="What a teacher may be shown.", no_args_is_help=True)
-    contexts.command("list")(_contexts_list)
+    contexts = group("What a teacher may be shown.")
+    add_command(contexts, "list", _contexts_list, examples=("gradalign contexts list",))
     app.add_typer(contexts, name="contexts")
 
 
-def _methods_list(json_output: JsonOption = False) -> None:
+def _methods_list(json_output: ListJson = False) -> None:
     """List every method: formula, source, options."""
     from gradalign.methods.registry import describe
 
@@ -32,7 +38,14 @@ def _methods_list(json_output: JsonOption = False) -> None:
 
 
 def _methods_show(
-    name: Annotated[str, typer.Argument(help="A method, with or without options.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="A method, with or without options.",
+            autocompletion=complete_method,
+        ),
+    ],
 ) -> None:
     """Show one method in full."""
     from gradalign.methods.registry import explain
@@ -40,7 +53,7 @@ def _methods_show(
     typer.echo(explain(name))
 
 
-def _tasks_list(json_output: JsonOption = False) -> None:
+def _tasks_list(json_output: ListJson = False) -> None:
     """List every task."""
     from gradalign import tasks
 
@@ -48,7 +61,12 @@ def _tasks_list(json_output: JsonOption = False) -> None:
 
 
 def _tasks_show(
-    spec: Annotated[str, typer.Argument(help="A task as --task takes it.")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", help="A task as --task takes it.", autocompletion=complete_task
+        ),
+    ],
     limit: Annotated[int, typer.Option(min=1, help="Questions to show.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of their order.")] = 0,
 ) -> None:
@@ -72,7 +90,7 @@ def _tasks_show(
             typer.echo(f"contexts in the row: {', '.join(sorted(question.contexts))}")
 
 
-def _contexts_list(json_output: JsonOption = False) -> None:
+def _contexts_list(json_output: ListJson = False) -> None:
     """List every context."""
     from gradalign import contexts
 

@@ -9,6 +9,8 @@ import typer
 from gradalign.errors import UsageError
 
 from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+from .help import add_command
+from .options import RunArgument
 from .output import json_flag, print_json
 
 HELP = """Check conditions on a run's summary; status 3 if one does not hold.
@@ -20,11 +22,21 @@ if left out; * matches any method or teacher. `gradalign recommend` judges, this
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("check", help=HELP)(_check)
+    add_command(
+        app,
+        "check",
+        _check,
+        HELP,
+        examples=(
+            "gradalign check gradalign-demo --fail-under 'pooled[gkd@demo:strong]>=-1'",
+            "gradalign check gradalign-demo --fail-under 'pooled[*@*,incorrect]>=-1' \\\n"
+            "    --junit alignment.xml",
+        ),
+    )
 
 
 def _check(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     fail_under: FailUnderOption = None,
     junit: JunitOption = None,
     json_output: Annotated[bool, json_flag("every condition's outcome")] = False,

@@ -8,6 +8,8 @@ import typer
 
 from gradalign.report.terminal.tables import Column, make_table, print_table, sectioned
 
+from .completion import complete_run
+from .help import add_command
 from .output import json_flag, print_json
 
 HELP = """Compare two runs, teacher by teacher and method by method; second minus first.
@@ -21,12 +23,31 @@ NO_TEACHER = "no teacher"
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("compare", help=HELP)(_compare)
+    add_command(
+        app,
+        "compare",
+        _compare,
+        HELP,
+        examples=(
+            "gradalign demo --seed 1 --output-dir gradalign-demo-2",
+            "gradalign compare gradalign-demo gradalign-demo-2",
+        ),
+    )
 
 
 def _compare(
-    run_a: Annotated[str, typer.Argument(help="Folder or URL of the first run.")],
-    run_b: Annotated[str, typer.Argument(help="Folder or URL of the second run.")],
+    run_a: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_A", help="Folder or URL of the first run.", autocompletion=complete_run
+        ),
+    ],
+    run_b: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_B", help="Folder or URL of the second run.", autocompletion=complete_run
+        ),
+    ],
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence.")] = 0.95,
     json_output: Annotated[bool, json_flag("the differences")] = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .help import add_command
 from .options import build_config
 from .output import DisplayOption, JsonOption, print_report
 
@@ -20,7 +21,13 @@ SETTINGS = {
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("demo", help=HELP)(_demo)
+    add_command(
+        app,
+        "demo",
+        _demo,
+        HELP,
+        examples=("gradalign demo", "gradalign demo --limit 12 --output-dir runs/small"),
+    )
 
 
 HELP = """Score the bundled teachers for the bundled student, in a minute or two.

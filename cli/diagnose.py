@@ -16,6 +16,9 @@ from gradalign.report.terminal.tables import (
     sectioned,
 )
 
+from .completion import complete_diagnostic
+from .help import add_command
+from .options import RunArgument
 from .output import DisplayOption, json_flag, print_json
 
 if TYPE_CHECKING:
@@ -42,14 +45,27 @@ long on average. With --only, only these are computed and shown.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("diagnose", help=HELP)(_diagnose)
+    add_command(
+        app,
+        "diagnose",
+        _diagnose,
+        HELP,
+        examples=(
+            "gradalign diagnose gradalign-demo --only topk",
+            "gradalign diagnose gradalign-demo --only overlap --only horizon --json",
+        ),
+    )
 
 
 def _diagnose(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help=f"One of {', '.join(NAMES)}; repeatable. Default: all."),
+        typer.Option(
+            "--only",
+            autocompletion=complete_diagnostic,
+            help=f"One of {', '.join(NAMES)}; repeatable. Default: all.",
+        ),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Print every figure, and all that is said of it.")

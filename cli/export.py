@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from .completion import complete_method_of_run, complete_teacher_of_run
+from .help import add_command
+from .options import RunArgument
+
 HELP = """Write a weight per token of every response, for selective distillation.
 
 One row per response: prompt_ids, token_ids, weights, scores (null where not measured),
@@ -18,11 +22,21 @@ get --elsewhere.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("export", help=HELP)(_export)
+    add_command(
+        app,
+        "export",
+        _export,
+        HELP,
+        examples=(
+            "gradalign export gradalign-demo",
+            "gradalign export gradalign-demo --teacher demo:strong --method gkd \\\n"
+            "    --rule scale --format jsonl --output weights.jsonl",
+        ),
+    )
 
 
 def _export(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The file; default: weights.FORMAT.")
     ] = None,
@@ -30,10 +44,18 @@ def _export(
         Literal["parquet", "jsonl"], typer.Option("--format", help="Kind of file.")
     ] = "parquet",
     teacher: Annotated[
-        str | None, typer.Option(help="Whose update is weighted; default: the best one's.")
+        str | None,
+        typer.Option(
+            help="Whose update is weighted; default: the best one's.",
+            autocompletion=complete_teacher_of_run,
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Of which method; default: the teacher's best.")
+        str | None,
+        typer.Option(
+            help="Of which method; default: the teacher's best.",
+            autocompletion=complete_method_of_run,
+        ),
     ] = None,
     rule: Annotated[
         Literal["keep", "drop", "scale"],

@@ -30,7 +30,12 @@ FailUnderOption = Annotated[
 ]
 JunitOption = Annotated[
     str | None,
-    typer.Option("--junit", help="Write JUnit XML of the conditions to this file."),
+    typer.Option(
+        "--junit",
+        metavar="FILE",
+        help="Write JUnit XML of the conditions to this file.",
+        rich_help_panel="The run",
+    ),
 ]
 
 

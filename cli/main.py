@@ -19,6 +19,7 @@ from . import (
     catalogue,
     check,
     compare,
+    completion,
     demo,
     diagnose,
     export,
@@ -29,9 +30,11 @@ from . import (
     score,
     show,
 )
+from .help import HelpGroup
 
 app = typer.Typer(
     name="gradalign",
+    cls=HelpGroup,
     help="Before you spend GPU weeks on distillation: where would that update actually point?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -74,6 +77,9 @@ _KEPT = "interrupted; finished shards are kept, run the same command to go on."
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    if os.environ.get(completion.VARIABLE) == "complete_bash":
+        completion.complete_in_bash(lambda: app(prog_name="gradalign"))
+        return
     with warnings.catch_warnings(), quiet_processes():
         warnings.showwarning = _warn
         sys.exit(_status(arguments))
@@ -82,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _status(arguments: list[str] | None) -> int:
     _SAID.clear()
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, standalone_mode=False, prog_name="gradalign")
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
             _fail(_KEPT)
     except typer.TyperException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
@@ -15,20 +15,35 @@ from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of, read_con
 from gradalign.errors import UsageError
 from gradalign.registry import parse_value
 
+from .completion import COMPLETERS, complete_run
 from .variables import check_variables
 
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Folder or URL that `gradalign score` wrote.",
+        autocompletion=complete_run,
+    ),
+]
+"""A finished run."""
 
-def config_parameters(skip: frozenset[str] = frozenset()) -> list[inspect.Parameter]:
-    """Return one typer parameter per setting; None stands for "not given"."""
+
+def config_parameters(optional: Mapping[str, str] | None = None) -> list[inspect.Parameter]:
+    """Return one typer parameter per setting; None stands for "not given".
+
+    Args:
+        optional: required settings that this command can do without, with what it takes then.
+    """
+    defaults = optional or {}
     return [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_type_of(name, field), _option(name, field)],
+            annotation=Annotated[_type_of(name, field), _option(name, field, defaults.get(name))],
         )
         for name, field in ScoreConfig.model_fields.items()
-        if name not in skip
     ]
 
 
@@ -100,20 +115,65 @@ def _type_of(name: str, field: FieldInfo) -> Any:
     return bare | None
 
 
-def _option(name: str, field: FieldInfo) -> Any:
+COMMON = frozenset(
+    {
+        "student",
+        "teachers",
+        "task",
+        "methods",
+        "limit",
+        "num_rollouts",
+        "continuations",
+        "nodes",
+        "output_dir",
+        "dry_run",
+    }
+)
+"""What `--help` of a command with all settings shows; `--help-all` shows the rest."""
+
+METAVARS = {
+    "student": "MODEL",
+    "teachers": "TEACHER",
+    "task": "TASK",
+    "methods": "METHOD",
+    "verifier": "VERIFIER",
+    "sample_ids": "ID",
+    "device": "DEVICE",
+    "chat_template": "FILE",
+    "teacher_chat_template": "FILE",
+    "engine": "ENGINE",
+    "base_urls": "URL",
+    "teacher_base_urls": "MODEL=URL",
+    "output_dir": "DIR",
+    "diagnose": "NAME",
+}
+"""What stands for a value in help, where its type does not say it."""
+
+
+def _option(name: str, field: FieldInfo, instead: str | None) -> Any:
     bare = _bare(field.annotation)
-    default = field.get_default(call_default_factory=True)
-    required = field.is_required()
-    shown = "" if required or default in (None, "", [], {}) else f" [default: {_text(default)}]"
     flag = flag_of(name)
+    extra = field_extra(name)
+    form = {"json": "JSON", "texts": "KEY=VALUE", "values": "KEY=VALUE"}.get(extra["form"])
+    needed = field.is_required() and instead is None
     return typer.Option(
         f"{flag}/--no-{flag.removeprefix('--')}" if bare is bool else flag,
-        help=(field.description or "") + shown,
+        help=(field.description or "") + (" [required]" if needed else ""),
+        metavar=METAVARS.get(name, form),
         envvar=f"GRADALIGN_{name.upper()}",
         show_envvar=False,
-        show_default=False,
-        rich_help_panel=GROUPS[field_extra(name)["group"]],
+        show_default=instead or _shown_default(field),
+        rich_help_panel=GROUPS[extra["group"]],
+        autocompletion=COMPLETERS.get(name),
     )
+
+
+def _shown_default(field: FieldInfo) -> str | bool:
+    """Return a default as help shows it; False where there is none, or the text tells it."""
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or "default:" in (field.description or "").lower():
+        return False
+    return "none" if default in (None, "", [], {}) else _text(default)
 
 
 def _text(default: Any) -> str:

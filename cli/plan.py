@@ -8,7 +8,8 @@ import typer
 
 from gradalign.config import read_config_file
 
-from .options import build_config, config_parameters, with_parameters
+from .help import add_command
+from .options import COMMON, build_config, config_parameters, with_parameters
 from .output import Column, DisplayOption, json_flag, make_table, print_json, print_table
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ Takes the options of `gradalign score` (without --output-dir, if you like), make
 and writes nothing. It says what is likely, by ratios of past runs, and what is the most; --probe
 measures, and so does a run of these settings that is in --output-dir.
 """
+
+PLACE = "gradalign-run"
+"""Stands for the folder of a run that is not to be made."""
 
 ProbeOption = Annotated[
     bool,
@@ -56,13 +60,29 @@ LABELS = {
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("plan", help=HELP)(with_parameters(_plan, config_parameters()))
+    add_command(
+        app,
+        "plan",
+        with_parameters(_plan, config_parameters({"output_dir": PLACE})),
+        HELP,
+        common=COMMON - {"output_dir"} | {"probe", "json_output"},
+        examples=(
+            "gradalign plan --student demo:student --teacher demo:strong \\\n"
+            "    --task demo:addition --limit 100",
+            "gradalign plan --config runs/first/run.json --limit 60 --probe",
+        ),
+    )
 
 
 def _plan(
     config: Annotated[
         str | None,
-        typer.Option("--config", help="YAML, TOML or JSON file of settings, or a run.json."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML, TOML or JSON file of settings, or a run.json.",
+            rich_help_panel="The run",
+        ),
     ] = None,
     probe: ProbeOption = False,
     full: FullOption = False,
@@ -74,7 +94,7 @@ def _plan(
         config is not None and "output_dir" in read_config_file(config)
     )
     if not given:
-        settings["output_dir"] = "gradalign-run"
+        settings["output_dir"] = PLACE
     show_plan(
         build_config(settings, config),
         probe=probe,

@@ -8,6 +8,8 @@ import typer
 
 from gradalign.report.terminal.tables import Column, Row, Section, make_table, open_console
 
+from .help import add_command
+from .options import RunArgument
 from .output import json_flag, print_json
 
 if TYPE_CHECKING:
@@ -24,11 +26,20 @@ surely the best, it says so, and what it would take to know.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("recommend", help=HELP)(_recommend)
+    add_command(
+        app,
+        "recommend",
+        _recommend,
+        HELP,
+        examples=(
+            "gradalign recommend gradalign-demo",
+            "gradalign recommend gradalign-demo --json",
+        ),
+    )
 
 
 def _recommend(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence.")] = 0.95,
     json_output: Annotated[bool, json_flag("everything")] = False,
 ) -> None:

@@ -8,19 +8,31 @@ from typing import Annotated
 
 import typer
 
+from .help import add_command
+from .options import RunArgument
+
 HELP = """Write one HTML file that shows a run: verdict, charts, tables, and the responses.
 
-It needs no network and no server. Needs plotly: pip install 'gradalign[report]'.
+It needs no network and no server. Needs plotly: `pip install 'gradalign[report]'`.
 """
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("report", help=HELP)(_report)
+    add_command(
+        app,
+        "report",
+        _report,
+        HELP,
+        examples=(
+            "gradalign report gradalign-demo",
+            "gradalign report gradalign-demo --output page.html --max-spines 50",
+        ),
+    )
 
 
 def _report(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="The file; default: RUN/report.html.")
     ] = None,

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from .completion import complete_method, complete_teacher
+from .help import add_command
+from .options import RunArgument
 from .output import DisplayOption, JsonOption, print_report
 
 HELP = """Add methods, teachers or update-level alignment to a finished run, without sampling again.
@@ -17,16 +20,31 @@ A teacher reads the stored responses. The run is changed in place.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("rescore", help=HELP)(_rescore)
+    add_command(
+        app,
+        "rescore",
+        _rescore,
+        HELP,
+        examples=(
+            "gradalign rescore gradalign-demo --method random",
+            "gradalign rescore gradalign-demo --teacher demo:strong+answer",
+        ),
+    )
 
 
 def _rescore(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="A method to add, repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--method", help="A method to add, repeatable.", autocompletion=complete_method
+        ),
     ] = None,
     teacher: Annotated[
-        list[str] | None, typer.Option("--teacher", help="A teacher to add, repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--teacher", help="A teacher to add, repeatable.", autocompletion=complete_teacher
+        ),
     ] = None,
     alignment: Annotated[
         Literal["pooled", "update"] | None,

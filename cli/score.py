@@ -14,7 +14,8 @@ from .gating import (
     stop_if_failed,
     try_conditions,
 )
-from .options import build_config, config_parameters, with_parameters
+from .help import add_command
+from .options import COMMON, build_config, config_parameters, with_parameters
 from .output import DisplayOption, JsonOption, print_previews, print_report
 from .plan import ProbeOption, show_plan
 
@@ -27,13 +28,30 @@ Running the same command again resumes: finished shards are not done again.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("score", help=HELP)(with_parameters(_score, config_parameters()))
+    add_command(
+        app,
+        "score",
+        with_parameters(_score, config_parameters()),
+        HELP,
+        common=COMMON,
+        examples=(
+            "gradalign score --student demo:student --teacher demo:strong \\\n"
+            "    --teacher self+answer --task demo:addition --limit 12 \\\n"
+            "    --output-dir runs/first",
+            "gradalign score --config runs/first/run.json --seed 1 --output-dir runs/second",
+        ),
+    )
 
 
 def _score(
     config: Annotated[
         str | None,
-        typer.Option("--config", help="YAML, TOML or JSON file of settings, or a run.json."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML, TOML or JSON file of settings, or a run.json.",
+            rich_help_panel="The run",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with what is in --output-dir.")

@@ -9,6 +9,9 @@ import typer
 from gradalign.errors import UsageError
 from gradalign.report.terminal.tables import Column, make_table, open_console, print_table
 
+from .completion import complete_method_of_run, complete_teacher_of_run
+from .help import add_command
+from .options import RunArgument
 from .output import print_report
 
 if TYPE_CHECKING:
@@ -23,11 +26,20 @@ adds what was tried there. --questions lists the questions.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("show", help=HELP)(_show)
+    add_command(
+        app,
+        "show",
+        _show,
+        HELP,
+        examples=(
+            "gradalign show gradalign-demo",
+            "gradalign show gradalign-demo --question 65+68 --position 2",
+        ),
+    )
 
 
 def _show(
-    run: Annotated[str, typer.Argument(help="Folder or URL that `gradalign score` wrote.")],
+    run: RunArgument,
     question: Annotated[str | None, typer.Option(help="Id of a question.")] = None,
     questions: Annotated[
         bool, typer.Option("--questions", help="List the run's questions.")
@@ -37,9 +49,18 @@ def _show(
         int | None, typer.Option(help="Also list the candidates at this position.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Whose alignment is shown; default: the best.")
+        str | None,
+        typer.Option(
+            help="Whose alignment is shown; default: the best.",
+            autocompletion=complete_teacher_of_run,
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Of which method; default: the best.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Of which method; default: the best.", autocompletion=complete_method_of_run
+        ),
+    ] = None,
 ) -> None:
     from gradalign.report.report import read_report
 

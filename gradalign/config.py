@@ -124,9 +124,11 @@ class ScoreConfig(BaseModel):
     verifier: str | None = _setting(
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
     )
-    limit: PositiveInt | None = _setting(None, "what", "Use at most this many questions.")
+    limit: PositiveInt | None = _setting(
+        None, "what", "Use at most this many questions; default: all."
+    )
     sample_ids: list[str] = _setting(
-        [], "what", "Use only this question, repeatable.", flag="--sample-id"
+        [], "what", "Use only this question, repeatable; default: all.", flag="--sample-id"
     )
     seed: Seed = _setting(0, "what", "Seed of every random choice of the run.")
 
@@ -135,13 +137,15 @@ class ScoreConfig(BaseModel):
         8, "rollouts", "Targeted rollouts per candidate (on average, if not uniform)."
     )
     budget: PositiveInt | None = _setting(
-        None, "rollouts", "Targeted rollouts per question at most, instead of --continuations."
+        None,
+        "rollouts",
+        "Targeted rollouts per question at most, instead of --continuations; default: unbounded.",
     )
     target_se: Annotated[float, Field(gt=0)] | None = _setting(
         None,
         "rollouts",
         "Go on until the rollouts' share of the pooled alignment's standard error is this small "
-        "(at most --budget, or ten times --continuations).",
+        "(at most --budget, or ten times --continuations); default: not.",
     )
     allocation: Literal["uniform", "neyman"] = _setting(
         "neyman", "rollouts", "How targeted rollouts are spread over candidates."

@@ -51,7 +51,7 @@ def test_version(capsys):
 
 def test_every_setting_is_a_flag_in_a_group(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = run(capsys, "score", "--help")
+    _, out, _ = run(capsys, "score", "--help-all")
     for name in ScoreConfig.model_fields:
         assert field_extra(name)["group"] in GROUPS
         assert flag_of(name) in out

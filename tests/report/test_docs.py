@@ -138,7 +138,7 @@ def test_commands_of_the_docs_have_these_options(capsys, monkeypatch):
         for command, rest in re.findall(r"^ {4}gradalign (\w+)(.*)$", text, flags=re.MULTILINE):
             if command not in help_of:
                 with pytest.raises(SystemExit):
-                    main([command, "--help"])
+                    main([command, "--help-all"])
                 help_of[command] = capsys.readouterr().out
             for option in re.findall(r"(?<!\S)(--[a-z-]+)", rest):
                 assert option in help_of[command], f"{page.name}: gradalign {command} {option}"
