@@ -65,13 +65,13 @@ def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
     branches = folder.read_table("branches", shard)
     node_ids = [str(value) for value in nodes["node_id"].to_pylist()]
     row_of = {node_id: row for row, node_id in enumerate(node_ids)}
-    row_B = np.array([row_of[value] for value in branches["node_id"].to_pylist()], dtype=np.int64)
-    column_B = _running_number(row_B)
-    width = int(column_B.max(initial=0)) + 1  # a shard without nodes has a column of padding
+    row_O = np.array([row_of[value] for value in branches["node_id"].to_pylist()], dtype=np.int64)
+    column_O = _running_number(row_O)
+    width = int(column_O.max(initial=0)) + 1  # a shard without nodes has a column of padding
 
     def spread(name: str, fill: float) -> Floats:
         out = np.full((len(node_ids), width), fill)
-        out[row_B, column_B] = branches[name].to_numpy()
+        out[row_O, column_O] = branches[name].to_numpy()
         return out
 
     value_NC, var_NC = spread("value", np.nan), spread("value_var", np.nan)
@@ -376,20 +376,20 @@ def _spines(
     """Point every node at its spine, with log(Q/P) of the spine's tokens under the teacher."""
     spines = run.folder.read_table("spines", shard)
     spine_row = {str(value): i for i, value in enumerate(spines["spine_id"].to_pylist())}
-    reward_R = spines["reward"].to_numpy()
-    question_R = np.array(spines["question_id"].to_pylist(), dtype=object)
-    _, group_R = np.unique(question_R.astype(str), return_inverse=True)
-    known_R = ~np.isnan(reward_R)  # a failed verification is no reward of 0
-    size_G = np.bincount(group_R, weights=known_R)
+    reward_J = spines["reward"].to_numpy()
+    question_J = np.array(spines["question_id"].to_pylist(), dtype=object)
+    _, group_J = np.unique(question_J.astype(str), return_inverse=True)
+    known_J = ~np.isnan(reward_J)  # a failed verification is no reward of 0
+    size_G = np.bincount(group_J, weights=known_J)
     with np.errstate(invalid="ignore"):
-        mean_G = np.bincount(group_R, weights=np.where(known_R, reward_R, 0.0)) / size_G
-    length_R = spines["num_tokens"].to_numpy().astype(np.int64)
-    begin_R = np.zeros(len(length_R), dtype=np.int64)
-    log_ratio_T = np.zeros(int(length_R.sum()))
-    begin_R[1:] = np.cumsum(length_R)[:-1]
+        mean_G = np.bincount(group_J, weights=np.where(known_J, reward_J, 0.0)) / size_G
+    length_J = spines["num_tokens"].to_numpy().astype(np.int64)
+    begin_J = np.zeros(len(length_J), dtype=np.int64)
+    log_ratio_T = np.zeros(int(length_J.sum()))
+    begin_J[1:] = np.cumsum(length_J)[:-1]
     if teacher is not None:
         tokens = run.folder.read_table("tokens", teacher_file(shard, teacher))
-        at = [begin_R[spine_row[str(value)]] for value in tokens["spine_id"].to_pylist()]
+        at = [begin_J[spine_row[str(value)]] for value in tokens["spine_id"].to_pylist()]
         place = np.array(at, dtype=np.int64) + tokens["position"].to_numpy()
         log_ratio_T[place] = settled_ratios(
             tokens["teacher_logprob"].to_numpy(),
@@ -398,11 +398,11 @@ def _spines(
         )
     spine_N = np.array([spine_row[value] for value in nodes.ids("spine_id")], dtype=np.int64)[rows]
     return SpineView(
-        begin_N=begin_R[spine_N],
-        at_N=begin_R[spine_N] + nodes.column("position")[rows].astype(np.int64),
-        end_N=begin_R[spine_N] + length_R[spine_N],
-        reward_N=reward_R[spine_N],
-        group_mean_N=mean_G[group_R[spine_N]],
+        begin_N=begin_J[spine_N],
+        at_N=begin_J[spine_N] + nodes.column("position")[rows].astype(np.int64),
+        end_N=begin_J[spine_N] + length_J[spine_N],
+        reward_N=reward_J[spine_N],
+        group_mean_N=mean_G[group_J[spine_N]],
         log_ratio_T=log_ratio_T,
     )
 
@@ -423,12 +423,12 @@ def slots(ids_NS: Ints, tokens_NC: Ints) -> Ints:
     return np.where(hit, slot, -1).reshape(tokens_NC.shape)
 
 
-def _running_number(row_B: Ints) -> Ints:
+def _running_number(row_O: Ints) -> Ints:
     """Number the entries of each run of equal rows from 0."""
-    if not len(row_B):
-        return row_B
-    starts = np.flatnonzero(np.r_[True, row_B[1:] != row_B[:-1]])
-    return np.arange(len(row_B)) - np.repeat(starts, np.diff(np.r_[starts, len(row_B)]))
+    if not len(row_O):
+        return row_O
+    starts = np.flatnonzero(np.r_[True, row_O[1:] != row_O[:-1]])
+    return np.arange(len(row_O)) - np.repeat(starts, np.diff(np.r_[starts, len(row_O)]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ least 2, one per half. A node that looks flat gets no more than these: leaving i
 altogether would bias its values, because whether it looks flat depends on chance.
 Where a question as a whole looks flat its budget is not used up.
 
-Axes: _B branches of the question (all candidates of all tree nodes), _C candidates of a node.
+Axes: _O branches of the question (all candidates of all tree nodes), _C candidates of a node.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class QuestionBranching:
                 node.linked = len(node.token_ids) > 1
         self.tree.link()
         self._offset = neyman.branch_offsets(self.tree)
-        self._finished_B = np.asarray(
+        self._finished_O = np.asarray(
             [
                 token in stop_ids or (max_tokens is not None and node.depth + 1 >= max_tokens)
                 for node in nodes
@@ -127,18 +127,18 @@ class QuestionBranching:
             ],
             dtype=np.bool_,
         )
-        self._open_B = ~self._finished_B & np.asarray(
+        self._open_O = ~self._finished_O & np.asarray(
             [node.linked for node in nodes for _ in node.token_ids], dtype=np.bool_
         )
-        num_open = int(self._open_B.sum())
+        num_open = int(self._open_O.sum())
         self.per_candidate = per_candidate or max(LEAST, (budget or 0) // max(num_open, 1))
         self.budget = budget if budget is not None else self.per_candidate * num_open
-        self._exact_B = np.full(self._offset[-1], np.nan)
-        self._forced_B = np.zeros(self._offset[-1], dtype=np.int64)
-        self._next_B = np.zeros(self._offset[-1], dtype=np.int64)  # number of the next one
+        self._exact_O = np.full(self._offset[-1], np.nan)
+        self._forced_O = np.zeros(self._offset[-1], dtype=np.int64)
+        self._next_O = np.zeros(self._offset[-1], dtype=np.int64)  # number of the next one
         self._tries: dict[BranchRequest, int] = {}
         self._again: list[BranchRequest] = []
-        self._weights_RB = np.zeros((0, self._offset[-1]))
+        self._weights_RO = np.zeros((0, self._offset[-1]))
         self._prefixes: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
         self._pending: set[BranchRequest] = set()
         self._results: dict[BranchRequest, tuple[npt.NDArray[np.int32], float, bool]] = {}
@@ -159,17 +159,17 @@ class QuestionBranching:
             requests, self._again = self._again, []
             self._pending = set(requests)
             return requests
-        number_B = self._next_round() if len(self._weights_RB) else self._first_round()
+        number_O = self._next_round() if len(self._weights_RO) else self._first_round()
         requests = []
-        for branch in np.flatnonzero(number_B).tolist():
+        for branch in np.flatnonzero(number_O).tolist():
             node = int(np.searchsorted(self._offset, branch, side="right")) - 1
-            slot, first = branch - int(self._offset[node]), int(self._next_B[branch])
+            slot, first = branch - int(self._offset[node]), int(self._next_O[branch])
             requests += [
-                BranchRequest(node, slot, index, bool(self._finished_B[branch]))
-                for index in range(first, first + int(number_B[branch]))
+                BranchRequest(node, slot, index, bool(self._finished_O[branch]))
+                for index in range(first, first + int(number_O[branch]))
             ]
-        self._forced_B += number_B
-        self._next_B += number_B
+        self._forced_O += number_O
+        self._next_O += number_O
         self._pending = set(requests)
         self.done = not requests
         return requests
@@ -219,9 +219,9 @@ class QuestionBranching:
         if request.finished or tries >= TRIES:
             return
         branch = self._offset[request.node] + request.slot
-        number = int(self._next_B[branch])
+        number = int(self._next_O[branch])
         number += (number - request.number) % 2  # the same half
-        self._next_B[branch] = number + 1
+        self._next_O[branch] = number + 1
         again = request._replace(number=number)
         self._tries[again] = tries + 1
         self._again.append(again)
@@ -237,7 +237,7 @@ class QuestionBranching:
         """
         if not self.done or self._pending:
             raise RuntimeError("the rounds so far are not finished")
-        if self._open_B.any() and continuations > 0:
+        if self._open_O.any() and continuations > 0:
             self._later.append(continuations)
             self.done = False
 
@@ -268,7 +268,7 @@ class QuestionBranching:
     @property
     def round_index(self) -> int:
         """Number of the round whose requests were handed out last, 0 the first."""
-        return len(self._weights_RB) - 1
+        return len(self._weights_RO) - 1
 
     def passes(self) -> Passes:
         """Return which continuation counts for which tree node and slot."""
@@ -280,84 +280,84 @@ class QuestionBranching:
             self.tree,
             self.plans,
             self.placed,
-            self._by_node(self._weights_RB),
-            self._by_node(self._exact_B),
+            self._by_node(self._weights_RO),
+            self._by_node(self._exact_O),
             backup=self.backup,
         )
 
     def _first_round(self) -> Ints:
         """The pilot, or all of a uniform allocation."""
-        pilot_B = np.where(self._open_B, float(self.per_candidate), 0.0)
-        self._planned_B = pilot_B
+        pilot_O = np.where(self._open_O, float(self.per_candidate), 0.0)
+        self._planned_O = pilot_O
         if self.allocation == "neyman":
             reach_N = np.full(len(self.tree.nodes), neyman.PRIOR_REACH)
-            spread_B = neyman.prior_spread(self.tree, backup=self.backup)
-            floor_B = np.where(self._open_B, float(LEAST), 0.0)
-            score_B = self._score(reach_N, spread_B)
-            self._planned_B, self._scale = neyman.fill(score_B, floor_B, float(self.budget))
-            pilot_B = np.maximum(floor_B, np.floor(self._planned_B * self.pilot_share))
+            spread_O = neyman.prior_spread(self.tree, backup=self.backup)
+            floor_O = np.where(self._open_O, float(LEAST), 0.0)
+            score_O = self._score(reach_N, spread_O)
+            self._planned_O, self._scale = neyman.fill(score_O, floor_O, float(self.budget))
+            pilot_O = np.maximum(floor_O, np.floor(self._planned_O * self.pilot_share))
             # The others are finished with the pilot, whatever it shows.
-            self._main_B = self._open_B & (self._planned_B >= pilot_B + LEAST)
-        number_B = pilot_B.astype(np.int64)
-        weight_B = np.ones(len(number_B))
+            self._main_O = self._open_O & (self._planned_O >= pilot_O + LEAST)
+        number_O = pilot_O.astype(np.int64)
+        weight_O = np.ones(len(number_O))
         if self.allocation == "neyman":
-            share_B = pilot_B / np.maximum(self._planned_B, LEAST)
-            weight_B = np.where(self._main_B, share_B, 1.0)
-            if not self._main_B.any():
+            share_O = pilot_O / np.maximum(self._planned_O, LEAST)
+            weight_O = np.where(self._main_O, share_O, 1.0)
+            if not self._main_O.any():
                 self._later = []
-        self._weights_RB = weight_B[None]
+        self._weights_RO = weight_O[None]
         # A finished candidate needs to be verified once.
-        return np.where(self._finished_B, 1, number_B)
+        return np.where(self._finished_O, 1, number_O)
 
     def _next_round(self) -> Ints:
         """The main round, or one that was asked for afterwards."""
         asked = self._later.pop(0)
-        main = len(self._weights_RB) == 1 and self.allocation == "neyman" and self._main_B.any()
+        main = len(self._weights_RO) == 1 and self.allocation == "neyman" and self._main_O.any()
         # To learn from, all rounds so far count by size; this is no estimate to report.
         sizes = [counts.n.sum(axis=1) for counts in self.tree.counts]
         (values,) = estimate(
             self.tree,
             [n_RC / np.maximum(n_RC.sum(axis=0), 1.0) for n_RC in sizes],
-            self._by_node(self._exact_B),
+            self._by_node(self._exact_O),
             backup=self.backup,
         )
-        score_B = self._score(
+        score_O = self._score(
             neyman.observed_reach(self.tree),
             neyman.posterior_spread(self.tree, values, backup=self.backup),
         )
-        part_B = self._main_B if main else self._open_B
-        before_B = np.where(part_B, self._forced_B, 0).astype(np.float64)
-        floor_B = np.where(part_B, before_B + LEAST, 0.0)
-        score_B = np.where(part_B, score_B, 0.0)
-        left = asked - float(self._forced_B[self._open_B].sum()) if main else float(asked)
-        total_B, scale = neyman.fill(score_B, floor_B, left + float(before_B.sum()))
+        part_O = self._main_O if main else self._open_O
+        before_O = np.where(part_O, self._forced_O, 0).astype(np.float64)
+        floor_O = np.where(part_O, before_O + LEAST, 0.0)
+        score_O = np.where(part_O, score_O, 0.0)
+        left = asked - float(self._forced_O[self._open_O].sum()) if main else float(asked)
+        total_O, scale = neyman.fill(score_O, floor_O, left + float(before_O.sum()))
         if main and scale > self._scale:
             # Less noise than was planned for: no need to use the budget up.
-            total_B = np.where(part_B, np.maximum(floor_B, score_B * self._scale), 0.0)
-        number_B = np.where(part_B, neyman.whole(total_B - before_B), 0)
+            total_O = np.where(part_O, np.maximum(floor_O, score_O * self._scale), 0.0)
+        number_O = np.where(part_O, neyman.whole(total_O - before_O), 0)
         if main:
-            weight_B = np.where(part_B, 1.0 - self._weights_RB[0], 0.0)
+            weight_O = np.where(part_O, 1.0 - self._weights_RO[0], 0.0)
         else:
-            share = asked / (asked + float(self._planned_B.sum()))
-            self._planned_B = self._planned_B * (1.0 + asked / float(self._planned_B.sum()))
-            weight_B = np.where(part_B, share, 0.0)
-            self._weights_RB = self._weights_RB * (1.0 - weight_B)
-        self._weights_RB = np.concatenate((self._weights_RB, weight_B[None]))
-        return np.asarray(number_B, dtype=np.int64)
+            share = asked / (asked + float(self._planned_O.sum()))
+            self._planned_O = self._planned_O * (1.0 + asked / float(self._planned_O.sum()))
+            weight_O = np.where(part_O, share, 0.0)
+            self._weights_RO = self._weights_RO * (1.0 - weight_O)
+        self._weights_RO = np.concatenate((self._weights_RO, weight_O[None]))
+        return np.asarray(number_O, dtype=np.int64)
 
-    def _score(self, reach_N: Floats, spread_B: Floats) -> Floats:
+    def _score(self, reach_N: Floats, spread_O: Floats) -> Floats:
         """c_b s_b / sqrt(tokens), 0 where nothing is to be forced, [B]."""
-        root_B = np.zeros(self._offset[-1])
+        root_O = np.zeros(self._offset[-1])
         for plan, (node, slots) in zip(self.plans, self.placed, strict=True):
             # Rows that share a tree node share its errors, so their weights add up.
             column_C = np.sqrt(influence(plan.prob_C)) / plan.inclusion_prob
-            root_B[self._offset[node] + slots] += column_C
-        influence_B = neyman.total_influence(self.tree, root_B**2, reach_N, backup=self.backup)
-        tokens_B = np.repeat(
+            root_O[self._offset[node] + slots] += column_C
+        influence_O = neyman.total_influence(self.tree, root_O**2, reach_N, backup=self.backup)
+        tokens_O = np.repeat(
             [max(1.0, len(self.tree.spines[n.spine]) - n.depth - 1.0) for n in self.tree.nodes],
             np.diff(self._offset),
         )
-        return np.where(self._open_B, np.sqrt(influence_B / tokens_B) * spread_B, 0.0)
+        return np.where(self._open_O, np.sqrt(influence_O / tokens_O) * spread_O, 0.0)
 
     def _close_round(self) -> None:
         for request in sorted(self._results):
@@ -373,7 +373,7 @@ class QuestionBranching:
                 truncated=truncated,
             )
             if request.finished:
-                self._exact_B[self._offset[request.node] + request.slot] = reward
+                self._exact_O[self._offset[request.node] + request.slot] = reward
         self._results.clear()
         self._tries.clear()
         self.done = not self._later

@@ -10,7 +10,7 @@ c_b and the tokens follow from probabilities alone. s_b has to be learnt from re
 why rounds are weighted as they are (see `gradalign.branching.values`). On the bundled pair most
 of the gain comes from c_b; what rewards add to it is small.
 
-Axes: _B branches of a question (all candidates of all tree nodes, one node after the other).
+Axes: _O branches of a question (all candidates of all tree nodes, one node after the other).
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ def branch_offsets(tree: PrefixTree) -> npt.NDArray[np.int64]:
     return np.cumsum([0, *(len(node.token_ids) for node in tree.nodes)], dtype=np.int64)
 
 
-def total_influence(tree: PrefixTree, own_B: Floats, reach_N: Floats, *, backup: bool) -> Floats:
+def total_influence(tree: PrefixTree, own_O: Floats, reach_N: Floats, *, backup: bool) -> Floats:
     """c_b^2: how much a branch's variance adds to the noise of all ideal gradients, [B].
 
     Args:
         tree: the nodes.
-        own_B: what it adds at its own node.
+        own_O: what it adds at its own node.
         reach_N: share of the continuations of a node's parent branch that come through it.
         backup: whether values are backed up; if not, only the own node counts.
     """
-    influence_B = own_B.copy()
+    influence_O = own_O.copy()
     if not backup:
-        return influence_B
+        return influence_O
     offset = branch_offsets(tree)
     for index in sorted(range(len(tree.nodes)), key=lambda i: tree.nodes[i].depth):
         node = tree.nodes[index]
         if node.parent_slot < 0:
             continue
         prob_C = np.asarray(node.prob) / sum(node.prob)
-        above = influence_B[offset[node.parent] + node.parent_slot]
-        influence_B[offset[index] : offset[index + 1]] += reach_N[index] ** 2 * prob_C**2 * above
-    return influence_B
+        above = influence_O[offset[node.parent] + node.parent_slot]
+        influence_O[offset[index] : offset[index + 1]] += reach_N[index] ** 2 * prob_C**2 * above
+    return influence_O
 
 
 def prior_spread(tree: PrefixTree, *, backup: bool) -> Floats:
@@ -126,30 +126,30 @@ def posterior_spread(
     return np.asarray(spreads, dtype=np.float64)
 
 
-def fill(score_B: Floats, floor_B: Floats, total: float) -> tuple[Floats, float]:
+def fill(score_O: Floats, floor_O: Floats, total: float) -> tuple[Floats, float]:
     """Share `total` in proportion to the scores, but nobody less than its floor.
 
     Returns:
         The shares [B], and the factor by which a score above its floor was multiplied.
     """
-    share_B = floor_B.astype(np.float64)
-    free_B = score_B > 0
+    share_O = floor_O.astype(np.float64)
+    free_O = score_O > 0
     scale = 0.0
-    while free_B.any():
-        scale = max(total - share_B[~free_B].sum(), 0.0) / score_B[free_B].sum()
-        low_B = free_B & (score_B * scale < floor_B)
-        if not low_B.any():
-            share_B[free_B] = score_B[free_B] * scale
+    while free_O.any():
+        scale = max(total - share_O[~free_O].sum(), 0.0) / score_O[free_O].sum()
+        low_O = free_O & (score_O * scale < floor_O)
+        if not low_O.any():
+            share_O[free_O] = score_O[free_O] * scale
             break
-        free_B &= ~low_B
-    return share_B, float(scale)
+        free_O &= ~low_O
+    return share_O, float(scale)
 
 
-def whole(share_B: Floats) -> npt.NDArray[np.int64]:
+def whole(share_O: Floats) -> npt.NDArray[np.int64]:
     """Round shares to whole numbers whose sum is the rounded sum, by largest remainders."""
-    down_B = np.floor(share_B).astype(np.int64)
-    missing = round(float(share_B.sum())) - int(down_B.sum())
+    down_O = np.floor(share_O).astype(np.int64)
+    missing = round(float(share_O.sum())) - int(down_O.sum())
     # Ties go to the earlier branch, so that the same question is always allocated alike.
-    order = np.argsort(-(share_B - down_B), kind="stable")
-    down_B[order[: max(missing, 0)]] += 1
-    return down_B
+    order = np.argsort(-(share_O - down_O), kind="stable")
+    down_O[order[: max(missing, 0)]] += 1
+    return down_O

@@ -148,13 +148,13 @@ class Collector:
 
 def _per_question(parts: list[Part]) -> Floats:
     """Add up what came of the same question; in the order in which questions first came."""
-    number_R = np.concatenate([numbers for numbers, _ in parts])
-    sums_RY = np.concatenate([sums for _, sums in parts])
-    _, first_Q, at_R = np.unique(number_R, return_index=True, return_inverse=True)
-    if len(first_Q) == len(number_R):
-        return sums_RY
-    sums_QY = np.zeros((len(first_Q), sums_RY.shape[1]))
-    np.add.at(sums_QY, at_R, sums_RY)
+    number_M = np.concatenate([numbers for numbers, _ in parts])
+    sums_MY = np.concatenate([sums for _, sums in parts])
+    _, first_Q, at_M = np.unique(number_M, return_index=True, return_inverse=True)
+    if len(first_Q) == len(number_M):
+        return sums_MY
+    sums_QY = np.zeros((len(first_Q), sums_MY.shape[1]))
+    np.add.at(sums_QY, at_M, sums_MY)
     return np.asarray(sums_QY[np.argsort(first_Q)])
 
 

@@ -1,6 +1,6 @@
 """Key-value caches whose rows come and go while a batch decodes.
 
-Axes: _B rows of the batch, _R rows of trunks, _V vocabulary; a cache tensor is [rows, heads,
+Axes: _B rows of the batch, _U rows of trunks, _V vocabulary; a cache tensor is [rows, heads,
 columns, head size]. A row's own tokens are always its last columns, so rows of different
 lengths share one cache: what lies to the left of a row is masked.
 """
@@ -238,18 +238,18 @@ class SlicedStore:
         return grafts
 
     def _prefill(self, trunks: Sequence[Ids]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        length_R = np.array([len(trunk) for trunk in trunks])
-        widest = int(length_R.max())
-        token_RP = np.zeros((len(trunks), widest), dtype=np.int64)
+        length_U = np.array([len(trunk) for trunk in trunks])
+        widest = int(length_U.max())
+        token_UP = np.zeros((len(trunks), widest), dtype=np.int64)
         for row, trunk in enumerate(trunks):
-            token_RP[row, : len(trunk)] = trunk
+            token_UP[row, : len(trunk)] = trunk
         column_P = np.arange(widest)
-        mask_RP = (column_P[None, :] < length_R[:, None]).astype(np.int64)
-        position_RP = np.broadcast_to(column_P, token_RP.shape)
+        mask_UP = (column_P[None, :] < length_U[:, None]).astype(np.int64)
+        position_UP = np.broadcast_to(column_P, token_UP.shape)
         cache = Cache(layer_class_to_replicate=GrowingLayer)
         # Right padding: a causal model's real tokens never see what follows them.
-        self._call(token_RP, mask_RP, position_RP, cache)
-        self.prefilled_tokens += int(length_R.sum())
+        self._call(token_UP, mask_UP, position_UP, cache)
+        self.prefilled_tokens += int(length_U.sum())
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         self._bytes_per_cell = sum(  # measured: the configuration does not always tell
             part.shape[1] * part.shape[3] * part.element_size() for pair in layers for part in pair

@@ -1,6 +1,6 @@
 """Batches whose rows all have one length, for models that keep more than keys and values.
 
-Axes: _B rows of the batch, _R distinct prefixes, _T tokens, _V vocabulary.
+Axes: _B rows of the batch, _U distinct prefixes, _T tokens, _V vocabulary.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class UniformStore:
             return
         self._cache = DynamicCache(config=self._call.config)
         column_P = np.arange(self._length)
-        token_RP = np.array(distinct, dtype=np.int64)
-        position_RP = np.broadcast_to(column_P, token_RP.shape)
-        self._call(token_RP, np.ones_like(token_RP), position_RP, self._cache)
-        self.prefilled_tokens += token_RP.size
+        token_UP = np.array(distinct, dtype=np.int64)
+        position_UP = np.broadcast_to(column_P, token_UP.shape)
+        self._call(token_UP, np.ones_like(token_UP), position_UP, self._cache)
+        self.prefilled_tokens += token_UP.size
         source_B = torch.tensor([place[prefix] for prefix in prefixes], device=self._call.device)
         self._cache.reorder_cache(source_B)
 

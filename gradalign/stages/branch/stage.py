@@ -144,13 +144,13 @@ def _teacher_tokens(run: Run, shard: str) -> TeacherTokens:
     found: TeacherTokens = {}
     for teacher in run.teachers:
         table = run.folder.read_table("distributions", teacher_file(shard, teacher.label))
-        ids_RS, _ = padded(table["token_ids"], -1)
-        logprob_RS, _ = padded(table["teacher_logprobs"], -np.inf)
-        top_RC = np.argsort(-logprob_RS, axis=1, kind="stable")[:, : run.config.max_candidates]
-        q_RC = np.exp(np.take_along_axis(logprob_RS, top_RC, axis=1))
-        ids_RC = np.take_along_axis(ids_RS, top_RC, axis=1).astype(np.int64)
-        needed_RC = (np.cumsum(q_RC, axis=1) - q_RC < run.config.coverage) & (ids_RC >= 0)
+        ids_NS, _ = padded(table["token_ids"], -1)
+        logprob_NS, _ = padded(table["teacher_logprobs"], -np.inf)
+        top_NC = np.argsort(-logprob_NS, axis=1, kind="stable")[:, : run.config.max_candidates]
+        q_NC = np.exp(np.take_along_axis(logprob_NS, top_NC, axis=1))
+        ids_NC = np.take_along_axis(ids_NS, top_NC, axis=1).astype(np.int64)
+        needed_NC = (np.cumsum(q_NC, axis=1) - q_NC < run.config.coverage) & (ids_NC >= 0)
         keys = zip(table["spine_id"].to_pylist(), table["position"].to_pylist(), strict=True)
-        for key, ids_C, needed_C in zip(keys, ids_RC, needed_RC, strict=True):
+        for key, ids_C, needed_C in zip(keys, ids_NC, needed_NC, strict=True):
             found.setdefault(key, {})[teacher.label] = ids_C[needed_C]
     return found

@@ -112,19 +112,19 @@ def _add_branches(
         return
     ideal_NC = ideal_gradient(table.prob_NC, table.value_NC, table.mask_NC)
     there_NC = table.token_ids_NC >= 0
-    node_B = np.nonzero(there_NC)[0]
-    at = pa.array(node_B)
-    token_B = table.token_ids_NC[there_NC]
-    tokens = sorted(set(token_B.tolist()))
+    node_O = np.nonzero(there_NC)[0]
+    at = pa.array(node_O)
+    token_O = table.token_ids_NC[there_NC]
+    tokens = sorted(set(token_O.tolist()))
     text_of = dict(zip(tokens, tools.token_texts(tokens), strict=True))
     rows.add(
-        len(node_B),
+        len(node_O),
         question_id=item.stored.question.id,
         spine_id=pa.array([item.spines[plan.spine].spine_id for plan in plans]).take(at),
-        position=np.array([plan.position for plan in plans])[node_B],
+        position=np.array([plan.position for plan in plans])[node_O],
         node_id=pa.array(_node_ids(item)).take(at),
-        token_id=token_B,
-        token=[text_of[token] for token in token_B.tolist()],
+        token_id=token_O,
+        token=[text_of[token] for token in token_O.tolist()],
         student_prob=table.prob_NC[there_NC],
         why=[why for candidates in item.candidates for why in candidates.why_C],
         num_continuations=table.num_NC[there_NC],
