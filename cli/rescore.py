@@ -1,4 +1,4 @@
-"""`gradalign rescore`: a new method or teacher on stored rollouts."""
+"""`gradalign rescore`: a new method, teacher or verifier on stored rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .output import DisplayOption, JsonOption, print_report
 HELP = """Add methods, teachers or update-level alignment to a finished run, without sampling again.
 
 A method costs arithmetic, and passes of the models only where it looks at more than the run stored.
-A teacher reads the stored responses. The run is changed in place.
+A teacher reads the stored responses. Another verifier judges the stored responses and rollouts; no
+model is opened, and the former verdicts stay in the table verdicts. The run is changed in place.
 """
 
 
@@ -28,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
         examples=(
             "gradalign rescore gradalign-demo --method random",
             "gradalign rescore gradalign-demo --teacher demo:strong+answer",
+            "gradalign rescore runs/first --verifier math",
         ),
     )
 
@@ -50,6 +52,10 @@ def _rescore(
         Literal["pooled", "update"] | None,
         typer.Option("--alignment", help="`update` adds update-level alignment to the run."),
     ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="A verifier to judge the stored responses and rollouts with."),
+    ] = None,
     display: DisplayOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
@@ -63,6 +69,7 @@ def _rescore(
             methods=method or [],
             teachers=teacher or [],
             alignment=alignment,
+            verifier=verifier,
             reporter=reporter,
         )
     print_report(report, json_output=json_output)

@@ -126,9 +126,10 @@ def rescore(
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
     alignment: Literal["pooled", "update"] | None = None,
+    verifier: str | None = None,
     display: Display = "auto",
 ) -> Report:
-    """Add methods and teachers to a finished run, from its stored rollouts.
+    """Add methods and teachers to a finished run, or change its verifier, from its stored rollouts.
 
     Candidates stay those of the run: a token that only the new teacher likes was never forced.
     The run is changed in place.
@@ -138,6 +139,8 @@ def rescore(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `update` to add update-level alignment; the run's own setting by default.
+        verifier: judges the stored responses and rollouts anew; the former verdicts stay in the
+            table `verdicts`.
         display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
             30 seconds; rich: bars; plain: lines; none: nothing.
 
@@ -156,6 +159,7 @@ def rescore(
             methods=_several(methods),
             teachers=_several(teachers),
             alignment=alignment,
+            verifier=verifier,
             reporter=reporter,
         )
 

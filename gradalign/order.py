@@ -9,6 +9,7 @@ from gradalign.analysis.align import AlignmentTables
 from gradalign.analysis.stage import Analysis
 from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
+from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
 from gradalign.stages.distributions import (
@@ -30,7 +31,7 @@ def stages(run: Run) -> list[Stage]:
         *(CommonPositions(model) for model in run.lacking_models()),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
-        Branch(),
+        Reverify() if run.resolved.allocated_by else Branch(),
         *hidden,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
     ]

@@ -1,14 +1,15 @@
-"""A new method or teacher on a finished run's rollouts: nothing is sampled again."""
+"""A new method, teacher or verifier on a finished run's rollouts: nothing is sampled again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 
+from gradalign import diagnostics
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
@@ -16,6 +17,7 @@ from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
 from gradalign.report.report import Report
 from gradalign.stages.base import Resolved, Run
+from gradalign.stages.branch.reverify import keep_verdicts
 from gradalign.stages.distributions import tempering
 from gradalign.stages.preparation.identity import check_identity, record_identity
 from gradalign.stages.preparation.preflight import Checked, check
@@ -49,14 +51,17 @@ def rescore_run(
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
     alignment: Literal["pooled", "update"] | None = None,
+    verifier: str | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
-    """Add methods and teachers to a finished run, from its stored rollouts.
+    """Add methods and teachers to a finished run, or change its verifier, from its stored rollouts.
 
     A new method repeats `align` and what follows; where it looks at continuations or at another
     temperature than the run stored, the models read the stored texts again. A new teacher reads
     the responses, and the continuations where a method needs that. Candidates stay those of the
     run: a token that only the new teacher likes was never forced, which `norm_on_support` shows.
+    A verifier judges the stored responses and continuations anew, and values and all that follows
+    from them are computed without a model; what it was before stays in the table `verdicts`.
     The run becomes one of the new settings, and is resumed as such if this is interrupted.
 
     Args:
@@ -64,16 +69,18 @@ def rescore_run(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `update` to add update-level alignment; the run's own setting by default.
+        verifier: the verifier to judge with; also the run's own, once more.
         reporter: where progress goes; None for silence.
 
     Raises:
         UsageError: nothing new is asked for, or a name is unknown.
-        RunError: the run is not finished.
+        RunError: the run is not finished; or a teacher of it was shown attempts that the former
+            verifier chose.
     """
     folder = RunFolder(path)
     RunLog.load(folder)  # a folder without a run is left without a lock, too
     with sole_writer(folder):
-        return _rescore_held(folder, methods, teachers, alignment, reporter)
+        return _rescore_held(folder, methods, teachers, alignment, verifier, reporter)
 
 
 def _rescore_held(
@@ -81,6 +88,7 @@ def _rescore_held(
     methods: Sequence[str],
     teachers: Sequence[str],
     alignment: Literal["pooled", "update"] | None,
+    verifier: str | None,
     reporter: Reporter | None,
 ) -> Report:
     path = folder.url
@@ -91,14 +99,15 @@ def _rescore_held(
             "Run its `gradalign score` command again, then rescore.",
         )
     before = ScoreConfig.build({**log.config, "output_dir": path})
-    check_identity(before, log)
+    check_identity(before, log, verifier_stays=verifier is None)
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     new_teachers = [spec for spec in teachers if spec not in before.teachers]
     wanted = alignment or before.alignment
-    if not new_methods and not new_teachers and wanted == before.alignment:
+    if verifier is None and not (new_methods or new_teachers or wanted != before.alignment):
         raise UsageError(
-            "nothing new to score.", "Give a --method, --teacher or --alignment that it lacks."
+            "nothing new to score.",
+            "Give a --method, --teacher or --alignment that it lacks, or a --verifier.",
         )
     after = ScoreConfig.build(
         {
@@ -107,22 +116,63 @@ def _rescore_held(
             "methods": [*before.methods, *new_methods],
             "teachers": [*before.teachers, *new_teachers],
             "alignment": wanted,
+            **({} if verifier is None else _of_verifier(before, verifier)),
         }
     )
     resolved = Resolved(**log.resolved)
     checked = check(after.model_copy(update={"max_tokens": _longest(folder)}), resolved.clock)
     stale = []
-    if new_methods or new_teachers:
-        kept = (*SAMPLED, *PER_TEACHER, "summary")
+    if new_methods or new_teachers or verifier is not None:
+        kept = (*SAMPLED, *PER_TEACHER, "verdicts", "summary")
         stale = [name for name in table_names() if name not in kept]
     if tempering(Run(before, resolved)) != tempering(Run(after, resolved)):
         # The tails were stored at the temperatures of the methods then: read them again.
         stale += ["supports", "distributions", "tokens"]
+    if verifier is not None:
+        stale += _judged_anew(Run(before, resolved), reporter)
+        # From here on rollouts are not sampled again, whatever else is cut off.
+        log.data["resolved"]["allocated_by"] = resolved.allocated_by or resolved.verifier
+        log.save()
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     folder.remove_tables(stale)
+    if verifier is not None:
+        log.data["resolved"]["verifier"] = checked.resolved.verifier
+        log.data["task"]["fingerprint"] = checked.task.fingerprint
     _record(log, after, checked)
     return run_held(after, reporter=reporter)
+
+
+def _of_verifier(before: ScoreConfig, verifier: str) -> dict[str, Any]:
+    """Return the settings that another verifier changes: what samples is not done again."""
+    names = diagnostics.chosen(before.diagnose)
+    left = [name for name in names if name != "prefix"]
+    changed = {} if left == list(names) else {"diagnose": left or ["none"]}
+    return {"verifier": verifier, **changed}
+
+
+def _judged_anew(run: Run, reporter: Reporter | None) -> list[str]:
+    """Keep a run's verdicts; return the tables that another verifier makes wrong.
+
+    Raises:
+        RunError: what a teacher was shown depends on the verdicts.
+    """
+    shown = [t.label for t in run.teachers if run.prompt_differs_by_spine(t.label)]
+    if shown:
+        raise RunError(
+            f"{', '.join(shown)} read attempts that were chosen by the run's verifier, "
+            f"{run.resolved.verifier}.",
+            "Score anew with --verifier and another --output-dir, or without these teachers.",
+        )
+    for shard in run.shards():
+        keep_verdicts(run.folder, shard, run.resolved.verifier)
+    if run.folder.files("diagnostics_prefix") and reporter is not None:
+        reporter.remark(
+            "the diagnostic prefix sampled under the former verifier and kept no text: it is "
+            f"removed; `gradalign diagnose {run.folder.url} prefix` samples again"
+        )
+    # `branches` and `nodes`: with them a shard counts as judged.
+    return ["passes", "branches", "nodes", "diagnostics_prefix"]
 
 
 def _longest(folder: RunFolder) -> int:

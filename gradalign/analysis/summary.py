@@ -274,6 +274,7 @@ TOTALS = (
     "continuation_tokens",
     "truncated",
     "skipped_pairs",
+    "other_allocation",
 )
 
 
@@ -307,6 +308,7 @@ def _totals(run: Run, shard: str) -> Counter[str]:
         correct_spines=int(outcome_splits(spines["correct"])["correct"].sum()),
         spine_tokens=int(spines["num_tokens"].sum()),
         nodes=len(run.folder.read_table("nodes", shard)),
+        other_allocation=sum(run.folder.read_table("nodes", shard)["other_allocation"].to_pylist()),
         branches=len(run.folder.read_table("branches", shard)),
         continuations=len(made),
         continuation_tokens=len(made["token_ids"].combine_chunks().flatten()),

@@ -15,7 +15,7 @@ Axes: _O branches of the question (all candidates of all tree nodes), _C candida
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -143,7 +143,28 @@ class QuestionBranching:
         self._pending: set[BranchRequest] = set()
         self._results: dict[BranchRequest, tuple[npt.NDArray[np.int32], float, bool]] = {}
         self._later: list[int] = [] if allocation == "uniform" else [self.budget]
+        self._rounds: list[Ints] = []
         self.done = not nodes
+
+    def follow(self, rounds: Sequence[Iterable[BranchRequest]]) -> None:
+        """Ask in each round for what was asked before, whatever the rewards are now.
+
+        A round's weight in the values stays what it was: it follows from probabilities and from
+        how much was asked for. Rounds beyond the planned ones are extensions.
+
+        Args:
+            rounds: per round its requests, those in place of failed ones left out.
+
+        Raises:
+            RuntimeError: a round has been asked for already.
+        """
+        if len(self._weights_RO):
+            raise RuntimeError("rounds have been asked for already")
+        for requests in rounds:
+            number_O = np.zeros(self._offset[-1], dtype=np.int64)
+            for request in requests:
+                number_O[self._offset[request.node] + request.slot] += 1
+            self._rounds.append(number_O)
 
     def next_requests(self) -> list[BranchRequest]:
         """Return the next round's requests; empty when done.
@@ -173,6 +194,10 @@ class QuestionBranching:
         self._pending = set(requests)
         self.done = not requests
         return requests
+
+    def is_finished(self, node: int, slot: int) -> bool:
+        """Whether a candidate of a tree node ends the response by itself."""
+        return bool(self._finished_O[self._offset[node] + slot])
 
     def prefix(self, request: BranchRequest) -> npt.NDArray[np.int32]:
         """Response tokens up to and with the forced candidate; the prompt comes before them."""
@@ -306,6 +331,8 @@ class QuestionBranching:
             if not self._main_O.any():
                 self._later = []
         self._weights_RO = weight_O[None]
+        if self._rounds:
+            return self._rounds.pop(0)
         # A finished candidate needs to be verified once.
         return np.where(self._finished_O, 1, number_O)
 
@@ -313,6 +340,23 @@ class QuestionBranching:
         """The main round, or one that was asked for afterwards."""
         asked = self._later.pop(0)
         main = len(self._weights_RO) == 1 and self.allocation == "neyman" and self._main_O.any()
+        part_O = self._main_O if main else self._open_O
+        if self._rounds:
+            number_O = self._rounds.pop(0)
+        else:
+            number_O = self._where_noise_is(asked, part_O, main=main)
+        if main:
+            weight_O = np.where(part_O, 1.0 - self._weights_RO[0], 0.0)
+        else:
+            share = asked / (asked + float(self._planned_O.sum()))
+            self._planned_O = self._planned_O * (1.0 + asked / float(self._planned_O.sum()))
+            weight_O = np.where(part_O, share, 0.0)
+            self._weights_RO = self._weights_RO * (1.0 - weight_O)
+        self._weights_RO = np.concatenate((self._weights_RO, weight_O[None]))
+        return number_O
+
+    def _where_noise_is(self, asked: int, part_O: npt.NDArray[np.bool_], *, main: bool) -> Ints:
+        """Share a round out by the rewards so far."""
         # To learn from, all rounds so far count by size; this is no estimate to report.
         sizes = [counts.n.sum(axis=1) for counts in self.tree.counts]
         (values,) = estimate(
@@ -325,7 +369,6 @@ class QuestionBranching:
             neyman.observed_reach(self.tree),
             neyman.posterior_spread(self.tree, values, backup=self.backup),
         )
-        part_O = self._main_O if main else self._open_O
         before_O = np.where(part_O, self._forced_O, 0).astype(np.float64)
         floor_O = np.where(part_O, before_O + LEAST, 0.0)
         score_O = np.where(part_O, score_O, 0.0)
@@ -335,14 +378,6 @@ class QuestionBranching:
             # Less noise than was planned for: no need to use the budget up.
             total_O = np.where(part_O, np.maximum(floor_O, score_O * self._scale), 0.0)
         number_O = np.where(part_O, neyman.whole(total_O - before_O), 0)
-        if main:
-            weight_O = np.where(part_O, 1.0 - self._weights_RO[0], 0.0)
-        else:
-            share = asked / (asked + float(self._planned_O.sum()))
-            self._planned_O = self._planned_O * (1.0 + asked / float(self._planned_O.sum()))
-            weight_O = np.where(part_O, share, 0.0)
-            self._weights_RO = self._weights_RO * (1.0 - weight_O)
-        self._weights_RO = np.concatenate((self._weights_RO, weight_O[None]))
         return np.asarray(number_O, dtype=np.int64)
 
     def _score(self, reach_N: Floats, spread_O: Floats) -> Floats:
@@ -376,6 +411,8 @@ class QuestionBranching:
                 self._exact_O[self._offset[request.node] + request.slot] = reward
         self._results.clear()
         self._tries.clear()
+        if self._rounds and not self._later:
+            self._later.append(int(self._rounds[0][self._open_O].sum()))
         self.done = not self._later
 
     def _by_node(self, values: Floats) -> list[Floats]:

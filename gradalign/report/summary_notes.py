@@ -17,6 +17,10 @@ _COUNTED = {
         "candidates were left out for a teacher that has no such token, or whose server gave no "
         "probability of them"
     ),
+    "other_allocation": (
+        "nodes have rollouts that an earlier verifier's rewards allotted: values are unbiased, but "
+        "not as exact as rollouts of their own would make them"
+    ),
 }
 
 
@@ -59,6 +63,11 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
     if rules:
         counts = ", ".join(f"{count:,} {rule}" for rule, count in rules.items())
         lines.append(f"How answers were read: {counts}.")
+    if former := metadata.get("resolved", {}).get("allocated_by"):
+        lines.append(
+            f"Verified anew by {metadata['resolved']['verifier']}; rollouts were made under "
+            f"{former}. Former verdicts: table verdicts."
+        )
     floor = metadata.get("noise_floor")
     if floor:
         lines.append(

@@ -65,6 +65,8 @@ class Resolved:
             and its output layer has.
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
         warnings: what to mind, in words.
+        allocated_by: the verifier that rollouts were made under, where another (or the same once
+            more) has judged them since; empty otherwise.
     """
 
     max_tokens: int
@@ -80,6 +82,7 @@ class Resolved:
     token_ranges: Sequence[Sequence[int]]
     common_token_ranges: Mapping[str, Sequence[Sequence[int]]]
     warnings: Sequence[str]
+    allocated_by: str = ""
 
 
 @dataclass(frozen=True)

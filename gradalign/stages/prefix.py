@@ -19,16 +19,14 @@ from gradalign.engines import open_engine, resolve_engine
 from gradalign.engines.base import Completion, Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import resolve_model
-from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
 from gradalign.stages.failures import watch
 from gradalign.stages.servers import teacher_servers
-from gradalign.stages.student import Prompter, StudentTools
+from gradalign.stages.student import Prompter, StudentTools, open_verifiers, with_engine
 from gradalign.store.shard import StoredSpine, read_shard
 from gradalign.store.table_builder import Rows
-from gradalign.verifiers import VerifierPool
 
 TABLE = "diagnostics_prefix"
 
@@ -124,17 +122,7 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
     """Open a checkpoint as a sampler that stops where the student does."""
     config = run.config
     engine_name, urls = _engine_of(run, model, teacher=teacher)
-    with ExitStack() as stack:
-        tokenizer = load_tokenizer(
-            resolve_model(config.student),
-            run.revision_of(config.student),
-            config.trust_remote_code,
-        )
-        pool = stack.enter_context(
-            VerifierPool(
-                run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
-            )
-        )
+    with open_verifiers(run, watch(run)) as tools, ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
                 engine_name,
@@ -147,14 +135,7 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
                 **run.model_options(model),
             )
         )
-        yield StudentTools(
-            engine,
-            tokenizer,
-            pool,
-            config.response_prefix,
-            run.resolved.stop_token_ids,
-            watch(run),
-        )
+        yield with_engine(tools, engine)
 
 
 def _engine_of(run: Run, model: str, *, teacher: bool) -> tuple[str, Sequence[str]]:

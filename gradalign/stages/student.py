@@ -29,10 +29,9 @@ from gradalign.verifiers import Verdict, VerifierPool
 
 
 @dataclass(frozen=True)
-class StudentTools:
-    """The student as a sampler, with its tokenizer and the verifiers."""
+class ResponseTools:
+    """What responses are read and verified with: the student's tokenizer, and the verifiers."""
 
-    engine: Engine
     tokenizer: Any
     pool: VerifierPool
     response_prefix: str
@@ -81,21 +80,38 @@ class StudentTools:
         return verdicts
 
 
+@dataclass(frozen=True)
+class StudentTools(ResponseTools):
+    """The same, with the student as a sampler."""
+
+    engine: Engine
+
+
+@contextmanager
+def open_verifiers(run: Run, failures: FailureWatch) -> Iterator[ResponseTools]:
+    """Open the verifier processes for a stage.
+
+    Args:
+        run: the run.
+        failures: counts verifications, those of earlier stages among them.
+    """
+    config = run.config
+    tokenizer = load_tokenizer(
+        resolve_model(config.student), run.revision_of(config.student), config.trust_remote_code
+    )
+    with VerifierPool(
+        run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
+    ) as pool:
+        yield ResponseTools(
+            tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids, failures
+        )
+
+
 @contextmanager
 def open_student(run: Run) -> Iterator[StudentTools]:
     """Open the student's engine and the verifier processes for a stage."""
     config = run.config
-    with ExitStack() as stack:
-        tokenizer = load_tokenizer(
-            resolve_model(config.student),
-            run.revision_of(config.student),
-            config.trust_remote_code,
-        )
-        pool = stack.enter_context(
-            VerifierPool(
-                run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
-            )
-        )
+    with open_verifiers(run, watch(run)) as tools, ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
                 run.resolved.engine,
@@ -111,14 +127,19 @@ def open_student(run: Run) -> Iterator[StudentTools]:
                 tokens=run.tokens,
             )
         )
-        yield StudentTools(
-            engine,
-            tokenizer,
-            pool,
-            config.response_prefix,
-            run.resolved.stop_token_ids,
-            watch(run),
-        )
+        yield with_engine(tools, engine)
+
+
+def with_engine(tools: ResponseTools, engine: Engine) -> StudentTools:
+    """Add a sampler to what verifies."""
+    return StudentTools(
+        tools.tokenizer,
+        tools.pool,
+        tools.response_prefix,
+        tools.stop_token_ids,
+        tools.failures,
+        engine,
+    )
 
 
 class Prompter:

@@ -118,6 +118,19 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("reward", _F8, "the verifier's score in [0, 1]; null if it failed"),
         ("finish_reason", _NAME, "stop, length, or forced if the candidate itself ends"),
         ("verifier_error", _NAME, "kind of verifier failure, empty if none"),
+        ("replaces", pa.bool_(), "whether it stands in for one whose verification failed"),
+    ],
+    "verdicts": [
+        ("question_id", _NAME, ""),
+        ("verifier", _NAME, "a verifier that the run had before another"),
+        ("spine_id", _NAME, ""),
+        ("node_id", _NAME, "where a continuation was forced; null for the response itself"),
+        ("candidate_id", _ID, "the forced token; null for the response itself"),
+        ("index", _ID, "number of the continuation; null for the response itself"),
+        ("reward", _F8, "what it gave; null if it failed"),
+        ("verifier_error", _NAME, "kind of its failure, empty if none"),
+        ("read_by", _NAME, "rule by which it read the answer; null if it told none"),
+        ("answer_read", _STRING, "what it read as the answer; null if nothing"),
     ],
     "passes": [
         ("question_id", _NAME, ""),
@@ -158,6 +171,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_continuations", _ID, "targeted rollouts forced at this node"),
         ("truncated_share", _F4, "share of them that ran into the length limit"),
         ("flat", pa.bool_(), "nothing to choose, or equal V: the ideal gradient is 0"),
+        (
+            "other_allocation",
+            pa.bool_(),
+            "whether rollouts were allotted by rewards of an earlier verifier that differ",
+        ),
     ],
     "branches": [
         ("question_id", _NAME, ""),

@@ -20,7 +20,7 @@ from gradalign.engines.base import Completion, Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick
-from gradalign.stages.branch.question import Continued, QuestionWork
+from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.branch.target import Target
 from gradalign.stages.student import StudentTools
 
@@ -112,7 +112,7 @@ class Rollouts:
         work.num_done += 1
         item.arrived[request] = (completion.token_ids, completion.finish_reason)
         if len(item.arrived) == len(item.open_requests):
-            self._close_round(item)
+            item.close_round(self._tools)
             self._open_round(work, item)
             self._go_on(work)
         return True
@@ -172,36 +172,12 @@ class Rollouts:
             )
             if len(item.arrived) < len(item.open_requests):
                 return
-            self._close_round(item)
+            item.close_round(self._tools)
 
     def _forced_reason(self, item: QuestionWork, request: BranchRequest) -> str:
         """Tell a forced stop token from a candidate forced at the last position."""
         last = int(item.branching.prefix(request)[-1])
         return "forced" if last in self._run.resolved.stop_token_ids else "length"
-
-    def _close_round(self, item: QuestionWork) -> None:
-        """Verify a round's responses and hand them to the algorithm."""
-        order = sorted(item.arrived)
-        completed = [item.arrived[request] for request in order]
-        texts = self._tools.texts(
-            [
-                np.concatenate([item.branching.prefix(request), tokens])
-                for request, (tokens, _) in zip(order, completed, strict=True)
-            ]
-        )
-        verdicts = self._tools.verify(
-            [
-                (text, item.stored.question, reason)
-                for text, (_, reason) in zip(texts, completed, strict=True)
-            ],
-            again=item.branching.replacing,
-        )
-        round_index = item.branching.round_index
-        for request, (tokens, reason), verdict in zip(order, completed, verdicts, strict=True):
-            reward, error = verdict.reward, verdict.error_kind or ""
-            item.branching.observe(request, tokens, reward, truncated=reason == "length")
-            item.results.append(Continued(request, tokens, reward, reason, error, round_index))
-        item.arrived = {}
 
 
 def _question(asked: Asked) -> str:

@@ -11,12 +11,12 @@ from gradalign.alignment.ideal import ideal_gradient, renormalise, unbiased_norm
 from gradalign.branching import NodeEstimates
 from gradalign.stages.base import Run
 from gradalign.stages.branch.question import QuestionWork
-from gradalign.stages.student import StudentTools
+from gradalign.stages.student import ResponseTools
 from gradalign.store.table_builder import Rows
 
 
 def write_branch_tables(
-    run: Run, tools: StudentTools, shard: str, work: list[QuestionWork]
+    run: Run, tools: ResponseTools, shard: str, work: list[QuestionWork]
 ) -> Counter[str]:
     """Write a shard's tables, `nodes` last; return counts for run.json."""
     rows = {name: Rows(name) for name in ("continuations", "passes", "branches", "nodes")}
@@ -68,6 +68,7 @@ def _add_continuations(rows: Rows, item: QuestionWork) -> None:
         reward=[result.reward for result in item.results],
         finish_reason=[result.finish_reason for result in item.results],
         verifier_error=[result.verifier_error for result in item.results],
+        replaces=[result.replaces for result in item.results],
     )
 
 
@@ -105,7 +106,7 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeEstimates, first: int
 
 
 def _add_branches(
-    rows: Rows, tools: StudentTools, item: QuestionWork, table: NodeEstimates
+    rows: Rows, tools: ResponseTools, item: QuestionWork, table: NodeEstimates
 ) -> None:
     plans = item.branching.plans
     if not plans:
@@ -178,5 +179,6 @@ def _add_nodes(rows: Rows, run: Run, item: QuestionWork, table: NodeEstimates) -
         num_continuations=table.num_NC.sum(axis=1) - table.num_reused_NC.sum(axis=1),
         truncated_share=table.num_truncated_NC.sum(axis=1)
         / np.maximum(table.num_NC.sum(axis=1), 1),
+        other_allocation=item.other_allocation,
         flat=~(np.abs(ideal_NC).max(axis=1, initial=0.0) > 1e-12),
     )

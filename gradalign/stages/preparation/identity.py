@@ -68,7 +68,7 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
         found[f"task {config.task}"] = load_task(config.task, verifier=config.verifier).fingerprint
     elif not user_path(config.task).is_file():
         found[f"code of task {config.task}"] = _code(config.task, TASKS)
-    found[f"code of verifier {verifier}"] = _code(verifier, VERIFIERS)
+    found[_verifier_code(verifier)] = _code(verifier, VERIFIERS)
     for method in config.methods:
         found[f"code of method {method}"] = _code(method, METHODS)
     found[f"plugin of engine {config.engine}"] = plugin_fingerprint(
@@ -76,6 +76,10 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
     )
     found.update(_served(config))
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _verifier_code(verifier: str) -> str:
+    return f"code of verifier {verifier}"
 
 
 def model_names(config: ScoreConfig) -> list[str]:
@@ -120,14 +124,21 @@ def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:
     }
 
 
-def check_identity(config: ScoreConfig, log: RunLog) -> None:
+def check_identity(config: ScoreConfig, log: RunLog, *, verifier_stays: bool = True) -> None:
     """Refuse to go on with a run of which something has changed behind its name.
+
+    Args:
+        config: the settings.
+        log: the run's record.
+        verifier_stays: False where everything is about to be verified anew.
 
     Raises:
         RunError: a model, a file, code, or what becomes of the prompts is not what it was.
     """
     changed = changed_models(config, log.data["models"])
-    before = log.data["fingerprints"]
+    before = dict(log.data["fingerprints"])
+    if not verifier_stays:
+        before.pop(_verifier_code(log.resolved["verifier"]), None)
     now = fingerprints(config, log.resolved["verifier"])
     if not changed and log.prepared and not _differ(before, now):
         now |= prompt_fingerprints(config, log.resolved["clock"])
