@@ -125,7 +125,9 @@ class ScoreConfig(BaseModel):
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
     )
     limit: PositiveInt | None = _setting(
-        None, "what", "Use at most this many questions; default: all."
+        None,
+        "what",
+        "Use at most this many questions; default: all. A larger one adds to a run that is there.",
     )
     sample_ids: list[str] = _setting(
         [], "what", "Use only this question, repeatable; default: all.", flag="--sample-id"

@@ -105,15 +105,28 @@ def prompt_fingerprints(config: ScoreConfig, clock: str) -> dict[str, str]:
     questions = list(islice(StoredQuestions(folder), RENDERED))
     found = {}
     with suppress(ModelError):
-        found["student's prompts"] = _rendered(config, config.student, questions, None, clock)
+        found[_STUDENTS_PROMPTS] = _rendered(config, config.student, questions, None, clock)
     for spec in map(parse_teacher, config.teachers):
         model = config.student if spec.model == "self" else spec.model
         context = get_context(spec.context, StoredQuestions(folder))
         with suppress(ModelError):
-            found[f"prompts of teacher {spec.label}"] = _rendered(
+            found[f"{_TEACHERS_PROMPTS}{spec.label}"] = _rendered(
                 config, model, questions, context, clock
             )
     return found
+
+
+_STUDENTS_PROMPTS = "student's prompts"
+_TEACHERS_PROMPTS = "prompts of teacher "
+
+
+def without_prompts(found: Mapping[str, str]) -> dict[str, str]:
+    """Return fingerprints without those of prompts."""
+    return {
+        name: value
+        for name, value in found.items()
+        if name != _STUDENTS_PROMPTS and not name.startswith(_TEACHERS_PROMPTS)
+    }
 
 
 def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:

@@ -9,16 +9,14 @@ from gradalign.config import ScoreConfig, flag_of
 from gradalign.engines import start_engine_ahead
 from gradalign.errors import RunError
 from gradalign.models.prompts.render import template_hash
-from gradalign.models.prompts.texts import whole_text
 from gradalign.stages.base import Resolved, Run
+from gradalign.stages.preparation.growth import grow, grows, with_old_limit, write_questions
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
 from gradalign.stages.preparation.preflight import Checked, Reader, check
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog, versions
 from gradalign.store.output_file import remove_page
-from gradalign.store.shard import question_to_json
-from gradalign.store.table_builder import Rows
 
 
 def prepare(
@@ -26,7 +24,8 @@ def prepare(
 ) -> tuple[Run, RunLog]:
     """Check a configuration against the world, and write questions and run.json.
 
-    A folder that holds a run of the same configuration is taken up as it is. Starting over
+    A folder that holds a run of the same configuration is taken up as it is, and gets further
+    questions if only `limit` is larger now. Starting over
     deletes the tables of the run that is there, and nothing else. The caller holds the folder's
     lock (`gradalign.store.lock`).
 
@@ -42,6 +41,8 @@ def prepare(
     log = _find(config, folder, resume=resume)
     if log is not None and resume and log.prepared:
         folder.check_writable()
+        if grows(config, log, folder):
+            grow(config, log, folder)
         if remark is not None and log.data["status"] != "done":
             _compare_versions(log, remark)
         return Run(config, Resolved(**log.resolved)), log
@@ -76,7 +77,7 @@ def _find(config: ScoreConfig, folder: RunFolder, *, resume: bool) -> RunLog | N
         return None
     log = RunLog.load(folder)
     if resume:
-        _check_same(config, log)
+        _check_same(with_old_limit(config, log), log)
         if log.prepared:
             check_identity(config, log)
     return log
@@ -130,29 +131,10 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
     # By now run.json says that nothing is there yet.
     folder.remove_tables()
     remove_page(folder)
-    _write_questions(run, checked)
+    write_questions(run, checked)
     record_identity(log, config, checked.resolved.verifier)
     log.finish_preparation(len(checked.questions))
     return run, log
-
-
-def _write_questions(run: Run, checked: Checked) -> None:
-    size = run.config.shard_size
-    for start in range(0, len(checked.questions), size):
-        rows = Rows("questions")
-        for question, ids in zip(
-            checked.questions[start : start + size],
-            checked.prompts[start : start + size],
-            strict=True,
-        ):
-            rows.add(
-                question_id=question.id,
-                prompt=whole_text(checked.student.tokenizer, ids),
-                prompt_ids=[ids],
-                answer=question.answer,
-                record=question_to_json(question),
-            )
-        run.folder.write_table("questions", f"shard-{start // size:05d}", rows.table_of())
 
 
 def _check_same(config: ScoreConfig, log: RunLog) -> None:
