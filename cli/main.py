@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def _status(arguments: list[str] | None) -> int:
         _usage(error)
         status = 2
     except GradalignError as error:
-        _fail(str(error))
+        _fail(error.message, error.hint)
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _fail(_KEPT)
@@ -169,8 +170,22 @@ def _warn(
         print(f"gradalign: warning: {text}", file=sys.stderr)
 
 
-def _fail(text: str) -> None:
-    print(f"gradalign: {' '.join(text.split())}", file=sys.stderr)
+def _fail(text: str, hint: str = "") -> None:
+    """Print what went wrong: a line in a pipe; on a terminal no word and no command is broken."""
+    whole = f"gradalign: {' '.join(text.split())} {hint}".strip()
+    if not sys.stderr.isatty():
+        print(" ".join(whole.split()), file=sys.stderr)
+        return
+    from gradalign.report.terminal.tables import terminal_width
+
+    width = terminal_width(sys.stderr)
+    for line in whole.split("\n"):
+        is_command = line.startswith("  ")
+        print(line if is_command else _filled(line, width), file=sys.stderr)
+
+
+def _filled(text: str, width: int) -> str:
+    return textwrap.fill(text, max(width - 1, 20), break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def summary_html(report: Report) -> str:
     """Return a run's summary as HTML: a row per teacher and method, with intervals."""
     name = f"<b>{escape(visible(report.path))}</b>"
     if not report.has_summary:
-        why = escape(visible(str(unfinished(report.folder, report.metadata))))
+        why = escape(visible(str(unfinished(report.folder, report.metadata)), newlines=True))
         return f"<div>{name}: no summary yet. {why}</div>"
     summary = report.summary
     at: dict[tuple[str, str, str], Any] = {

@@ -101,7 +101,7 @@ def unfinished(folder: RunFolder, metadata: Mapping[str, Any], *, held: bool = F
         )
     return RunError(
         f"{folder.url} is not finished: {_why(metadata)}; {lacks}.",
-        f"Go on with: {command_to_go_on(folder.url)}",
+        f"Go on with:\n  {command_to_go_on(folder.url)}",
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import io
+import itertools
 import json
 import os
 import shlex
@@ -21,6 +23,7 @@ from gradalign.report.unfinished import unfinished
 from gradalign.stages.branch.stage import Branch
 from gradalign.store.folder import LOCK_NAME, RunFolder
 from gradalign.store.lock import at_work, sole_writer
+from gradalign.store.manifest import command_to_go_on
 from gradalign_cli.main import main
 
 SETTINGS = {**TINY, "limit": 3, "shard_size": 1}
@@ -97,6 +100,27 @@ def test_every_reader_names_the_stage_and_a_command_that_goes_on(interrupted, ca
     with pytest.raises(SystemExit) as stop:
         main(["recommend", str(interrupted)])
     assert stop.value.code == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_command_has_a_line_of_its_own(interrupted, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with pytest.raises(SystemExit):
+        main(["recommend", str(interrupted)])
+    *text, command = terminal.getvalue().splitlines()
+    assert command == f"  {command_to_go_on(str(interrupted))}"
+    assert len(command) > 40
+    words = " ".join(text)
+    assert "it was interrupted; stage 'branch' has 0 of 3 shards. Go on with:" in words
+    assert all(len(line) < 40 for line in text if "/" not in line)
+    for line, following in itertools.pairwise(text):
+        assert len(line) + 1 + len(following.split()[0]) >= 40, "the next word had room"
 
 
 def test_a_failure_is_kept_until_the_run_goes_on(tmp_path, monkeypatch, capsys):
@@ -248,7 +272,7 @@ def test_what_can_be_added_is_added_by_the_command_that_is_named(small_copy, cap
         {"teachers": ["demo:strong+none", "self+answer"]},
     ):
         text = refused(folder, capsys, **same)
-        assert f"It has all that is asked for: gradalign show {folder}." in text
+        assert f"It has all that is asked for: gradalign show {folder} For a run" in text
     text = refused(folder, capsys, methods=["gkd"], seed=3)
     assert "--seed was 0, now 3" in text
     assert "rescore" not in text

@@ -71,12 +71,12 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
         new.append(("--alignment", "update"))
     if not new:
         return (
-            f"It has all that is asked for: {shlex.join(['gradalign', 'show', folder])}. "
+            f"It has all that is asked for:\n  {shlex.join(['gradalign', 'show', folder])}\n"
             "For a run without the rest, choose another --output-dir."
         )
     words = [word for pair in new for word in pair]
     add = shlex.join(["gradalign", "rescore", folder, *words])
     if finished:
-        return f"To add to it without sampling again: {add}"
+        return f"To add to it without sampling again:\n  {add}"
     finish = command_to_go_on(folder)
-    return f"Finish it first: {finish} - then add to it without sampling again: {add}"
+    return f"Finish it first:\n  {finish}\nThen add to it without sampling again:\n  {add}"
