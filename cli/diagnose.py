@@ -12,6 +12,7 @@ from gradalign.report.terminal.tables import (
     Column,
     make_table,
     open_console,
+    print_points,
     print_table,
     sectioned,
 )
@@ -101,9 +102,10 @@ def print_findings(summary: pd.DataFrame, run: str) -> None:
     teachers = len(set(summary["teacher"].astype(str)) - {""})
     for title, items in by_consequence(found):
         console.print(f"{title}:", style="bold")
-        for item in items:
-            about = visible(f"{whom(item, teachers)} ({item.mechanism})")
-            console.print(f"- {about}: {visible(item.text)}")
+        print_points(
+            console,
+            (visible(f"{whom(item, teachers)} ({item.mechanism}): {item.text}") for item in items),
+        )
     if not found:
         console.print("Nothing to do: no mechanism that was measured is surely at fault.")
     console.print(f"The numbers: gradalign diagnose {shlex.quote(run)} --full", soft_wrap=True)
@@ -142,5 +144,5 @@ def print_diagnostics(summary: pd.DataFrame) -> None:
         for row in part[part["advice"].astype(str) != ""].to_dict("records"):
             about = str(row["teacher"]) or "(student)"
             about += f" ({row['variant']})" if row["variant"] else ""
-            console.print(f"- {visible(about)}: {row['advice']}")
+            print_points(console, [f"{visible(about)}: {row['advice']}"])
         console.print()

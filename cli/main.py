@@ -1,13 +1,19 @@
 """`gradalign`: one module per command; this one puts them together.
 
-Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 130 interrupted.
+Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import textwrap
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TextIO
 
 import typer
@@ -72,6 +78,7 @@ def _root(
 
 
 INTERRUPTED = 130
+TERMINATED = 143
 _KEPT = "interrupted; finished shards are kept, run the same command to go on."
 
 
@@ -82,7 +89,37 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with warnings.catch_warnings(), quiet_processes():
         warnings.showwarning = _warn
-        sys.exit(_status(arguments))
+        with _terminations() as came:
+            status = _status(arguments)
+        sys.exit(TERMINATED if came and status == INTERRUPTED else status)
+
+
+@contextmanager
+def _terminations() -> Iterator[list[int]]:
+    """Let SIGTERM end the block as Ctrl-C does, so that a run is left in order; yield what came.
+
+    Schedulers send it before they kill. A process that is forked meanwhile dies of it at once.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        came.append(number)
+        raise KeyboardInterrupt
+
+    own = os.getpid()
+    default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _status(arguments: list[str] | None) -> int:
@@ -95,7 +132,7 @@ def _status(arguments: list[str] | None) -> int:
         _usage(error)
         status = 2
     except GradalignError as error:
-        _fail(str(error))
+        _fail(error.message, error.hint)
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _fail(_KEPT)
@@ -133,8 +170,22 @@ def _warn(
         print(f"gradalign: warning: {text}", file=sys.stderr)
 
 
-def _fail(text: str) -> None:
-    print(f"gradalign: {' '.join(text.split())}", file=sys.stderr)
+def _fail(text: str, hint: str = "") -> None:
+    """Print what went wrong: a line in a pipe; on a terminal no word and no command is broken."""
+    whole = f"gradalign: {' '.join(text.split())} {hint}".strip()
+    if not sys.stderr.isatty():
+        print(" ".join(whole.split()), file=sys.stderr)
+        return
+    from gradalign.report.terminal.tables import terminal_width
+
+    width = terminal_width(sys.stderr)
+    for line in whole.split("\n"):
+        is_command = line.startswith("  ")
+        print(line if is_command else _filled(line, width), file=sys.stderr)
+
+
+def _filled(text: str, width: int) -> str:
+    return textwrap.fill(text, max(width - 1, 20), break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":

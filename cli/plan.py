@@ -13,6 +13,8 @@ from .options import COMMON, build_config, config_parameters, with_parameters
 from .output import Column, DisplayOption, json_flag, make_table, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gradalign.config import ScoreConfig
     from gradalign.planning import Memory, ModelMemory, Plan
 
@@ -90,9 +92,7 @@ def _plan(
     json_output: Annotated[bool, json_flag("the plan", alone=True)] = False,
     **settings: Any,
 ) -> None:
-    given = settings.get("output_dir") or (
-        config is not None and "output_dir" in read_config_file(config)
-    )
+    given = has_folder(settings, config)
     if not given:
         settings["output_dir"] = PLACE
     show_plan(
@@ -101,8 +101,14 @@ def _plan(
         full=full,
         display=display,
         json_output=json_output,
-        check_folder=bool(settings.get("output_dir")) and bool(given),
+        check_folder=given,
     )
+
+
+def has_folder(settings: Mapping[str, Any], config: str | None) -> bool:
+    """Whether a command's flags or its file of settings say where the run goes."""
+    in_file = config is not None and "output_dir" in read_config_file(config)
+    return settings.get("output_dir") is not None or in_file
 
 
 def show_plan(

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradalign.report.terminal.tables import Column, Row, Section, make_table, open_console
+from gradalign.report.terminal.tables import (
+    Column,
+    Row,
+    Section,
+    make_table,
+    open_console,
+    print_points,
+)
 
 from .help import add_command
 from .options import RunArgument
@@ -93,8 +100,7 @@ def _print(result: Recommendation) -> None:
 
     console = open_console()
     console.print(visible(result.headline), style="bold")
-    for line in result.remarks:
-        console.print(f"- {visible(line)}")
+    print_points(console, map(visible, result.remarks))
     console.print()
     console.print(
         make_table(

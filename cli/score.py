@@ -17,7 +17,7 @@ from .gating import (
 from .help import add_command
 from .options import COMMON, build_config, config_parameters, with_parameters
 from .output import DisplayOption, JsonOption, print_previews, print_report
-from .plan import ProbeOption, show_plan
+from .plan import PLACE, ProbeOption, has_folder, show_plan
 
 HELP = """Score teachers and methods against the ideal gradient.
 
@@ -63,12 +63,16 @@ def _score(
         typer.Option(
             "--print-prompts",
             min=1,
-            help="Show the prompts of the first N questions, as text and as ids, and stop.",
+            help="Show the prompts of the first N questions, as text and as ids, and stop; "
+            "needs no --output-dir.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Make all checks, print the plan, and write nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Make all checks, print the plan, and write nothing; needs no --output-dir.",
+        ),
     ] = False,
     probe: ProbeOption = False,
     display: DisplayOption = "auto",
@@ -78,14 +82,25 @@ def _score(
     from gradalign.progress import reporting
 
     conditions = fail_under or []
+    writes = print_prompts is None and not dry_run
+    check_folder = writes or has_folder(settings, config)
+    if not check_folder:
+        settings["output_dir"] = PLACE
     merged = build_config(settings, config)
-    if print_prompts is not None or dry_run:
+    if not writes:
         check_ahead(conditions, junit, merged)
     if print_prompts is not None:
         print_previews(merged, print_prompts, json_output=json_output)
         return
     if dry_run:
-        show_plan(merged, probe=probe, display=display, json_output=json_output, resume=resume)
+        show_plan(
+            merged,
+            probe=probe,
+            display=display,
+            json_output=json_output,
+            resume=resume,
+            check_folder=check_folder,
+        )
         return
     with reporting(display) as reporter:
         check_ahead(conditions, junit, merged)  # a typing error should not cost a run

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     BaseModel,
@@ -19,12 +19,14 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from gradalign import limits
 from gradalign.errors import UsageError
 from gradalign.limits import Fraction, PositiveInt, Resamples, Seconds, Seed, Temperature, TokenId
+from gradalign.setting_errors import in_words, kind_of, shorten, spellings, takes_truth, unknown
 
 DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 
@@ -302,6 +304,16 @@ class ScoreConfig(BaseModel):
     def _distinct(cls, values: list[str]) -> list[str]:
         return limits.distinct(values)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what Python takes for 1 and 0: `nodes: yes` is no number of nodes."""
+        values = value if isinstance(value, list) else [value]
+        field = cls.model_fields[str(info.field_name)]
+        if any(isinstance(item, bool) for item in values) and not takes_truth(field):
+            raise ValueError("a number is needed")
+        return value
+
     @field_validator("*")
     @classmethod
     def _plain_text(cls, value: Any) -> Any:
@@ -340,23 +352,18 @@ class ScoreConfig(BaseModel):
     def build(cls, values: dict[str, Any]) -> ScoreConfig:
         """Validate, with errors that name the flag.
 
+        Args:
+            values: by the names of settings, or of their flags with underscores; a single value
+                of a setting that is a list stands for a list of one.
+
         Raises:
             UsageError: a value is missing, unknown, or out of range.
         """
         try:
-            return cls(**values)
+            return cls(**by_field(values))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{flag_of(str(item['loc'][0])) if item['loc'] else 'config'}: "
-                f"{item['msg'].removeprefix('Value error, ')}"
-                + (
-                    ""
-                    if item["type"] in {"missing", "extra_forbidden"}
-                    else f" (got {_shorten(item['input'])})"
-                )
-                for item in error.errors()
-            )
-            raise UsageError(f"{problems}.", "See `gradalign score --help`.") from None
+            problems = in_words(error.errors(), cls.model_fields, _flags())
+            raise UsageError(_sentence(problems), "See `gradalign score --help-all`.") from None
 
     def result_fields(self) -> dict[str, Any]:
         """Return the settings that decide the result, as plain JSON values."""
@@ -385,35 +392,124 @@ def field_extra(name: str) -> dict[str, Any]:
     return dict(extra)
 
 
+def _flags() -> dict[str, str]:
+    return {name: flag_of(name) for name in ScoreConfig.model_fields}
+
+
+def by_field(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give values the names of their settings, and single values of lists a list.
+
+    Args:
+        values: by settings' names or by flags' (`teacher`, `output-dir`); others stay as they are.
+
+    Raises:
+        UsageError: two names of one setting have different values.
+    """
+    names = spellings(ScoreConfig.model_fields, _flags())
+    found: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for key, value in values.items():
+        name = names.get(str(key).removeprefix("--").replace("-", "_"), str(key))
+        if name in ScoreConfig.model_fields and isinstance(value, str | int):
+            kind = kind_of(ScoreConfig.model_fields[name].annotation)
+            value = [value] if get_origin(kind.bare) is list else value
+        if name in found and found[name] != value:
+            raise UsageError(
+                f"{given[name]} and {key} are the same setting, and their values differ.",
+                "Keep one of them.",
+            )
+        found[name], given[name] = value, str(key)
+    return found
+
+
 def read_config_file(path: str | Path) -> dict[str, Any]:
     """Read settings from .yaml, .yml, .toml or .json; a report's run.json works too.
 
-    Raises:
-        UsageError: the file is missing, unreadable, or not a mapping.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}.") from error
-    try:
-        if path.suffix == ".toml":
-            data: Any = tomllib.loads(text)
-        elif path.suffix == ".json":
-            data = json.loads(text)
-        else:
-            import yaml
+    Keys are settings' names or flags', with dashes or underscores.
 
-            data = yaml.safe_load(text)
-    except Exception as error:  # each parser has its own exception type
-        raise UsageError(f"{path} cannot be parsed: {error}.") from error
+    Args:
+        path: the file, or an fsspec URL.
+
+    Returns:
+        The values by the names of their settings.
+
+    Raises:
+        UsageError: the file is missing, cannot be read or parsed, is not a mapping, or has a key
+            that is no setting.
+    """
+    text = _text_of(str(path))
+    try:
+        data: Any = _parsed(str(path), text)
+    except _UnreadableError as error:
+        raise UsageError(f"{path} cannot be parsed: {_sentence(str(error))}") from None
     if isinstance(data, dict) and isinstance(data.get("config"), dict):
         data = data["config"]
+    if data is None or data == {}:
+        raise UsageError(f"{path} holds no settings.", "See `gradalign score --help-all`.")
     if not isinstance(data, dict):
-        raise UsageError(f"{path} must hold a mapping of settings, got {type(data).__name__}.")
-    return {str(key).replace("-", "_"): value for key, value in data.items()}
+        raise UsageError(
+            f"{path} must hold a mapping of settings to values, and holds {shorten(data)}.",
+            "Write a line such as `task: demo:addition` per setting.",
+        )
+    try:
+        values = by_field(data)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from None
+    wrong = [name for name in values if name not in ScoreConfig.model_fields]
+    if wrong:
+        known = spellings(ScoreConfig.model_fields, _flags())
+        said = "; ".join(unknown(name, known) for name in wrong)
+        raise UsageError(f"{path}: {_sentence(said)}", "See `gradalign score --help-all`.")
+    return values
 
 
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _text_of(path: str) -> str:
+    try:
+        if "://" in path:
+            import fsspec
+
+            with fsspec.open(path, "rb") as file:
+                data = file.read()
+        else:
+            data = Path(path).read_bytes()
+        return str(data, "utf-8")
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{path} is a folder, not a file of settings.", f"Of a run, give {path}/run.json."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text in UTF-8.") from error
+    except (OSError, ImportError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read {path}: {why}.") from error
+
+
+class _UnreadableError(Exception):
+    """What a parser did not understand, and where."""
+
+
+def _parsed(path: str, text: str) -> Any:
+    if path.endswith(".toml"):
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise _UnreadableError(str(error)) from None
+    if path.endswith(".json"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise _UnreadableError(f"line {error.lineno}: {error.msg}") from None
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise _UnreadableError(f"{line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+        raise _UnreadableError(str(error)) from None
+
+
+def _sentence(text: str) -> str:
+    """End a text with one full stop, unless it ends with a question."""
+    return text if text.endswith(("?", ".")) else f"{text}."

@@ -12,7 +12,8 @@ class GradalignError(Exception):
 
     Args:
         message: what happened, to which question, model or file.
-        hint: what to do next, in one sentence; printed after the message.
+        hint: what to do next, in one sentence; printed after the message. A command to be copied
+            stands in a line of its own, indented.
     """
 
     exit_code = 1

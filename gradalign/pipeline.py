@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from gradalign import diagnostics
 from gradalign.analysis.summary import summarise
 from gradalign.config import ScoreConfig
 from gradalign.diagnostics.summary import summarise_diagnostics
-from gradalign.errors import RunError, UsageError
+from gradalign.errors import UsageError
 from gradalign.executors import open_executor
 from gradalign.order import analysis_stages, stages
 from gradalign.planning import Plan, expected, make_plan, record_actual, record_plan
@@ -16,6 +17,7 @@ from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.report.report import Report
 from gradalign.report.summary_notes import sampling_warning
+from gradalign.report.unfinished import missing_stage, refuse_unfinished
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.ends import end_figures, outside_figures
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
@@ -63,24 +65,42 @@ def run_held(
     reporter = reporter or SilentReporter()
     reporter.activity(CHECKING)
     run, log = prepare(config, resume=resume, remark=reporter.remark)
-    reporter.activity("planning")
-    record_plan(run, log, reporter, with_probe=with_probe)
-    for warning in [*run.resolved.warnings, *sampling_warning(config.model_dump())]:
-        reporter.remark(warning)
-    reporter.expect(expected(run, log.data["plan"].get("stages")), model_names(config))
-    with open_executor(config) as executor:
-        for stage in stages(run):
-            executor.run_stage(stage, run, log, reporter)
-    reporter.activity("summary: intervals over questions")
-    summarise(run, log)
-    log.data["noise_floor"] = noise_floor(run)
-    log.data["ends"] = end_figures(run)
-    log.data["outside"] = outside_figures(run)
-    log.data["totals"]["unknown_candidates"] = unknown_candidates(run)
-    summarise_diagnostics(run, diagnostics.chosen(config.diagnose))
-    record_actual(run, log)
-    log.finish()
+    with _end_recorded(run, log):
+        reporter.activity("planning")
+        record_plan(run, log, reporter, with_probe=with_probe)
+        for warning in [*run.resolved.warnings, *sampling_warning(config.model_dump())]:
+            reporter.remark(warning)
+        reporter.expect(expected(run, log.data["plan"].get("stages")), model_names(config))
+        with open_executor(config) as executor:
+            for stage in stages(run):
+                executor.run_stage(stage, run, log, reporter)
+        reporter.activity("summary: intervals over questions")
+        summarise(run, log)
+        log.data["noise_floor"] = noise_floor(run)
+        log.data["ends"] = end_figures(run)
+        log.data["outside"] = outside_figures(run)
+        log.data["totals"]["unknown_candidates"] = unknown_candidates(run)
+        summarise_diagnostics(run, diagnostics.chosen(config.diagnose))
+        record_actual(run, log)
+        log.finish()
     return Report(config.output_dir)
+
+
+@contextmanager
+def _end_recorded(run: Run, log: RunLog) -> Iterator[None]:
+    """Keep in run.json that the block did not get to its end, where it did not.
+
+    A finished run that was only looked through again stays finished.
+    """
+    was_done = log.data["status"] == "done"
+    if not was_done:
+        log.resume()
+    try:
+        yield
+    except BaseException as error:
+        if not (was_done and missing_stage(run) is None):
+            log.stop(error)
+        raise
 
 
 def plan_config(
@@ -144,11 +164,7 @@ def _diagnose_held(
 ) -> Report:
     path = folder.url
     log = RunLog.load(folder)
-    if log.data.get("status") != "done":
-        raise RunError(
-            f"{path} is not finished (status: {log.data.get('status')}).",
-            "Run its `gradalign score` command again, then diagnose.",
-        )
+    refuse_unfinished(folder, log.data, held=True)
     config = ScoreConfig.build({**log.config, "output_dir": path, "diagnose": list(asked)})
     check_identity(config, log)
     run = Run(config, Resolved(**log.resolved))

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from gradalign import diagnostics
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
-from gradalign.errors import RunError, UsageError
+from gradalign.errors import UsageError
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
 from gradalign.report.report import Report
+from gradalign.report.unfinished import refuse_unfinished
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.reverify import keep_verdicts
 from gradalign.stages.distributions import tempering
@@ -93,11 +94,7 @@ def _rescore_held(
 ) -> Report:
     path = folder.url
     log = RunLog.load(folder)
-    if log.data.get("status") != "done":
-        raise RunError(
-            f"{path} is not finished (status: {log.data.get('status')}).",
-            "Run its `gradalign score` command again, then rescore.",
-        )
+    refuse_unfinished(folder, log.data, held=True)
     before = ScoreConfig.build({**log.config, "output_dir": path})
     check_identity(before, log, verifier_stays=verifier is None)
     known = {catalogue.get(spec).spec for spec in before.methods}

@@ -38,6 +38,7 @@ ROOMS = (
     "plain_numbers",
     "demo",
     "config",
+    "setting_errors",
     "limits",
     "sources",
     "registry",

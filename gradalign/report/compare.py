@@ -71,10 +71,12 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
     same token ids); if at least half of the smaller run's nodes do, only these are compared.
 
     Raises:
-        RunError: the runs share no teacher and method.
+        RunError: a run is not finished, or they share no teacher and method.
         UsageError: `level` is not in [0.5, 1).
     """
     check_level(level)
+    for report in (first, second):
+        report.check_finished()
     scores = (read_scores(first), read_scores(second))
     shared = [arm for arm in scores[0].arms if arm in scores[1].arms]
     if not shared:

@@ -211,8 +211,10 @@ def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
     """Return the arm that is asked for; what is left open is the best there is.
 
     Raises:
+        RunError: the run is not finished.
         UsageError: no such arm in the run.
     """
+    report.check_finished()
     rows = report.summary
     arms = arms_in(rows)
     fitting = [

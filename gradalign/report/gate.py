@@ -166,9 +166,11 @@ def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
     """Try conditions on a run.
 
     Raises:
+        RunError: the run is not finished.
         UsageError: a condition cannot be read, or nothing in the run matches it.
     """
     parsed = [parse_condition(text) for text in conditions]
+    report.check_finished()
     return [outcome for condition in parsed for outcome in _try(report, condition)]
 
 

@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from gradalign.report.format import interval, number, visible
+from gradalign.report.unfinished import unfinished
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -25,8 +26,8 @@ def summary_html(report: Report) -> str:
     """Return a run's summary as HTML: a row per teacher and method, with intervals."""
     name = f"<b>{escape(visible(report.path))}</b>"
     if not report.has_summary:
-        status = escape(visible(str(report.metadata.get("status"))))
-        return f"<div>{name}: no summary yet (status: {status})</div>"
+        why = escape(visible(str(unfinished(report.folder, report.metadata)), newlines=True))
+        return f"<div>{name}: no summary yet. {why}</div>"
     summary = report.summary
     at: dict[tuple[str, str, str], Any] = {
         (row["teacher"], row["method"], row["split"]): row["pooled"]

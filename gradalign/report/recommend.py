@@ -56,10 +56,11 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
             arms against the best candidate; all pairs of teachers).
 
     Raises:
-        RunError: the run has no alignment of any teacher.
+        RunError: the run is not finished, or has no alignment of any teacher.
         UsageError: `level` is not in [0.5, 1).
     """
     check_level(level)
+    report.check_finished()
     scores = read_scores(report)
     candidates = [arm for arm in scores.arms if role_of(arm) == "candidate"]
     if not candidates:

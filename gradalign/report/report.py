@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from gradalign.config import ScoreConfig
 from gradalign.errors import RunError, UsageError
 from gradalign.report.summary_notes import remarks
+from gradalign.report.unfinished import refuse_unfinished, unfinished
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION, schema, table_names
 
@@ -89,10 +90,7 @@ class Report:
         """A row per teacher, method and split, with intervals: the result."""
         path = self._folder.path("summary.parquet")
         if not self._folder.exists("summary.parquet"):
-            raise RunError(
-                f"{self.path} has no summary yet (status: {self.metadata.get('status')}).",
-                "Run the same `gradalign score` command again to finish it.",
-            )
+            raise unfinished(self._folder, self.metadata)
         kind = schema("summary")
         try:
             with self._folder.open_parquet(path) as file:
@@ -101,6 +99,14 @@ class Report:
             warnings.warn(f"{path} is torn, summary.json is read instead: {error}", stacklevel=2)
         rows = pa.Table.from_pylist(self._folder.read_json("summary.json"))
         return _plain(_conform(rows, kind).to_pandas())
+
+    def check_finished(self) -> None:
+        """Refuse to judge a run that has work left: what is there is a part of it.
+
+        Raises:
+            RunError: it is not finished; with the stage that comes next, and the command.
+        """
+        refuse_unfinished(self._folder, self.metadata)
 
     @property
     def has_summary(self) -> bool:

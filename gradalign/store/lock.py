@@ -61,6 +61,59 @@ def sole_writer(folder: RunFolder) -> Iterator[None]:
             del _here[place]
 
 
+def at_work(folder: RunFolder) -> str | None:
+    """Return who holds a run's folder, in words; None where nobody does.
+
+    Nothing is written: a folder without a lock file is left without one.
+
+    Raises:
+        RunError: the lock file cannot be read, or gradalign did not write it.
+    """
+    with _guard:
+        own = _here.get(folder.identity)
+    if own is not None and own["pid"] == os.getpid():
+        return _who(own)
+    if folder.local:
+        try:
+            return _who_has_locked(folder.path(LOCK_NAME))
+        except _NoLocksError:
+            pass
+    holder = _StoreLock(folder, folder.path(LOCK_NAME), {}).holder()
+    return None if holder is None or _stale(holder) else _who(holder)
+
+
+class _NoLocksError(Exception):
+    """The disk has no locks; what stands in the file counts then."""
+
+
+def _who_has_locked(path: str) -> str | None:
+    """Return who has a file locked, found by a shared lock that is given back at once.
+
+    Raises:
+        _NoLocksError: this disk or system has none.
+        RunError: the file cannot be opened.
+    """
+    try:
+        import fcntl
+    except ImportError as error:  # not on Windows
+        raise _NoLocksError from error
+    try:
+        with open(path, "rb", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _who(_read(file.read(4096)))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise _NoLocksError from error
+        raise RunError(
+            f"{path} cannot be read: {error.strerror}.", "Check the rights to the folder."
+        ) from error
+    return None
+
+
 @contextmanager
 def _disk_lock(folder: RunFolder, owner: dict[str, Any]) -> Iterator[None]:
     path = folder.path(LOCK_NAME)
@@ -175,23 +228,23 @@ class _StoreLock:
         Raises:
             RunError: somebody else has it, or it cannot be written.
         """
-        holder = self._holder()
+        holder = self.holder()
         if holder is not None:
             if not _stale(holder):
                 raise _taken(self._folder, holder)
-            if self._holder() == holder:
+            if self.holder() == holder:
                 with suppress(FileNotFoundError):
                     self._folder.fs.rm_file(self._path)
         try:
             exclusive = self._create()
         except FileExistsError:
-            raise _taken(self._folder, self._holder() or {}) from None
+            raise _taken(self._folder, self.holder() or {}) from None
         except OSError as error:
             raise write_error(self._path, error) from error
         if not exclusive or holder is not None:
             # Two may have come at once: whoever wrote last has it, and both see that.
             time.sleep(_SETTLE_SECONDS)
-        now = self._holder() or {}
+        now = self.holder() or {}
         if now.get("token") != self._owner["token"]:
             raise _taken(self._folder, now)
 
@@ -199,7 +252,7 @@ class _StoreLock:
         """Renew the file until the event; leave it alone once it is somebody else's."""
         while not ended.wait(RENEW_SECONDS):
             with suppress(OSError):  # the store may be away for a while
-                if (self._holder() or {}).get("token") != self._owner["token"]:
+                if (self.holder() or {}).get("token") != self._owner["token"]:
                     return
                 self._owner["renewed"] = time.time()
                 self._folder.fs.pipe_file(self._path, self._bytes())
@@ -207,7 +260,7 @@ class _StoreLock:
     def give_back(self) -> None:
         """Remove the file if it is still ours."""
         with suppress(OSError):  # it goes out of date by itself
-            if (self._holder() or {}).get("token") == self._owner["token"]:
+            if (self.holder() or {}).get("token") == self._owner["token"]:
                 self._folder.fs.rm_file(self._path)
 
     def _create(self) -> bool:
@@ -226,7 +279,8 @@ class _StoreLock:
     def _bytes(self) -> bytes:
         return json.dumps(self._owner).encode()
 
-    def _holder(self) -> dict[str, Any] | None:
+    def holder(self) -> dict[str, Any] | None:
+        """Return what stands in the file; None where there is none."""
         try:
             data = self._folder.fs.cat_file(self._path)
         except FileNotFoundError:
@@ -276,14 +330,17 @@ def _stale(holder: dict[str, Any]) -> bool:
     return time.time() - float(holder.get("renewed") or 0.0) > STALE_SECONDS
 
 
-def _taken(folder: RunFolder, holder: dict[str, Any]) -> RunError:
-    who = (
+def _who(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process is at work there"
+    return (
         f"process {holder.get('pid')} on {holder.get('host')} has been at work there since "
         f"{holder.get('since')}"
-        if holder
-        else "another process is at work there"
     )
+
+
+def _taken(folder: RunFolder, holder: dict[str, Any]) -> RunError:
     return RunError(
-        f"{folder.url} is in use: {who}.",
+        f"{folder.url} is in use: {_who(holder)}.",
         "Wait until it has ended, or choose another --output-dir.",
     )

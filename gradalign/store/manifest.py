@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.errors import RunError
+from gradalign.errors import GradalignError, RunError
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION
 
@@ -112,13 +114,37 @@ class RunLog:
     @property
     def prepared(self) -> bool:
         """Whether all questions have been written."""
-        return bool(self.data["status"] != "preparing")
+        return bool(self.data.get("num_questions"))
 
     def finish_preparation(self, num_questions: int) -> None:
         """Record that the questions are there."""
         self.data["num_questions"] = num_questions
+        self.resume()
+
+    def resume(self) -> None:
+        """Record that the run goes on."""
         self.data["status"] = "running"
+        self.data.pop("failure", None)
         self.save()
+
+    def stop(self, error: BaseException) -> None:
+        """Record that the run did not get to its end: it failed, or was told to stop.
+
+        Args:
+            error: what ended it; it goes on its way afterwards.
+        """
+        if isinstance(error, Exception):
+            self.data["status"] = "failed"
+            self.data["failure"] = (
+                error.message
+                if isinstance(error, GradalignError)
+                else f"{type(error).__name__}: {error}"
+            )
+        else:
+            self.data["status"] = "interrupted"
+            self.data.pop("failure", None)
+        with suppress(RunError):  # a full disk may be why it ended, and that is what to be told
+            self.save()
 
     def add_stage(
         self,
@@ -157,6 +183,12 @@ class RunLog:
     def save(self) -> None:
         """Write run.json."""
         self._folder.write_json("run.json", self.data)
+
+
+def command_to_go_on(path: str) -> str:
+    """Return the command that goes on with the run in a folder, to be copied to a shell."""
+    settings = f"{path.rstrip('/')}/run.json"
+    return shlex.join(["gradalign", "score", "--config", settings, "--output-dir", path])
 
 
 def versions() -> dict[str, str]:

@@ -118,7 +118,7 @@ def test_values_of_pairs(text, value):
         ("labels", ["a"], "--label: 'a' has no value"),
         ("engine_args", ["a"], "--engine-args: 'a' has no value"),
         ("chat_template_kwargs", "{a", "--chat-template-kwargs: '{a' is not JSON"),
-        ("teacher_chat_template_kwargs", "[1]", "--teacher-chat-template-kwargs: "),
+        ("teacher_chat_template_kwargs", "[1]", "--teacher-chat-template-kwargs must be a mapping"),
     ],
 )
 def test_what_cannot_be_parsed_names_the_flag(name, given, words):

@@ -45,11 +45,12 @@ def on_terminal(arguments, columns, **environment):
     start = time.monotonic()
     child, terminal = pty.fork()
     if child == 0:
-        # The parent sets the width before the child looks at it.
-        os.environ.update(TERM="xterm-256color", **environment)
-        os.environ.pop("COLUMNS", None)
+        # The parent sets the width before the child looks at it. readline, which pytest imports,
+        # puts COLUMNS into the process's environment behind Python's back.
+        given = {**os.environ, "TERM": "xterm-256color", **environment}
+        given.pop("COLUMNS", None)
         time.sleep(0.05)
-        os.execvp(arguments[0], arguments)
+        os.execvpe(arguments[0], arguments, given)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     written, first = b"", None
     while True:

@@ -26,6 +26,7 @@ from gradalign.report.terminal.tables import (
     Section,
     make_table,
     open_console,
+    print_points,
     print_table,
     sectioned,
     short_names,
@@ -520,3 +521,10 @@ def test_a_table_prints_its_notes_and_what_is_hidden(capsys):
     assert "\x1b" not in out
     assert "[U+202E]" in out
     assert out.splitlines()[-1] == "end"
+
+
+def test_points_hang():
+    out = io.StringIO()
+    console = open_console(out, 16)
+    print_points(console, ["one two three four five", "[a] b"])
+    assert out.getvalue() == "- one two three\n  four five\n- [a] b\n"

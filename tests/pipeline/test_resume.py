@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -57,17 +58,20 @@ def test_killed_again_and_again(small_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_from_the_keyboard(small_run, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_told_to_stop(small_run, tmp_path, number, status):
     folder = tmp_path / "interrupted"
     process = start(folder)
     deadline = time.monotonic() + 300
     while not (folder / "spines").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send(signal.SIGINT)
-    assert process.wait(120) == 130
+    process.send(number)
+    assert process.wait(120) == status
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
     assert "Traceback" not in process.err
     assert "run the same command to go on" in process.err
-    gradalign.score(**SMALL, output_dir=str(folder))
+    report = gradalign.score(**SMALL, output_dir=str(folder))
+    assert report.metadata["status"] == "done"
     assert_same_tables(Path(small_run.path), folder)
 
 

@@ -17,6 +17,10 @@ from gradalign.models.event_space import EventSpace
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken", "tokenization*.py")
 
 
+_LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
+"""Transformers' name of a warning that is given once."""
+
+
 def load_tokenizer(
     path_or_id: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:
@@ -52,6 +56,8 @@ def load_tokenizer(
             f"the tokenizer of {path_or_id} has no vocabulary.",
             "Copy tokenizer.json of the checkpoint there.",
         )
+    # Lengths are checked by us; else it would print that "this sequence" is too long for a model.
+    getattr(tokenizer, "deprecation_warnings", {})[_LENGTH_WARNING] = True
     return tokenizer
 
 

@@ -10,7 +10,14 @@ from gradalign.errors import GradalignError
 from gradalign.estimates import Arm
 from gradalign.report.format import interval, number, share, visible
 from gradalign.report.recommend_text import control_remarks
-from gradalign.report.terminal.tables import Column, Row, Section, Table, make_table
+from gradalign.report.terminal.tables import (
+    Column,
+    Row,
+    Section,
+    Table,
+    make_table,
+    print_points,
+)
 from gradalign.report.verdict import Recommendation, role_of
 
 if TYPE_CHECKING:
@@ -38,8 +45,7 @@ def print_answer(report: Report, console: Console) -> None:
     verdict, evidence = verdict_lines(report)
     size, *others = report.footer()
     console.print(visible(verdict), style="bold")
-    for line in (size, *evidence):
-        console.print(f"- {visible(line)}")
+    print_points(console, map(visible, (size, *evidence)))
     console.print()
     console.print(table)
     console.print(LEGEND, style="dim")

@@ -428,6 +428,16 @@ def terminal_width(out: TextIO) -> int:
         return 80
 
 
+def print_points(console: Console, points: Iterable[str]) -> None:
+    """Print lines with a dash each; where one is too long, its rest stands below its beginning."""
+    from rich.text import Text
+
+    for point in points:
+        first, *rest = Text(point).wrap(console, max(console.width - 2, 1))
+        for mark, line in (("- ", first), *(("  ", line) for line in rest)):
+            console.print(f"{mark}{line.plain.rstrip()}")
+
+
 def print_table(
     table: Table,
     *,

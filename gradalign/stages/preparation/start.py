@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-from gradalign.config import ScoreConfig, flag_of
+from gradalign.config import ScoreConfig
 from gradalign.engines import start_engine_ahead
 from gradalign.errors import RunError
 from gradalign.models.prompts.render import template_hash
@@ -13,6 +13,7 @@ from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.growth import grow, grows, with_old_limit, write_questions
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
 from gradalign.stages.preparation.preflight import Checked, Reader, check
+from gradalign.stages.preparation.refusals import other_settings
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog, versions
@@ -129,26 +130,20 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     # By now run.json says that nothing is there yet.
-    folder.remove_tables()
-    remove_page(folder)
-    write_questions(run, checked)
-    record_identity(log, config, checked.resolved.verifier)
-    log.finish_preparation(len(checked.questions))
+    try:
+        folder.remove_tables()
+        remove_page(folder)
+        write_questions(run, checked)
+        record_identity(log, config, checked.resolved.verifier)
+        log.finish_preparation(len(checked.questions))
+    except BaseException as error:
+        log.stop(error)
+        raise
     return run, log
 
 
 def _check_same(config: ScoreConfig, log: RunLog) -> None:
     """Refuse to mix two configurations in one folder."""
-    stored = ScoreConfig.build({**log.config, "output_dir": config.output_dir}).result_fields()
-    wanted = config.result_fields()
-    different = [name for name in wanted if stored.get(name) != wanted[name]]
-    if different:
-        raise RunError(
-            f"{config.output_dir} holds a run with other settings: "
-            + "; ".join(
-                f"{flag_of(name)} was {stored.get(name)!r}, now {wanted[name]!r}"
-                for name in different
-            )
-            + ".",
-            "Choose another --output-dir, or start over with --no-resume.",
-        )
+    stored = ScoreConfig.build({**log.config, "output_dir": config.output_dir})
+    if stored.result_fields() != config.result_fields():
+        raise other_settings(stored, config, finished=log.data["status"] == "done")
