@@ -18,11 +18,13 @@ from gradalign.report.report import Report
 from gradalign.report.summary_notes import sampling_warning
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.ends import end_figures, outside_figures
+from gradalign.stages.gate.keeper import noting_a_stop, pass_gate
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
 from gradalign.stages.preparation.identity import check_identity, model_names
 from gradalign.stages.preparation.preflight import check
 from gradalign.stages.preparation.start import check_only, prepare
 from gradalign.stages.preparation.workload import workload_of
+from gradalign.stages.sample import Sample
 from gradalign.store.folder import RunFolder
 from gradalign.store.lock import sole_writer
 from gradalign.store.manifest import RunLog
@@ -46,6 +48,7 @@ def score_config(
         with_probe: calibrate the plan in run.json by a probe.
 
     Raises:
+        GateError: the sampled responses, or the first targeted rollouts, promise nothing.
         GradalignError: with what to do; finished shards are kept.
     """
     with sole_writer(RunFolder(config.output_dir)):
@@ -70,7 +73,10 @@ def run_held(
     reporter.expect(expected(run, log.data["plan"].get("stages")), model_names(config))
     with open_executor(config) as executor:
         for stage in stages(run):
-            executor.run_stage(stage, run, log, reporter)
+            with noting_a_stop(log):
+                executor.run_stage(stage, run, log, reporter)
+                if isinstance(stage, Sample):
+                    pass_gate(run, log, reporter)
     reporter.activity("summary: intervals over questions")
     summarise(run, log)
     log.data["noise_floor"] = noise_floor(run)

@@ -147,12 +147,12 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
             )
         )
         yield StudentTools(
-            engine,
             tokenizer,
             pool,
             config.response_prefix,
             run.resolved.stop_token_ids,
             watch(run),
+            engine,
         )
 
 

@@ -29,10 +29,9 @@ from gradalign.verifiers import Verdict, VerifierPool
 
 
 @dataclass(frozen=True)
-class StudentTools:
-    """The student as a sampler, with its tokenizer and the verifiers."""
+class ResponseReader:
+    """The student's tokenizer and the verifiers: what makes verdicts of responses."""
 
-    engine: Engine
     tokenizer: Any
     pool: VerifierPool
     response_prefix: str
@@ -81,21 +80,34 @@ class StudentTools:
         return verdicts
 
 
+@dataclass(frozen=True)
+class StudentTools(ResponseReader):
+    """The student as a sampler, with its tokenizer and the verifiers."""
+
+    engine: Engine
+
+
+@contextmanager
+def open_reader(run: Run) -> Iterator[ResponseReader]:
+    """Open the verifier processes for a stage that samples nothing."""
+    config = run.config
+    tokenizer = load_tokenizer(
+        resolve_model(config.student), run.revision_of(config.student), config.trust_remote_code
+    )
+    with VerifierPool(
+        run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
+    ) as pool:
+        yield ResponseReader(
+            tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids, watch(run)
+        )
+
+
 @contextmanager
 def open_student(run: Run) -> Iterator[StudentTools]:
     """Open the student's engine and the verifier processes for a stage."""
     config = run.config
     with ExitStack() as stack:
-        tokenizer = load_tokenizer(
-            resolve_model(config.student),
-            run.revision_of(config.student),
-            config.trust_remote_code,
-        )
-        pool = stack.enter_context(
-            VerifierPool(
-                run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
-            )
-        )
+        reader = stack.enter_context(open_reader(run))
         engine = stack.enter_context(
             open_engine(
                 run.resolved.engine,
@@ -112,12 +124,12 @@ def open_student(run: Run) -> Iterator[StudentTools]:
             )
         )
         yield StudentTools(
+            reader.tokenizer,
+            reader.pool,
+            reader.response_prefix,
+            reader.stop_token_ids,
+            reader.failures,
             engine,
-            tokenizer,
-            pool,
-            config.response_prefix,
-            run.resolved.stop_token_ids,
-            watch(run),
         )
 
 

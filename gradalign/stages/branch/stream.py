@@ -20,6 +20,7 @@ from gradalign.engines.base import Completion, Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick
+from gradalign.stages.branch.flat import flat_watch, look_at
 from gradalign.stages.branch.question import Continued, QuestionWork
 from gradalign.stages.branch.target import Target
 from gradalign.stages.student import StudentTools
@@ -80,6 +81,7 @@ class Rollouts:
         self._run = run
         self._tools = tools
         self._plan = plan
+        self._watch = flat_watch(run)
         self._open: dict[str, ShardWork] = {}
         self._expected: str | None = None
         self._queue: deque[Asked] = deque()
@@ -202,6 +204,8 @@ class Rollouts:
             item.branching.observe(request, tokens, reward, truncated=reason == "length")
             item.results.append(Continued(request, tokens, reward, reason, error, round_index))
         item.arrived = {}
+        if self._watch is not None and round_index == 0 and item.branching.round_is_over:
+            look_at(self._watch, item)
 
 
 def _question(asked: Asked) -> str:

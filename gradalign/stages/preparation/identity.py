@@ -7,7 +7,7 @@ is behind the names is kept in run.json, and is compared whenever the run is tak
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -120,8 +120,13 @@ def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:
     }
 
 
-def check_identity(config: ScoreConfig, log: RunLog) -> None:
+def check_identity(config: ScoreConfig, log: RunLog, *, ignore: Collection[str] = ()) -> None:
     """Refuse to go on with a run of which something has changed behind its name.
+
+    Args:
+        config: the settings.
+        log: the run's record.
+        ignore: names of fingerprints that may have changed.
 
     Raises:
         RunError: a model, a file, code, or what becomes of the prompts is not what it was.
@@ -129,6 +134,7 @@ def check_identity(config: ScoreConfig, log: RunLog) -> None:
     changed = changed_models(config, log.data["models"])
     before = log.data["fingerprints"]
     now = fingerprints(config, log.resolved["verifier"])
+    now = {name: value for name, value in now.items() if name not in ignore}
     if not changed and log.prepared and not _differ(before, now):
         now |= prompt_fingerprints(config, log.resolved["clock"])
     changed += [f"the {name}" for name in _differ(before, now)]

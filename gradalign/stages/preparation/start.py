@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from gradalign.config import ScoreConfig, flag_of
 from gradalign.engines import start_engine_ahead
@@ -13,6 +14,12 @@ from gradalign.models.prompts.texts import whole_text
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
 from gradalign.stages.preparation.preflight import Checked, Reader, check
+from gradalign.stages.preparation.retake import (
+    changed_rewards,
+    only_sampled,
+    retake,
+    wants_retake,
+)
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog, versions
@@ -26,7 +33,8 @@ def prepare(
 ) -> tuple[Run, RunLog]:
     """Check a configuration against the world, and write questions and run.json.
 
-    A folder that holds a run of the same configuration is taken up as it is. Starting over
+    A folder that holds a run of the same configuration is taken up as it is. One that has only
+    sampled may get another verifier and more questions: its responses stay. Starting over
     deletes the tables of the run that is there, and nothing else. The caller holds the folder's
     lock (`gradalign.store.lock`).
 
@@ -44,6 +52,10 @@ def prepare(
         folder.check_writable()
         if remark is not None and log.data["status"] != "done":
             _compare_versions(log, remark)
+        if _retakes(config, folder, log):
+            if remark is not None:
+                remark(f"the responses in {config.output_dir} are kept and verified anew")
+            return retake(config, folder, log)
         return Run(config, Resolved(**log.resolved)), log
     run, log = _start(config, folder)
     if remark is not None and folder.foreign():
@@ -75,11 +87,18 @@ def _find(config: ScoreConfig, folder: RunFolder, *, resume: bool) -> RunLog | N
             raise _not_a_run(config)
         return None
     log = RunLog.load(folder)
-    if resume:
+    if resume and _retakes(config, folder, log):
+        check_identity(config, log, ignore=changed_rewards(config, log))
+    elif resume:
         _check_same(config, log)
         if log.prepared:
             check_identity(config, log)
     return log
+
+
+def _retakes(config: ScoreConfig, folder: RunFolder, log: RunLog) -> bool:
+    """Whether the run's responses are to be verified anew for these settings."""
+    return only_sampled(folder, log) and wants_retake(config, log, _different(config, log))
 
 
 def _not_a_run(config: ScoreConfig) -> RunError:
@@ -157,10 +176,9 @@ def _write_questions(run: Run, checked: Checked) -> None:
 
 def _check_same(config: ScoreConfig, log: RunLog) -> None:
     """Refuse to mix two configurations in one folder."""
-    stored = ScoreConfig.build({**log.config, "output_dir": config.output_dir}).result_fields()
-    wanted = config.result_fields()
-    different = [name for name in wanted if stored.get(name) != wanted[name]]
+    different = _different(config, log)
     if different:
+        stored, wanted = _stored(config, log), config.result_fields()
         raise RunError(
             f"{config.output_dir} holds a run with other settings: "
             + "; ".join(
@@ -170,3 +188,13 @@ def _check_same(config: ScoreConfig, log: RunLog) -> None:
             + ".",
             "Choose another --output-dir, or start over with --no-resume.",
         )
+
+
+def _stored(config: ScoreConfig, log: RunLog) -> dict[str, Any]:
+    return ScoreConfig.build({**log.config, "output_dir": config.output_dir}).result_fields()
+
+
+def _different(config: ScoreConfig, log: RunLog) -> list[str]:
+    """Return the fields in which settings differ from a run's."""
+    stored, wanted = _stored(config, log), config.result_fields()
+    return [name for name in wanted if stored.get(name) != wanted[name]]
