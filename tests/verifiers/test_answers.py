@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from runs import TINY
 
+import gradalign
 from gradalign.questions import Question
+from gradalign.report.report import Report
+from gradalign.store.folder import RunFolder
+from gradalign.store.shard import read_questions
 from gradalign.verifiers import get
 from gradalign.verifiers.answers import find_answer
 from gradalign.verifiers.base import Scored
@@ -105,3 +111,32 @@ def test_precision_and_recall_on_responses_that_were_labelled_by_hand() -> None:
     assert hits("math") / sum(value == 1.0 for value in by["math"]) >= 0.98
     assert hits("math") / sum(right) >= 0.98
     assert hits("math:boxed") / sum(right) < 0.5  # what reading only boxes would lose
+
+
+def test_a_run_keeps_how_each_response_was_read_and_counts_the_rules(tmp_path: Path) -> None:
+    report = gradalign.score(
+        **{**TINY, "limit": 2, "num_rollouts": 3}, verifier="math", output_dir=str(tmp_path / "run")
+    )
+    folder = RunFolder(report.path)
+    questions = {
+        stored.question.id: stored.question for stored in read_questions(folder, "shard-00000")
+    }
+    spines = folder.read_table("spines", "shard-00000").to_pylist()
+    assert len(spines) == 6
+    for row in spines:
+        value = get("math")(row["text"], questions[row["question_id"]])
+        assert isinstance(value, Scored)
+        assert (row["read_by"], row["answer_read"]) == (value.read_by, value.answer)
+        assert row["reward"] == float(value)
+    rules = Counter(row["read_by"] for row in spines)
+    assert rules
+    assert report.metadata["read_by"] == rules
+    said = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
+    assert f"How answers were read: {said}." in report.footer()
+
+
+def test_a_silent_verifier_leaves_these_columns_empty(small_run: Report) -> None:
+    spines = RunFolder(small_run.path).read_table("spines", "shard-00000")
+    assert set(spines["read_by"].to_pylist()) == {None} == set(spines["answer_read"].to_pylist())
+    assert not small_run.metadata["read_by"]
+    assert not any(line.startswith("How answers were read") for line in small_run.footer())
