@@ -1,6 +1,7 @@
 """`gradalign`: one module per command; this one puts them together.
 
-Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 130 interrupted, 143 terminated.
+Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 4 stopped at the gate,
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TextIO
 
 import typer
 
-from gradalign.errors import GradalignError
+from gradalign.errors import GateError, GradalignError
 from gradalign.progress import quiet_processes
 
 from . import (
@@ -131,6 +132,9 @@ def _status(arguments: list[str] | None) -> int:
     except typer.TyperException as error:
         _usage(error)
         status = 2
+    except GateError as error:
+        _show(error)
+        status = error.exit_code
     except GradalignError as error:
         _fail(error.message, error.hint)
         status = error.exit_code
@@ -186,6 +190,13 @@ def _fail(text: str, hint: str = "") -> None:
 
 def _filled(text: str, width: int) -> str:
     return textwrap.fill(text, max(width - 1, 20), break_long_words=False, break_on_hyphens=False)
+
+
+def _show(error: GateError) -> None:
+    """Print an error that has lines of its own, which hold what a model has written."""
+    from gradalign.report.format import visible
+
+    print(f"gradalign: {visible(str(error), newlines=True)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

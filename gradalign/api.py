@@ -47,6 +47,7 @@ def score(
 
     Raises:
         UsageError: settings that cannot be used.
+        GateError: the sampled responses promise nothing (`go_on=True` goes on all the same).
         GradalignError: what went wrong and what to do; finished shards are kept.
     """
     config = _config(student, teachers, task, output_dir, methods, options)

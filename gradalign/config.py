@@ -42,6 +42,7 @@ GROUPS = {
     "nodes": "Nodes and candidates",
     "models": "Models and prompts",
     "engine": "Engine",
+    "gate": "The gate after sampling",
     "run": "The run",
 }
 
@@ -253,6 +254,29 @@ class ScoreConfig(BaseModel):
         "engine",
         "Share of verifications that may fail (raise, run out of time, return no number in "
         "[0, 1]) before the run stops, beyond what chance explains. They are missing, not wrong.",
+        affects_result=False,
+    )
+
+    go_on: bool = _setting(
+        False,
+        "gate",
+        "Go on where the gate would stop the run with exit status 4: because the sampled responses "
+        "promise nothing, or the first targeted rollouts all end alike.",
+        affects_result=False,
+    )
+    gate_responses: PositiveInt = _setting(
+        30, "gate", "Fewer responses are not judged: they give a warning.", affects_result=False
+    )
+    gate_cut_off: Annotated[float, Field(ge=0, le=1)] = _setting(
+        0.2, "gate", "Share of responses that --max-tokens may cut off.", affects_result=False
+    )
+    gate_empty: Annotated[float, Field(ge=0, le=1)] = _setting(
+        0.2, "gate", "Share of responses that may be empty.", affects_result=False
+    )
+    gate_misread: Annotated[float, Field(ge=0, le=1)] = _setting(
+        0.1,
+        "gate",
+        "Share of responses that may be wrong by the verifier and right by a laxer reading.",
         affects_result=False,
     )
 

@@ -6,6 +6,8 @@ still catch it. `exit_code` is what the command line leaves with (see cli/main.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GradalignError(Exception):
     """Base of all expected failures.
@@ -79,3 +81,22 @@ class ThresholdError(GradalignError):
     """A condition of `--fail-under` that does not hold."""
 
     exit_code = 3
+
+
+class GateError(GradalignError):
+    """The sampled responses, or the first targeted rollouts, promise nothing: see `--go-on`.
+
+    Args:
+        message: what was found.
+        hint: the likeliest cause's remedy.
+        lines: what to show between them, such as three responses with their verdicts.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, hint: str = "", lines: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.lines = tuple(lines)
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (self.message, *self.lines, self.hint)))

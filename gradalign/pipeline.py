@@ -20,11 +20,13 @@ from gradalign.report.summary_notes import sampling_warning
 from gradalign.report.unfinished import missing_stage, refuse_unfinished
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.ends import end_figures, outside_figures
+from gradalign.stages.gate.keeper import pass_gate
 from gradalign.stages.noise_floor import noise_floor, unknown_candidates
 from gradalign.stages.preparation.identity import check_identity, model_names
 from gradalign.stages.preparation.preflight import check
 from gradalign.stages.preparation.start import check_only, prepare
 from gradalign.stages.preparation.workload import workload_of
+from gradalign.stages.sample import Sample
 from gradalign.store.folder import RunFolder
 from gradalign.store.lock import sole_writer
 from gradalign.store.manifest import RunLog
@@ -48,6 +50,7 @@ def score_config(
         with_probe: calibrate the plan in run.json by a probe.
 
     Raises:
+        GateError: the sampled responses, or the first targeted rollouts, promise nothing.
         GradalignError: with what to do; finished shards are kept.
     """
     with sole_writer(RunFolder(config.output_dir)):
@@ -74,6 +77,8 @@ def run_held(
         with open_executor(config) as executor:
             for stage in stages(run):
                 executor.run_stage(stage, run, log, reporter)
+                if isinstance(stage, Sample):
+                    pass_gate(run, log, reporter)
         reporter.activity("summary: intervals over questions")
         summarise(run, log)
         log.data["noise_floor"] = noise_floor(run)

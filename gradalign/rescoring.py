@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from gradalign import diagnostics
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
-from gradalign.errors import UsageError
+from gradalign.errors import RunError, UsageError
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
 from gradalign.report.report import Report
@@ -20,7 +20,7 @@ from gradalign.report.unfinished import refuse_unfinished
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.reverify import keep_verdicts
 from gradalign.stages.distributions import tempering
-from gradalign.stages.preparation.identity import check_identity, record_identity
+from gradalign.stages.preparation.identity import check_identity, record_identity, verifier_code
 from gradalign.stages.preparation.preflight import Checked, check
 from gradalign.stages.preparation.start import model_record
 from gradalign.stages.preparation.workload import workload_of
@@ -96,7 +96,9 @@ def _rescore_held(
     log = RunLog.load(folder)
     refuse_unfinished(folder, log.data, held=True)
     before = ScoreConfig.build({**log.config, "output_dir": path})
-    check_identity(before, log, verifier_stays=verifier is None)
+    check_identity(
+        before, log, ignore=[] if verifier is None else [verifier_code(log.resolved["verifier"])]
+    )
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     new_teachers = [spec for spec in teachers if spec not in before.teachers]

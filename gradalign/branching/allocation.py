@@ -291,6 +291,11 @@ class QuestionBranching:
         return not self._pending.isdisjoint(self._tries)
 
     @property
+    def round_is_over(self) -> bool:
+        """Whether every request of the last round has been observed, replacements too."""
+        return not self._pending and not self._again
+
+    @property
     def round_index(self) -> int:
         """Number of the round whose requests were handed out last, 0 the first."""
         return len(self._weights_RO) - 1

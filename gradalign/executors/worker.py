@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.errors import GradalignError, RunError
+from gradalign.errors import GateError, GradalignError, RunError
 from gradalign.executors.heap import frozen_heap
 from gradalign.runtime import model_seconds
 from gradalign.stages.base import Resolved, Run, Work, announce
@@ -198,4 +198,5 @@ class _Ticker:
 
 def _plain(error: GradalignError) -> Failure:
     kinds = tuple(kind.__name__ for kind in type(error).__mro__)
-    return Failure(kinds, error.message, error.hint)
+    lines = error.lines if isinstance(error, GateError) else ()
+    return Failure(kinds, "\n".join((error.message, *lines)), error.hint)

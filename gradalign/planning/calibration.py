@@ -36,6 +36,7 @@ class Calibration:
         forced_per_second: tokens read per second in passes, by model; empty if unknown.
         open_seconds: from nothing to a model in memory, over all stages.
         assumptions: in words.
+        findings: what the gate would say of the probe's responses, a sentence each.
     """
 
     measured: bool
@@ -49,6 +50,7 @@ class Calibration:
     forced_per_second: Mapping[str, float]
     open_seconds: float
     assumptions: tuple[str, ...]
+    findings: tuple[str, ...] = ()
 
 
 def assumed(config: ScoreConfig, resolved: Resolved, memory: Memory) -> Calibration:

@@ -70,7 +70,7 @@ def make_plan(
     per = calibration or assumed(config, resolved, memory)
     run = Run(config, resolved)
     workers = config.num_workers if config.executor == "ray" else 1
-    remarks = (*resolved.warnings, *per.assumptions)
+    remarks = (*resolved.warnings, *per.findings, *per.assumptions)
     if config.executor == "ray":
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ from gradalign.stages.distributions import (
     StudentSupports,
     TeacherPositions,
 )
+from gradalign.stages.gate.counts import read_sampled
+from gradalign.stages.gate.keeper import few_words
 from gradalign.stages.preparation.start import prepare
 from gradalign.stages.sample import Sample
 from gradalign.stages.student import open_student
@@ -70,8 +72,12 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
             start = time.monotonic()
             drawn = [completion for _, completion in tools.engine.generate(requests)]
             seconds = time.monotonic() - start
+        findings = few_words(run, read_sampled(run))
         sizes = _sizes(work, first, config.num_rollouts / small.num_rollouts)
-        return _calibration(run, config, shard, timed, opened, sizes, drawn, seconds)
+        return replace(
+            _calibration(run, config, shard, timed, opened, sizes, drawn, seconds),
+            findings=tuple(findings),
+        )
 
 
 _Ask = tuple[QuestionWork, BranchRequest]

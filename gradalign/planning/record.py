@@ -24,6 +24,8 @@ def record_plan(run: Run, log: RunLog, reporter: Reporter, *, with_probe: bool =
     if "plan" in log.data:
         return
     calibration = probe(run.config, run.resolved, reporter) if with_probe else None
+    for line in calibration.findings if calibration is not None else ():
+        reporter.remark(line)
     workload = Workload(**log.data["workload"])
     log.data["plan"] = make_plan(run.config, run.resolved, workload, calibration).as_dict()
     log.save()

@@ -22,9 +22,8 @@ from gradalign.models import resolve_model
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
-from gradalign.stages.failures import watch
 from gradalign.stages.servers import teacher_servers
-from gradalign.stages.student import Prompter, StudentTools, open_verifiers, with_engine
+from gradalign.stages.student import Prompter, StudentTools, open_reader, with_engine
 from gradalign.store.shard import StoredSpine, read_shard
 from gradalign.store.table_builder import Rows
 
@@ -122,7 +121,7 @@ def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterato
     """Open a checkpoint as a sampler that stops where the student does."""
     config = run.config
     engine_name, urls = _engine_of(run, model, teacher=teacher)
-    with open_verifiers(run, watch(run)) as tools, ExitStack() as stack:
+    with open_reader(run) as tools, ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
                 engine_name,

@@ -29,8 +29,8 @@ from gradalign.verifiers import Verdict, VerifierPool
 
 
 @dataclass(frozen=True)
-class ResponseTools:
-    """What responses are read and verified with: the student's tokenizer, and the verifiers."""
+class ResponseReader:
+    """The student's tokenizer and the verifiers: what makes verdicts of responses."""
 
     tokenizer: Any
     pool: VerifierPool
@@ -81,19 +81,19 @@ class ResponseTools:
 
 
 @dataclass(frozen=True)
-class StudentTools(ResponseTools):
+class StudentTools(ResponseReader):
     """The same, with the student as a sampler."""
 
     engine: Engine
 
 
 @contextmanager
-def open_verifiers(run: Run, failures: FailureWatch) -> Iterator[ResponseTools]:
+def open_reader(run: Run, failures: FailureWatch | None = None) -> Iterator[ResponseReader]:
     """Open the verifier processes for a stage.
 
     Args:
         run: the run.
-        failures: counts verifications, those of earlier stages among them.
+        failures: counts verifications; by default those of earlier stages too.
     """
     config = run.config
     tokenizer = load_tokenizer(
@@ -102,8 +102,12 @@ def open_verifiers(run: Run, failures: FailureWatch) -> Iterator[ResponseTools]:
     with VerifierPool(
         run.resolved.verifier, config.verify_workers, config.verify_timeout_seconds
     ) as pool:
-        yield ResponseTools(
-            tokenizer, pool, config.response_prefix, run.resolved.stop_token_ids, failures
+        yield ResponseReader(
+            tokenizer,
+            pool,
+            config.response_prefix,
+            run.resolved.stop_token_ids,
+            failures or watch(run),
         )
 
 
@@ -111,7 +115,7 @@ def open_verifiers(run: Run, failures: FailureWatch) -> Iterator[ResponseTools]:
 def open_student(run: Run) -> Iterator[StudentTools]:
     """Open the student's engine and the verifier processes for a stage."""
     config = run.config
-    with open_verifiers(run, watch(run)) as tools, ExitStack() as stack:
+    with open_reader(run) as reader, ExitStack() as stack:
         engine = stack.enter_context(
             open_engine(
                 run.resolved.engine,
@@ -127,17 +131,17 @@ def open_student(run: Run) -> Iterator[StudentTools]:
                 tokens=run.tokens,
             )
         )
-        yield with_engine(tools, engine)
+        yield with_engine(reader, engine)
 
 
-def with_engine(tools: ResponseTools, engine: Engine) -> StudentTools:
+def with_engine(reader: ResponseReader, engine: Engine) -> StudentTools:
     """Add a sampler to what verifies."""
     return StudentTools(
-        tools.tokenizer,
-        tools.pool,
-        tools.response_prefix,
-        tools.stop_token_ids,
-        tools.failures,
+        reader.tokenizer,
+        reader.pool,
+        reader.response_prefix,
+        reader.stop_token_ids,
+        reader.failures,
         engine,
     )
 

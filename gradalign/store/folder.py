@@ -207,6 +207,10 @@ class RunFolder:
                 with suppress(OSError):  # not there, or it holds something else
                     os.rmdir(self.path(table))
 
+    def remove_table(self, table: str, file_name: str) -> None:
+        """Delete one parquet file of a table, if it is there."""
+        self._remove_file(table, f"{file_name}.parquet")
+
     def _remove_file(self, *parts: str) -> None:
         """Delete one file by its exact name, if it is there.
 

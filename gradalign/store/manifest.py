@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradalign.config import ScoreConfig
-from gradalign.errors import GradalignError, RunError
+from gradalign.errors import GateError, GradalignError, RunError
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION
 
@@ -36,6 +36,10 @@ _RECORD = {"schema_version", "status", "config", "resolved", "stages", "models",
 
 TOOL = "gradalign"
 """Stands in every run.json: other tools write files of that name too."""
+
+
+STOPPED = "stopped"
+"""Status of a run that was stopped because its responses, or its nodes, promise nothing."""
 
 
 class RunLog:
@@ -133,7 +137,9 @@ class RunLog:
         Args:
             error: what ended it; it goes on its way afterwards.
         """
-        if isinstance(error, Exception):
+        if isinstance(error, GateError):
+            self.data["status"] = STOPPED
+        elif isinstance(error, Exception):
             self.data["status"] = "failed"
             self.data["failure"] = (
                 error.message

@@ -41,6 +41,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("answer_read", _STRING, "what it read as the answer; null if nothing"),
         ("engine_logprobs", _F4S, "log P of its tokens by the engine; null where not asked"),
     ],
+    "sampled": [
+        ("question_id", _NAME, ""),
+        ("spine_id", _NAME, "question id / number of the spine"),
+        ("token_ids", _IDS, "a response that is to be verified anew, as in `spines`"),
+        ("finish_reason", _NAME, "stop, or length if it was cut off"),
+        ("seed", pa.int64(), "seed that the response was drawn with"),
+        ("engine_logprobs", _F4S, "log P of its tokens by the engine; null where not asked"),
+    ],
     "positions": [
         ("question_id", _NAME, ""),
         ("spine_id", _NAME, ""),

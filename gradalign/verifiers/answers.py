@@ -412,7 +412,7 @@ def _read(text: str, *, begins: bool) -> _Value | _Undecided | None:
         (bound and not text[begin : bound.start()].strip(" ,:"))
         or (rough and not text[begin : rough.start()].strip(" ,:"))
     )
-    if at_once and not _PHRASE.match(text, first.end):
+    if at_once and (not _PHRASE.match(text, first.end) or _is_share(text, first)):
         return _joined(text, pieces, 0)
     if begins:
         return None
@@ -426,6 +426,15 @@ def _read(text: str, *, begins: bool) -> _Value | _Undecided | None:
         if _IS.search(before) or "=" in piece.text or index == 0:
             return _joined(text, pieces, index)
     return _UNDECIDED
+
+
+_SHARE = re.compile(r"\\[dt]?frac|/|%")
+_OF_A_THING = re.compile(r" of (?:the|a|an|his|her|their|its|all)\b[^\d\\$]*")
+
+
+def _is_share(text: str, piece: _Piece) -> bool:
+    """Whether it is a share of some thing (5/8 of the cake), and not of a number."""
+    return bool(_SHARE.search(piece.text) and _OF_A_THING.fullmatch(text, piece.end))
 
 
 def _joined(text: str, pieces: list[_Piece], index: int) -> _Value | _Undecided:
@@ -557,20 +566,32 @@ def _unfinished(text: str) -> bool:
 _BLANKS = re.compile(r"\W+")
 
 
+_NUMBER_OF_ITEM = re.compile(r"\s*\d{1,2}[.)] (?=\S)")
+
+
 def _backwards(said: str) -> Iterator[str]:
     """Go through the sentences of the last lines, the last one first."""
     tail = said.rstrip()[-8 * _MAX_SPAN :]
     sentences: list[str] = []
     position = 0
     while position < len(tail):
-        sentence = _sentence(tail[position:])
-        end = position + len(sentence)
+        marker = _NUMBER_OF_ITEM.match(tail, position)
+        start = marker.end() if marker else position
+        end = start + len(_sentence(tail[start:]))
+        sentence = tail[position:end]
         sentences.append(sentence + tail[end : end + 1])
         position = end + 1
     yield from reversed(sentences)
 
 
 _MAX_SENTENCES = 3
+_MAYBE = re.compile(
+    r"\b(?:could|might|may) (?:also |possibly )?be\b|\b(?:perhaps|maybe|possibly)\b", re.IGNORECASE
+)
+# "12, which is the multiple of 2 and 6"; in "12, which is 3 * 4" the answer may come after.
+_ASIDE = re.compile(
+    r", which (?:is|are|means)(?: also| indeed| exactly)? (?:the|an?|not)\b.*", re.S
+)
 
 
 def _without_marker(line: str) -> str:
@@ -591,6 +612,9 @@ def _last_sentence(said: str, question: str) -> Answer | None:
             return None
         if not any(re.search(r"\d|\\", piece.text) for piece in _pieces(sentence)):
             continue
+        if _MAYBE.search(sentence):
+            return None
+        sentence = _ASIDE.sub("", sentence)
         if sentence.endswith(("?", ":")) or _BLANKS.sub(" ", sentence).strip() in asked:
             return None
         reading = _read(_without_marker(sentence.rstrip(" .!")), begins=False)

@@ -12,7 +12,7 @@ from gradalign.branching import BranchRequest, Candidates, QuestionBranching
 from gradalign.engines.base import Request
 from gradalign.engines.seeds import derive_seed, nth_seed
 from gradalign.stages.base import Run
-from gradalign.stages.student import ResponseTools
+from gradalign.stages.student import ResponseReader
 from gradalign.store.shard import StoredQuestion, StoredSpine
 
 
@@ -76,7 +76,7 @@ class QuestionWork:
         seed = nth_seed(first.seed, request.number)
         return Request(first.prompt_ids, first.max_tokens, seed, key)
 
-    def close_round(self, tools: ResponseTools) -> None:
+    def close_round(self, tools: ResponseReader) -> None:
         """Verify what has arrived and hand it to the algorithm."""
         order = sorted(self.arrived)
         completed = [self.arrived[request] for request in order]

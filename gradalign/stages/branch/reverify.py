@@ -22,7 +22,7 @@ from gradalign.stages.branch.question import Continued, QuestionWork
 from gradalign.stages.branch.stage import plan_shard
 from gradalign.stages.branch.tables import write_branch_tables
 from gradalign.stages.failures import FailureWatch
-from gradalign.stages.student import ResponseTools, open_verifiers
+from gradalign.stages.student import ResponseReader, open_reader
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import schema
 from gradalign.store.shard import read_questions
@@ -51,7 +51,7 @@ class Reverify:
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the verifiers."""
         failures = FailureWatch(run.resolved.verifier, run.config.max_verifier_failures)
-        with open_verifiers(run, failures) as tools:
+        with open_reader(run, failures) as tools:
             yield lambda shard, tick: _verify(run, tools, shard, tick)
 
 
@@ -84,7 +84,7 @@ def keep_verdicts(folder: RunFolder, shard: str, verifier: str) -> None:
     )
 
 
-def _verify(run: Run, tools: ResponseTools, shard: str, tick: Tick) -> Counter[str]:
+def _verify(run: Run, tools: ResponseReader, shard: str, tick: Tick) -> Counter[str]:
     counts = _verify_responses(run, tools, shard)
     stored = run.folder.read_table("continuations", shard).to_pylist()
     by_question: dict[str, list[Row]] = {}
@@ -101,7 +101,7 @@ def _verify(run: Run, tools: ResponseTools, shard: str, tick: Tick) -> Counter[s
     return counts + write_branch_tables(run, tools, shard, work)
 
 
-def _verify_responses(run: Run, tools: ResponseTools, shard: str) -> Counter[str]:
+def _verify_responses(run: Run, tools: ResponseReader, shard: str) -> Counter[str]:
     """Write the shard's responses with their new rewards."""
     table = run.folder.read_table("spines", shard)
     asked = {item.question.id: item.question for item in read_questions(run.folder, shard)}
@@ -129,7 +129,7 @@ def _verify_responses(run: Run, tools: ResponseTools, shard: str) -> Counter[str
     return Counter(verifier_failures=sum(verdict.error_kind is not None for verdict in verdicts))
 
 
-def _follow(item: QuestionWork, rows: list[Row], tools: ResponseTools) -> None:
+def _follow(item: QuestionWork, rows: list[Row], tools: ResponseReader) -> None:
     """Make a question's rounds from what is stored."""
     tree = item.branching.tree
     node_at = {(node.spine, node.depth): index for index, node in enumerate(tree.nodes)}

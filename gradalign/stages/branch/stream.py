@@ -20,6 +20,7 @@ from gradalign.engines.base import Completion, Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick
+from gradalign.stages.branch.flat import flat_watch, look_at
 from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.branch.target import Target
 from gradalign.stages.student import StudentTools
@@ -80,6 +81,7 @@ class Rollouts:
         self._run = run
         self._tools = tools
         self._plan = plan
+        self._watch = flat_watch(run)
         self._open: dict[str, ShardWork] = {}
         self._expected: str | None = None
         self._queue: deque[Asked] = deque()
@@ -112,7 +114,7 @@ class Rollouts:
         work.num_done += 1
         item.arrived[request] = (completion.token_ids, completion.finish_reason)
         if len(item.arrived) == len(item.open_requests):
-            item.close_round(self._tools)
+            self._close_round(item)
             self._open_round(work, item)
             self._go_on(work)
         return True
@@ -172,12 +174,19 @@ class Rollouts:
             )
             if len(item.arrived) < len(item.open_requests):
                 return
-            item.close_round(self._tools)
+            self._close_round(item)
 
     def _forced_reason(self, item: QuestionWork, request: BranchRequest) -> str:
         """Tell a forced stop token from a candidate forced at the last position."""
         last = int(item.branching.prefix(request)[-1])
         return "forced" if last in self._run.resolved.stop_token_ids else "length"
+
+    def _close_round(self, item: QuestionWork) -> None:
+        """Verify a round's responses, and stop a run in which nothing depends on what is forced."""
+        item.close_round(self._tools)
+        branching = item.branching
+        if self._watch is not None and branching.round_index == 0 and branching.round_is_over:
+            look_at(self._watch, item)
 
 
 def _question(asked: Asked) -> str:

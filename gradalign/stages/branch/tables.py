@@ -11,12 +11,12 @@ from gradalign.alignment.ideal import ideal_gradient, renormalise, unbiased_norm
 from gradalign.branching import NodeEstimates
 from gradalign.stages.base import Run
 from gradalign.stages.branch.question import QuestionWork
-from gradalign.stages.student import ResponseTools
+from gradalign.stages.student import ResponseReader
 from gradalign.store.table_builder import Rows
 
 
 def write_branch_tables(
-    run: Run, tools: ResponseTools, shard: str, work: list[QuestionWork]
+    run: Run, tools: ResponseReader, shard: str, work: list[QuestionWork]
 ) -> Counter[str]:
     """Write a shard's tables, `nodes` last; return counts for run.json."""
     rows = {name: Rows(name) for name in ("continuations", "passes", "branches", "nodes")}
@@ -106,7 +106,7 @@ def _add_passes(rows: Rows, item: QuestionWork, table: NodeEstimates, first: int
 
 
 def _add_branches(
-    rows: Rows, tools: ResponseTools, item: QuestionWork, table: NodeEstimates
+    rows: Rows, tools: ResponseReader, item: QuestionWork, table: NodeEstimates
 ) -> None:
     plans = item.branching.plans
     if not plans:

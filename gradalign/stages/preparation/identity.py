@@ -7,7 +7,7 @@ is behind the names is kept in run.json, and is compared whenever the run is tak
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -68,7 +68,7 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
         found[f"task {config.task}"] = load_task(config.task, verifier=config.verifier).fingerprint
     elif not user_path(config.task).is_file():
         found[f"code of task {config.task}"] = _code(config.task, TASKS)
-    found[_verifier_code(verifier)] = _code(verifier, VERIFIERS)
+    found[verifier_code(verifier)] = _code(verifier, VERIFIERS)
     for method in config.methods:
         found[f"code of method {method}"] = _code(method, METHODS)
     found[f"plugin of engine {config.engine}"] = plugin_fingerprint(
@@ -78,7 +78,8 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _verifier_code(verifier: str) -> str:
+def verifier_code(verifier: str) -> str:
+    """Return the name of the fingerprint of a verifier's code."""
     return f"code of verifier {verifier}"
 
 
@@ -137,22 +138,21 @@ def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:
     }
 
 
-def check_identity(config: ScoreConfig, log: RunLog, *, verifier_stays: bool = True) -> None:
+def check_identity(config: ScoreConfig, log: RunLog, *, ignore: Collection[str] = ()) -> None:
     """Refuse to go on with a run of which something has changed behind its name.
 
     Args:
         config: the settings.
         log: the run's record.
-        verifier_stays: False where everything is about to be verified anew.
+        ignore: names of fingerprints that may have changed.
 
     Raises:
         RunError: a model, a file, code, or what becomes of the prompts is not what it was.
     """
     changed = changed_models(config, log.data["models"])
-    before = dict(log.data["fingerprints"])
-    if not verifier_stays:
-        before.pop(_verifier_code(log.resolved["verifier"]), None)
+    before = log.data["fingerprints"]
     now = fingerprints(config, log.resolved["verifier"])
+    now = {name: value for name, value in now.items() if name not in ignore}
     if not changed and log.prepared and not _differ(before, now):
         now |= prompt_fingerprints(config, log.resolved["clock"])
     changed += [f"the {name}" for name in _differ(before, now)]

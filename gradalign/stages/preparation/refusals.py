@@ -12,8 +12,8 @@ from gradalign.contexts import parse_teacher
 from gradalign.errors import RunError
 from gradalign.store.manifest import command_to_go_on
 
-ADDED_LATER = {"methods", "teachers", "alignment"}
-"""What `gradalign rescore` adds to a finished run."""
+ADDED_LATER = {"methods", "teachers", "alignment", "verifier"}
+"""What `gradalign rescore` adds to a finished run, or changes in it."""
 
 MOST_NAMED = 5
 """Of longer lists only so many items are named."""
@@ -69,6 +69,8 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
     ]
     if wanted.alignment == "update" and stored.alignment != "update":
         new.append(("--alignment", "update"))
+    if wanted.verifier is not None and wanted.verifier != stored.verifier:
+        new.append(("--verifier", wanted.verifier))
     if not new:
         return (
             f"It has all that is asked for:\n  {shlex.join(['gradalign', 'show', folder])}\n"

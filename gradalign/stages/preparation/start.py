@@ -14,6 +14,12 @@ from gradalign.stages.preparation.growth import grow, grows, with_old_limit, wri
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
 from gradalign.stages.preparation.preflight import Checked, Reader, check
 from gradalign.stages.preparation.refusals import other_settings
+from gradalign.stages.preparation.retake import (
+    changed_rewards,
+    only_sampled,
+    retake,
+    wants_retake,
+)
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog, versions
@@ -26,7 +32,8 @@ def prepare(
     """Check a configuration against the world, and write questions and run.json.
 
     A folder that holds a run of the same configuration is taken up as it is, and gets further
-    questions if only `limit` is larger now. Starting over
+    questions if only `limit` is larger now. One that has only sampled may get another verifier
+    too: its responses stay. Starting over
     deletes the tables of the run that is there, and nothing else. The caller holds the folder's
     lock (`gradalign.store.lock`).
 
@@ -42,10 +49,14 @@ def prepare(
     log = _find(config, folder, resume=resume)
     if log is not None and resume and log.prepared:
         folder.check_writable()
-        if grows(config, log, folder):
-            grow(config, log, folder)
         if remark is not None and log.data["status"] != "done":
             _compare_versions(log, remark)
+        if _retakes(config, folder, log):
+            if remark is not None:
+                remark(f"the responses in {config.output_dir} are kept and verified anew")
+            return retake(config, folder, log)
+        if grows(config, log, folder):
+            grow(config, log, folder)
         return Run(config, Resolved(**log.resolved)), log
     run, log = _start(config, folder)
     if remark is not None and folder.foreign():
@@ -77,11 +88,18 @@ def _find(config: ScoreConfig, folder: RunFolder, *, resume: bool) -> RunLog | N
             raise _not_a_run(config)
         return None
     log = RunLog.load(folder)
-    if resume:
+    if resume and _retakes(config, folder, log):
+        check_identity(config, log, ignore=changed_rewards(config, log))
+    elif resume:
         _check_same(with_old_limit(config, log), log)
         if log.prepared:
             check_identity(config, log)
     return log
+
+
+def _retakes(config: ScoreConfig, folder: RunFolder, log: RunLog) -> bool:
+    """Whether the run's responses are to be verified anew for these settings."""
+    return only_sampled(folder, log) and wants_retake(config, log, _different(config, log))
 
 
 def _not_a_run(config: ScoreConfig) -> RunError:
@@ -147,3 +165,10 @@ def _check_same(config: ScoreConfig, log: RunLog) -> None:
     stored = ScoreConfig.build({**log.config, "output_dir": config.output_dir})
     if stored.result_fields() != config.result_fields():
         raise other_settings(stored, config, finished=log.data["status"] == "done")
+
+
+def _different(config: ScoreConfig, log: RunLog) -> list[str]:
+    """Return the fields in which settings differ from a run's."""
+    stored = ScoreConfig.build({**log.config, "output_dir": config.output_dir}).result_fields()
+    wanted = config.result_fields()
+    return [name for name in wanted if stored.get(name) != wanted[name]]

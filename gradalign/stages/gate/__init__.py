@@ -1,0 +1,1 @@
+"""The gate after sampling: looks at the responses before anything dear is done."""
