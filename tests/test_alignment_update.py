@@ -148,7 +148,7 @@ def test_halves_take_the_noise_of_rollouts_out_of_the_length():
     np.testing.assert_array_equal(exact.own_Q, np.diag(exact.method_QQ))
     noisy = [measured(3.0, seed) for seed in range(4)]
     own = np.mean([grams.own_Q.mean() for grams in noisy])
-    assert own == pytest.approx(exact.own_Q.mean(), rel=0.1)
+    assert own == pytest.approx(exact.own_Q.mean(), rel=0.25)
     assert np.mean([np.diag(g.method_QQ).mean() for g in noisy]) > 2.0 * own
 
 
