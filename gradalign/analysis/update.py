@@ -9,9 +9,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.alignment import Interval
 from gradalign.alignment.ideal import ideal_gradient
-from gradalign.alignment.update import IDEAL, GramSums, Key, Updates, update_alignment
+from gradalign.alignment.update import (
+    IDEAL,
+    GramSums,
+    Key,
+    UpdateEstimate,
+    Updates,
+    update_estimate,
+)
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.node_views import NodeTable, read_directions, read_nodes
 from gradalign.stages.base import Run
@@ -20,7 +26,7 @@ from gradalign.store.shard import padded
 Floats = npt.NDArray[np.float64]
 
 
-def update_level(run: Run) -> dict[Key, Interval]:
+def update_level(run: Run) -> dict[Key, UpdateEstimate]:
     """Update-level alignment of every teacher and method, from the tables of a run.
 
     The update of the output layer's weight by each is compared with the ideal one: see
@@ -43,12 +49,7 @@ def update_level(run: Run) -> dict[Key, Interval]:
         sums.add(left, left)
         for other in shards[place + 1 :]:
             sums.add(left, _read(run, other, index_of))
-    return {
-        key: update_alignment(
-            sums.grams(key), seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
-        )
-        for key in arms_of(run)
-    }
+    return {key: update_estimate(sums.grams(key)) for key in arms_of(run)}
 
 
 def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
