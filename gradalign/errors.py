@@ -78,3 +78,9 @@ class ThresholdError(GradalignError):
     """A condition of `--fail-under` that does not hold."""
 
     exit_code = 3
+
+
+class UndecidedError(GradalignError):
+    """A condition of `--fail-under` that so few questions leave open."""
+
+    exit_code = 5

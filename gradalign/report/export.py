@@ -279,8 +279,7 @@ def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
             warnings.warn(f"{error.message} Its positions count as not measured.", stacklevel=2)
             continue
         for found in every:
-            own_N = np.linalg.norm(found.ascent_NC, axis=1)
-            for node, size, se in zip(found.node_ids, own_N, found.dot_se_N, strict=True):
+            for node, size, se in zip(found.node_ids, found.length_N, found.dot_se_N, strict=True):
                 both = float(size) * float(length.get(node, 0.0))
                 out[node] = float(se) / both if both > 0 else float("nan")
     return out

@@ -37,6 +37,7 @@ _NUMBERS = (
     "pooled", "pooled_low", "pooled_high", "mean_cosine", "mean_low", "mean_high",
     "positive_share", "coverage", "num_nodes", "num_flat", "update", "update_low", "update_high",
 )  # fmt: skip
+_ALIGNMENTS = tuple(name for name in _NUMBERS if name.startswith(("pooled", "mean", "update")))
 
 
 def page_data(report: Report, max_spines: int) -> dict[str, Any]:
@@ -99,7 +100,11 @@ def _summary(
         kind, separator, rest = split.partition(":")
         shown = f"{kind}:{visible(rest)}" if separator else kind
         entry = out.setdefault(shown, [None] * len(arms))
-        entry[index[Arm(row["teacher"], row["method"])]] = [rounded(row[name]) for name in _NUMBERS]
+        entry[index[Arm(row["teacher"], row["method"])]] = [
+            # What is shown with 3 digits is rounded to them once, here.
+            rounded(row[name], 3 if name in _ALIGNMENTS else 6)
+            for name in _NUMBERS
+        ]
     return out
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
-from gradalign.alignment.scores import why_unpooled
+from gradalign.alignment import compare, pooled_of_sums
+from gradalign.alignment.findings import pooled_finding, why_unsaid
 from gradalign.errors import RunError
 from gradalign.estimates import Arm, Difference
-from gradalign.report.node_scores import NodeScores, read_scores
+from gradalign.report.node_scores import Bools, Floats, NodeScores, read_scores
 from gradalign.report.recommend_text import (
     control_remarks,
     headline,
@@ -27,7 +27,7 @@ from gradalign.report.significance import (
     compare_arms,
     compare_teachers,
     holm,
-    mean_pooled,
+    mean_finding,
     questions_needed,
     resamples_for,
 )
@@ -79,9 +79,10 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
     verdict, teacher = _verdict(ranking, places, pairs, best, level)
     equals = _equals(ranking, best, level)
     settle = _settle(report, open_pairs, len(scores.questions), level)
-    sentence = headline(verdict, teacher, best, places, pairs, level)
+    reasons = _reasons(scores, candidates)
+    sentence = headline(verdict, teacher, best, places, pairs, level, reasons)
     remarks = [
-        *unpooled_remarks(report.metadata.get("totals", {}), best, _reasons(scores, candidates)),
+        *unpooled_remarks(report.metadata.get("totals", {}), best, reasons),
         *method_remark(best, equals, ranking, verdict),
         *control_remarks(ranking, best, level),
         *part_remarks(parts, contrasts, level),
@@ -106,17 +107,22 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
 
 def _reasons(scores: NodeScores, arms: Sequence[Arm]) -> set[str]:
     """Return why arms have no pooled alignment."""
-    return {why_unpooled(scores.sums(arm).sum(axis=0)) for arm in arms} - {""}
+    sums = [_own_sums(scores, arm) for arm in arms]
+    return {why_unsaid(sums_QY, pooled_finding(sums_QY)) for sums_QY in sums} - {""}
+
+
+def _own_sums(scores: NodeScores, arm: Arm, inside_N: Bools | None = None) -> Floats:
+    """Return the sums of the questions that have such a node, [Q, POOLING]."""
+    there_N = scores.there(arm) if inside_N is None else scores.there(arm) & inside_N
+    sums_QY = scores.sums(arm, there_N)
+    return sums_QY[np.bincount(scores.question_N[there_N], minlength=len(sums_QY)) > 0]
 
 
 def _rank(scores: NodeScores, seed: int, level: float) -> tuple[Ranked, ...]:
     found = []
     for arm in scores.arms:
-        there_N = scores.there(arm)
-        sums_QY = scores.sums(arm)
-        sums_QY = sums_QY[np.bincount(scores.question_N[there_N], minlength=len(sums_QY)) > 0]
-        estimate = cluster_bootstrap(sums_QY, pooled_of_sums, seed=seed, level=level)
-        found.append((arm, estimate, int(there_N.sum())))
+        estimate = pooled_finding(_own_sums(scores, arm), level=level)
+        found.append((arm, estimate, int(scores.there(arm).sum())))
     known = [item for item in found if item[1].known]
     unknown = [item for item in found if not item[1].known]
     known.sort(key=lambda item: -item[1].value)
@@ -164,7 +170,7 @@ def _teachers(
         sums_QY = np.concatenate([scores.sums(arm) for arm in arms], axis=1)
         seen_N = scores.there(*arms)
         sums_QY = sums_QY[np.bincount(scores.question_N[seen_N], minlength=len(sums_QY)) > 0]
-        estimate = cluster_bootstrap(sums_QY, mean_pooled, seed=seed, level=level)
+        estimate = mean_finding(sums_QY, level=level)
         places.append(TeacherPlace(teacher, role_of(arms[0]), estimate))
     places.sort(key=lambda place: -place.mean.value if place.mean.known else math.inf)
     names = [place.teacher for place in places]
@@ -212,11 +218,10 @@ def _parts(
         if not name.startswith(SPLITS):
             continue
         inside_N = inside_N & here_N
-        sums_QY = scores.sums(leader, inside_N)
-        sums_QY = sums_QY[np.bincount(scores.question_N[inside_N], minlength=len(sums_QY)) > 0]
+        sums_QY = _own_sums(scores, leader, inside_N)
         if not len(sums_QY):
             continue
-        found = cluster_bootstrap(sums_QY, pooled_of_sums, seed=seed, level=level)
+        found = pooled_finding(sums_QY, part=True, level=level)
         parts.append(
             Part(
                 split=name,

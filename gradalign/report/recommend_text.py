@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
 from gradalign.estimates import Difference
 from gradalign.report.format import interval, number, rough_duration
@@ -18,17 +19,15 @@ def headline(
     places: Sequence[TeacherPlace],
     pairs: Sequence[Difference],
     level: float,
+    reasons: Iterable[str] = (),
 ) -> str:
-    """Say the verdict in a sentence."""
+    """Say the verdict in a sentence; `reasons` say why candidates have no pooled alignment."""
     if best is None:
+        if TOO_FEW in set(reasons):
+            return "No clear winner: too few questions to give any candidate's alignment a value."
         return "No clear winner: no candidate has a pooled alignment at all."
     value = interval(*best.pooled.span)
     if verdict == "none":
-        if math.isnan(best.pooled.low):
-            return (
-                f"No clear winner: {best.name} has the highest pooled alignment, {value}, but so "
-                "few questions give no interval."
-            )
         if best.pooled.negative:
             return (
                 f"Do not distill: even the best candidate, {best.name}, points away from "
@@ -68,9 +67,10 @@ def unpooled_remarks(
     """
     if best is not None or not totals.get("spines"):
         return []
-    if IDEAL_IS_NOISE in set(reasons):
+    why = next((why for why in (IDEAL_IS_NOISE, TOO_FEW) if why in set(reasons)), "")
+    if why:
         return [
-            f"{IDEAL_IS_NOISE[0].upper()}{IDEAL_IS_NOISE[1:]}: take more questions (--limit), then "
+            f"{why[0].upper()}{why[1:]}: take more questions (--limit), then "
             "more rollouts (--continuations)."
         ]
     others = set(reasons) & {NO_DIRECTION, METHOD_IS_NOISE}

@@ -10,12 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 from scipy.stats import norm
 
 from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment.fieller import pooled_influence
+from gradalign.alignment.findings import pooled_finding, spread
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import UsageError
-from gradalign.estimates import Arm, Difference
+from gradalign.estimates import UNKNOWN, Arm, Difference, Estimate
 from gradalign.report.node_scores import NodeScores
 from gradalign.rounding import difference
 
@@ -69,6 +72,26 @@ def mean_pooled(sums: npt.ArrayLike) -> Floats:
     sums_Y = np.asarray(sums, dtype=np.float64)
     sums_MY = sums_Y.reshape(*sums_Y.shape[:-1], -1, POOLING)
     return np.asarray(pooled_of_sums(sums_MY).mean(axis=-1))
+
+
+def mean_finding(sums: npt.ArrayLike, *, level: float) -> Estimate:
+    """Return the mean over methods of pooled alignments, where every one of them may be said.
+
+    Its standard error is that of the questions' mean influence, its interval of a t distribution.
+
+    Args:
+        sums: per-question sums of every method, side by side, [Q, POOLING M].
+        level: coverage.
+    """
+    sums_QY = np.asarray(sums, dtype=np.float64)
+    parts = np.split(sums_QY, sums_QY.shape[1] // POOLING, axis=1)
+    found = [pooled_finding(part, level=level) for part in parts]
+    if not all(item.known for item in found):
+        return UNKNOWN
+    value = float(np.mean([item.value for item in found]))
+    se = spread(np.mean([pooled_influence(part) for part in parts], axis=0))
+    half = float(stdtrit(max(len(sums_QY) - 1, 1), (1.0 + level) / 2)) * se
+    return Estimate(value, value - half, value + half, se)
 
 
 def compare_arms(

@@ -81,7 +81,7 @@ def summary_table(report: Report) -> Table:
         summary[summary["split"] == name].set_index(["teacher", "method"])["pooled"]
         for name in ("correct", "incorrect")
     ]
-    update = bool(main["update"].notna().any())
+    update = bool(main["update_low"].notna().any())
 
     def cells(row: dict[Any, Any]) -> tuple[str, ...]:
         return (
