@@ -39,6 +39,7 @@ from exact_language import (
 )
 
 from gradalign import methods
+from gradalign.alignment.fieller import pooled_set, with_opposite
 from gradalign.alignment.findings import pooled_finding
 from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.alignment.scores import pooled_of_sums, pooling_columns
@@ -229,7 +230,8 @@ def pool(
 def coverage(exact_QXAY: Floats, drawn_QDXAY: Floats, size: int, replicas: int) -> dict[str, Any]:
     """Return per split how often the interval holds the truth, in per cent, and what is printed.
 
-    `covered` is over all replicas, `covered_printed` over those that have a value.
+    `covered` is over all replicas, `covered_printed` over those that have a value; `plain` and
+    `opposite` are those of Fieller's set without and with one more, opposite question.
     """
     rng = np.random.default_rng([SEED, size])
     questions, draws = drawn_QDXAY.shape[:2]
@@ -240,14 +242,20 @@ def coverage(exact_QXAY: Floats, drawn_QDXAY: Floats, size: int, replicas: int) 
         rows = []
         for a in range(len(ARMS)):
             truth = float(pooled_of_sums(exact_QXAY[:, x, a].sum(axis=0)))
-            held = printed = both = 0
-            half, past = [], 0
+            held = printed = both = past = 0
+            half = []
+            forms = {"plain": [0, 0], "opposite": [0, 0]}
             for at_Q, draw_Q in zip(at_RQ, draw_RQ, strict=True):
                 sums_QY = drawn_QDXAY[at_Q, draw_Q, x, a]
                 sums_QY = sums_QY[sums_QY[:, 2] > 0]  # questions with a node in the split
                 found = pooled_finding(sums_QY, part=split != "all")
                 inside = not (found.low > truth or found.high < truth)
                 held += inside
+                for name, way in (("plain", pooled_set), ("opposite", with_opposite)):
+                    known = way(sums_QY)
+                    if known.known:
+                        forms[name][0] += 1
+                        forms[name][1] += known.low <= truth <= known.high
                 if found.known:
                     printed += 1
                     both += inside
@@ -261,6 +269,10 @@ def coverage(exact_QXAY: Floats, drawn_QDXAY: Floats, size: int, replicas: int) 
                     "printed": 100.0 * printed / replicas,
                     "half_width": float(np.mean(half)) if half else None,
                     "past_1": past,
+                    **{
+                        f"covered_printed_{name}": 100.0 * good / count if count else None
+                        for name, (count, good) in forms.items()
+                    },
                 }
             )
         names = [f"{method}@{teacher}" for method, teacher in ARMS]
@@ -288,10 +300,19 @@ def main() -> None:
                 mean = np.mean([row["covered"] for row in arms.values()])
                 shown = [row for row in arms.values() if row["covered_printed"] is not None]
                 said = np.mean([row["printed"] for row in arms.values()])
-                held = np.mean([row["covered_printed"] for row in shown]) if shown else np.nan
+                held = [
+                    np.mean([row[key] for row in shown if row[key] is not None] or [np.nan])
+                    for key in (
+                        "covered_printed",
+                        "covered_printed_plain",
+                        "covered_printed_opposite",
+                    )
+                ]
+                worst = min((row["covered_printed"] for row in shown), default=np.nan)
                 print(
-                    f"{name} {size:4d} {split:18s} covered {mean:5.1f} % printed {said:5.1f} % "
-                    f"of these covered {held:5.1f} %"
+                    f"{name} {size:4d} {split:18s} covered {mean:5.1f} % printed {said:5.1f} % of "
+                    f"these covered {held[0]:5.1f} (worst arm {worst:5.1f}; plain {held[1]:5.1f}, "
+                    f"opposite {held[2]:5.1f})"
                 )
     results["seconds"] = time.perf_counter() - begin
     settings = {key: value for key, value in vars(args).items() if key != "out"}

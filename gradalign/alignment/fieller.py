@@ -98,12 +98,10 @@ def ratio_set(
     n_Q, d_Q = (np.asarray(x, dtype=np.float64) for x in (numerator, denominator))
     count, n, d = len(n_Q), float(n_Q.sum()), float(d_Q.sum())
     value = n / d if d > 0 else math.nan
-    if math.isnan(value):
+    if count < 2 or math.isnan(value):
         return RatioSet(value, -math.inf, math.inf)
     if is_residue(n_Q - value * d_Q, np.abs(n_Q) + np.abs(value * d_Q)).all() and value:
         return RatioSet(value, value, value)  # an identity: so many times as much in every question
-    if count < 2:
-        return RatioSet(value, -math.inf, math.inf)
     reach = float(stdtrit(count - 1, (1.0 + level) / 2))
     n_Q, d_Q = n_Q - n / count, d_Q - d / count
     scale = count / (count - 1)
