@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -29,6 +29,8 @@ from gradalign.report.plots import best_arm
 from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gradalign.report.report import Report
 
 Floats = npt.NDArray[np.float64]
@@ -207,11 +209,22 @@ def why_chosen(report: Report, arm: Arm, teacher: str | None, method: str | None
     )
 
 
-def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
+def choose_arm(
+    report: Report,
+    teacher: str | None,
+    method: str | None,
+    choose: Callable[[pd.DataFrame], Arm] = best_arm,
+) -> Arm:
     """Return the arm that is asked for; what is left open is the best there is.
 
+    Args:
+        report: the run.
+        teacher: that is asked for; None where it is left open.
+        method: likewise.
+        choose: takes one of the summary's rows that are left.
+
     Raises:
-        UsageError: no such arm in the run.
+        UsageError: no such arm in the run, or none has a pooled alignment.
     """
     rows = report.summary
     arms = arms_in(rows)
@@ -229,7 +242,7 @@ def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
         rows = rows[rows["teacher"] == teacher]
     if method is not None:
         rows = rows[rows["method"] == method]
-    return best_arm(rows)
+    return choose(rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
@@ -220,6 +220,10 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
             "question:ID.",
         )
     rows = summary[summary["split"] == condition.split].set_index(["teacher", "method"])
+    records = {
+        Arm(str(row["teacher"]), str(row["method"])): row
+        for row in rows.reset_index().to_dict("records")
+    }
     outcomes = []
     for arm in chosen:
         value = float(rows[condition.column].get(arm, math.nan))
@@ -229,8 +233,7 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
         if arm not in rows.index:
             why = "nothing in this split"
         reason = why if isinstance(why, str) and (why and _tells(condition.column)) else ""
-        row = rows.loc[arm].to_dict() if arm in rows.index else {}
-        outcomes.append(_judge(condition, name, value, reason, row))
+        outcomes.append(_judge(condition, name, value, reason, records.get(arm, {})))
     return outcomes
 
 
@@ -245,7 +248,7 @@ INTERVALS = {
 
 
 def _judge(
-    condition: Condition, name: str, value: float, reason: str, row: dict[str, Any]
+    condition: Condition, name: str, value: float, reason: str, row: Mapping[Any, Any]
 ) -> Outcome:
     """Judge a number by its interval where it has one, otherwise by itself."""
     upward = condition.comparison.startswith(">")

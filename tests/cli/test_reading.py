@@ -244,8 +244,9 @@ def test_report_and_export_write_files(capsys, small_run, tmp_path):
     assert page.read_text().startswith("<!doctype html>")
     file = tmp_path / "weights.jsonl"
     status, out, _ = run(
-        capsys, "export", small_run.path, "-o", str(file), "--format", "jsonl", "--rule", "drop"
-    )
+        capsys, "export", small_run.path, "-o", str(file), "--format", "jsonl", "--rule", "drop",
+        "--teacher", "demo:strong", "--method", "gkd",
+    )  # fmt: skip
     assert (status, out.strip()) == (0, str(file))
     assert len(file.read_text().splitlines()) == len(small_run.spines)
     status, _, err = run(capsys, "report", small_run.path, "-o", str(tmp_path / "no" / "page.html"))

@@ -136,17 +136,21 @@ def test_cosines_are_recomputed_from_the_tables(small_run):
         log_q = np.asarray(node.teacher_logprobs, dtype=np.float64)
         own = small_run.branches[small_run.branches["node_id"] == row.node_id]
         where = np.searchsorted(node.token_ids, own["token_id"].to_numpy())
-        assert node.num_tail == 0  # the whole vocabulary is there
+        tail_p, tail_ratio = np.exp(node.student_log_tail), 0.0
+        if tail_p > 0:  # the rest of the vocabulary counts as one token
+            tail_ratio = node.teacher_log_tail - node.student_log_tail
         p, ratio = np.exp(log_p), log_q - log_p
-        whole = p * (ratio - (p * ratio).sum())
+        whole = p * (ratio - (p * ratio).sum() - tail_p * tail_ratio)
         direction = whole[where]
+        length = np.sqrt(whole @ whole + whole.sum() ** 2 / max(node.num_tail, 1))
         ideal = np.nan_to_num(own["ideal"].to_numpy())  # nodes without a choice have none
         ideal *= own["student_prob"].sum()
         if np.isfinite(row.cosine):
-            wanted = direction @ ideal / np.linalg.norm(whole) / np.linalg.norm(ideal)
+            wanted = direction @ ideal / length / np.linalg.norm(ideal)
             assert row.cosine == pytest.approx(wanted, abs=1e-5)
             checked += 1
         assert row.dot == pytest.approx(direction @ ideal, abs=1e-6)
+        assert np.isclose(row.method_norm2, length**2, atol=1e-6)
     assert checked > 3
 
 

@@ -15,6 +15,7 @@ from gradalign.errors import UsageError
 from gradalign.estimates import Arm
 from gradalign.report.export import choose_arm
 from gradalign.report.format import number, visible
+from gradalign.report.plots import shown_arm
 from gradalign.report.terminal.tables import Column, make_table
 
 if TYPE_CHECKING:
@@ -86,10 +87,7 @@ def show_question(
 
 def _arm(report: Report, teacher: str | None, method: str | None) -> Arm:
     """Return the arm whose alignment is shown; the first one where none has any."""
-    summary = report.summary
-    if teacher is None and method is None and not summary["pooled"].notna().any():
-        return Arm(str(summary["teacher"].iloc[-1]), str(summary["method"].iloc[-1]))
-    return choose_arm(report, teacher, method)
+    return choose_arm(report, teacher, method, shown_arm)
 
 
 SIGNS = {"+": "to success", "-": "away", "0": "neither", "~": "flat, any token will do"}
