@@ -148,7 +148,7 @@ def test_a_dry_run_makes_the_checks(small_run, tmp_path):
 
 def test_the_command_prints_a_table(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["plan", *flags(SMALL)])
+        main(["plan", *flags(SMALL), "--full"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
     for text in ("targeted rollouts", "teacher passes", "time: branch", "upper bounds", "fits"):

@@ -9,7 +9,6 @@ from gradalign.engines.base import (
     EngineUsage,
     FinishReason,
     Request,
-    derive_seed,
 )
 from gradalign.engines.registry import (
     ENGINES,
@@ -20,6 +19,7 @@ from gradalign.engines.registry import (
     start_engine_ahead,
 )
 from gradalign.engines.requests import ModelLimits
+from gradalign.engines.seeds import derive_seed
 from gradalign.engines.server import factory as _server  # noqa: F401  (they register)
 from gradalign.engines.transformers import factory as _transformers  # noqa: F401
 from gradalign.engines.vllm import factory as _vllm  # noqa: F401

@@ -16,7 +16,8 @@ import numpy as np
 
 from gradalign.contexts import TeacherSpec
 from gradalign.engines import open_engine, resolve_engine
-from gradalign.engines.base import Completion, Request, derive_seed
+from gradalign.engines.base import Completion, Request
+from gradalign.engines.seeds import derive_seed
 from gradalign.models import resolve_model
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.numbers import naming

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from gradalign.engines import start_engine_ahead
-from gradalign.engines.base import Completion, Request, derive_seed
+from gradalign.engines.base import Completion, Request
+from gradalign.engines.seeds import derive_seed
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work
 from gradalign.stages.noise_floor import engine_scores

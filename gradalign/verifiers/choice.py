@@ -126,7 +126,7 @@ def _settled(text: str, choices: tuple[str, ...]) -> tuple[Name | Reading | None
     found = _boxed(said, options)
     if found is not None:
         return found, "boxed"
-    lines = plain(said)
+    lines = plain(said.rstrip())  # a blank after a last backslash is LaTeX's
     for rule, reads in (("stated", _stated), ("line", _begun), ("called correct", _called_correct)):
         if found := reads(lines, options):
             return found, rule

@@ -163,7 +163,7 @@ def test_every_row_of_the_ranking_names_teacher_and_method(monkeypatch, small_ru
     text, _ = shown(monkeypatch, width, "recommend", small_run.path, NO_COLOR="1")
     for item in small_run.recommend().ranking:
         rows = [line for line in text.splitlines() if line.split()[:1] == [item.name]]
-        assert any(f"{item.pooled:+.3f}" in line for line in rows), item.name
+        assert any(f"{item.pooled.value:+.3f}" in line for line in rows), item.name
 
 
 def test_what_is_no_result_is_below_a_line(monkeypatch, small_run):
@@ -195,8 +195,8 @@ def long_names(tmp_path_factory):
     rows = []
     for item in gradalign.read_report(str(folder)).recommend().ranking:
         row = dict.fromkeys(schema("summary").names)
-        row |= {"teacher": item.teacher, "method": item.method, "pooled": item.pooled}
-        row |= {"split": "all", "pooled_low": item.low, "pooled_high": item.high, "reason": ""}
+        row |= {"teacher": item.teacher, "method": item.method, "split": "all"}
+        row |= {**item.pooled.columns("pooled", "pooled_"), "reason": ""}
         row |= {"num_nodes": item.num_nodes, "num_flat": 0}
         rows.append(row)
     RunFolder(str(folder)).write_summary(pa.Table.from_pylist(rows, schema=schema("summary")))

@@ -18,6 +18,7 @@ from runs import SMALL, assert_same_tables, flags
 import gradalign
 from gradalign.errors import EngineError, UsageError
 from gradalign.executors.cluster import Cluster
+from gradalign.progress import SilentReporter
 
 require("ray")
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.ray
 RAY = {"executor": "ray", "num_workers": 2}
 
 
-class Bar:
+class Bar(SilentReporter):
     """A reporter that remembers."""
 
     def __init__(self):

@@ -6,7 +6,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gradalign.questions import LABELS, Question
@@ -235,6 +235,7 @@ SCRAPS = (
     ).map(" ".join)
     | st.text(alphabet=st.characters(codec=None), max_size=80)
 )
+@example("8\\")
 def test_any_text_has_a_reward_and_trailing_blanks_do_not_matter(text: str) -> None:
     for choices in CHOICES.values():
         found = named_choice(text, choices)
