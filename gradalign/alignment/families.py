@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,32 +77,59 @@ def compare_all(
     psi_QA = np.asarray(influence, dtype=np.float64)
     if psi_QA.ndim != 2 or psi_QA.shape[1:] != value_A.shape:
         raise ValueError(f"need values [A], influence [Q, A], got {value_A.shape}, {psi_QA.shape}")
-    count, members = psi_QA.shape
     if pairs is None:
+        members = len(value_A)
         pairs = [(i, j) for i in range(members) for j in range(i + 1, members)]
     first = np.array([i for i, _ in pairs], dtype=np.int64)
     second = np.array([j for _, j in pairs], dtype=np.int64)
-    difference = value_A[first] - value_A[second]
-    psi_QX = psi_QA[:, first] - psi_QA[:, second]
+    tests = compare_pairs(
+        value_A[first] - value_A[second],
+        psi_QA[:, first] - psi_QA[:, second],
+        level=level,
+        num_resamples=num_resamples,
+    )
+    return [replace(test, first=i, second=j) for test, (i, j) in zip(tests, pairs, strict=True)]
+
+
+def compare_pairs(
+    differences: npt.ArrayLike,
+    influence: npt.ArrayLike,
+    *,
+    level: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+) -> list[PairTest]:
+    """The same for differences that are there already; `first` and `second` are -1.
+
+    Args:
+        differences: of each pair, [X].
+        influence: how far each question moves it, [Q, X]; see `compare_all`.
+        level: coverage of the intervals, all together.
+        num_resamples: of questions, drawn with replacement.
+    """
+    difference = np.asarray(differences, dtype=np.float64)
+    psi_QX = np.asarray(influence, dtype=np.float64)
+    if psi_QX.ndim != 2 or psi_QX.shape[1:] != difference.shape:
+        raise ValueError(f"need [X] and [Q, X], got {difference.shape}, {psi_QX.shape}")
+    count = len(psi_QX)
     known = np.isfinite(difference) & (count >= 2) & np.isfinite(psi_QX).all(axis=0)
-    se = np.full(len(pairs), np.nan)
+    se = np.full(len(difference), np.nan)
     if count >= 2:
         se = np.sqrt(count / (count - 1) * (psi_QX**2).sum(axis=0))
     apart = known & (se > 0)
     limit_Z = _limits(psi_QX[:, apart] / se[apart], num_resamples)
     limit = float(limit_Z[min(int(level * num_resamples), num_resamples - 1)])
     out = []
-    for index, (i, j) in enumerate(pairs):
+    for index in range(len(difference)):
         value, spread = float(difference[index]), float(se[index])
         if not known[index]:
-            out.append(PairTest(i, j, value, math.nan, math.nan, math.nan, math.nan))
+            out.append(PairTest(-1, -1, value, math.nan, math.nan, math.nan, math.nan))
         elif not apart[index]:  # the same on every question
-            out.append(PairTest(i, j, value, 0.0, value, value, 0.0 if value else 1.0))
+            out.append(PairTest(-1, -1, value, 0.0, value, value, 0.0 if value else 1.0))
         else:
             half = limit * spread
             beyond = num_resamples - int(np.searchsorted(limit_Z, abs(value) / spread))
             p_value = (beyond + 1) / (num_resamples + 1)
-            out.append(PairTest(i, j, value, spread, value - half, value + half, p_value))
+            out.append(PairTest(-1, -1, value, spread, value - half, value + half, p_value))
     return out
 
 
