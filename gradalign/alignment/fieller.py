@@ -25,9 +25,6 @@ Floats = npt.NDArray[np.float64]
 WIDEST = 0.5
 """Half width of an interval above which its middle is no finding."""
 
-FEW_QUESTIONS = 50
-"""Below so many questions a split may lack a rare one that disagrees; see `with_opposite`."""
-
 
 @dataclass(frozen=True)
 class RatioSet:
@@ -140,8 +137,9 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
 
     In a part of the tokens most questions agree and a rare one disagrees strongly: where it was
     not drawn, no interval knows of it. So the ends are those with one more question that points
-    straight away (for the low end) or straight along (for the high end), with both lengths at
-    their means.
+    straight away (for the low end) or straight along (for the high end). Its squared lengths are
+    root mean squares over the questions: above their means where some questions are much larger
+    than others, so that a larger one may be missing.
 
     Args:
         sums: per-question sums of `pooling_columns`, [Q, Y].
@@ -151,11 +149,11 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
     found = pooled_set(sums_QY, level=level)
     if not found.bounded or found.low == found.high:  # nothing is open, or all is
         return found
-    mean_Y = sums_QY.mean(axis=0)
+    size_Y = np.sqrt((sums_QY**2).mean(axis=0))
     ends = []
     for sign in (-1.0, 1.0):
-        row_Y = mean_Y.copy()
-        row_Y[0] = sign * math.sqrt(mean_Y[1] * mean_Y[2])
+        row_Y = size_Y.copy()
+        row_Y[0] = sign * math.sqrt(size_Y[1] * size_Y[2])
         ends.append(pooled_set(np.vstack([sums_QY, row_Y]), level=level))
     return RatioSet(found.value, min(found.low, ends[0].low), max(found.high, ends[1].high))
 

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.alignment.fieller import (
-    FEW_QUESTIONS,
     RatioSet,
     pooled_influence,
     pooled_set,
@@ -52,8 +51,8 @@ def pooled_finding(sums: npt.ArrayLike, *, part: bool = False, level: float = 0.
 
     Args:
         sums: per-question sums of `pooling_columns`, [Q, Y], of questions with a node.
-        part: of some of the tokens: below `FEW_QUESTIONS` questions the interval allows for one
-            that was not drawn and disagrees; see `with_opposite`.
+        part: of some of the tokens: the interval allows for a question that was not drawn and
+            disagrees; see `with_opposite`.
         level: coverage.
 
     Returns:
@@ -63,8 +62,7 @@ def pooled_finding(sums: npt.ArrayLike, *, part: bool = False, level: float = 0.
     sums_QY = np.asarray(sums, dtype=np.float64)
     if not len(sums_QY) or not _has_lengths(sums_QY.sum(axis=0)):
         return UNKNOWN
-    few = part and len(sums_QY) < FEW_QUESTIONS
-    found = with_opposite(sums_QY, level=level) if few else pooled_set(sums_QY, level=level)
+    found = (with_opposite if part else pooled_set)(sums_QY, level=level)
     return cosine_finding(found, spread(pooled_influence(sums_QY)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,17 +20,16 @@ import pyarrow.parquet as pq
 from scipy.stats import norm
 
 from gradalign.alignment import pooled_of_sums
+from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
 from gradalign.report.format import interval, visible
 from gradalign.report.node_scores import arms_in, directions
-from gradalign.report.plots import best_arm
+from gradalign.report.plots import shown_arm
 from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gradalign.report.report import Report
 
 Floats = npt.NDArray[np.float64]
@@ -201,30 +200,22 @@ def why_chosen(report: Report, arm: Arm, teacher: str | None, method: str | None
         if method is not None
         else " of all teachers and methods"
     )
-    value = interval(row["pooled"], row["pooled_low"], row["pooled_high"])
     flags = [flag for flag, asked in (("--teacher", teacher), ("--method", method)) if not asked]
+    value = interval(row["pooled"], row["pooled_low"], row["pooled_high"])
+    why = f"the highest pooled alignment{of}, {value}"
+    if row["pooled"] != row["pooled"]:
+        why = f"the first{of}: {row['reason'] or TOO_FEW}, so that none is ahead"
     return (
-        f"{name}: the highest pooled alignment{of}, {value}. {' and '.join(flags)} "
+        f"{name}: {why}. {' and '.join(flags)} "
         f"{'takes another' if len(flags) == 1 else 'take others'}."
     )
 
 
-def choose_arm(
-    report: Report,
-    teacher: str | None,
-    method: str | None,
-    choose: Callable[[pd.DataFrame], Arm] = best_arm,
-) -> Arm:
-    """Return the arm that is asked for; what is left open is the best there is.
-
-    Args:
-        report: the run.
-        teacher: that is asked for; None where it is left open.
-        method: likewise.
-        choose: takes one of the summary's rows that are left.
+def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
+    """Return the arm that is asked for; what is left open is the best there is, or the first.
 
     Raises:
-        UsageError: no such arm in the run, or none has a pooled alignment.
+        UsageError: no such arm in the run.
     """
     rows = report.summary
     arms = arms_in(rows)
@@ -242,7 +233,7 @@ def choose_arm(
         rows = rows[rows["teacher"] == teacher]
     if method is not None:
         rows = rows[rows["method"] == method]
-    return choose(rows)
+    return shown_arm(rows)
 
 
 @dataclass(frozen=True, eq=False)

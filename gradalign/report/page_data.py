@@ -182,7 +182,7 @@ def _spines(
 
 
 def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int, float]]:
-    """Return (teacher, method, node) to the direction at each candidate, scaled to length 1.
+    """Return (teacher, method, node) to the whole direction, of length 1, at each candidate.
 
     A shard with a torn file has none, and the rest of it is shown.
     """
@@ -193,7 +193,7 @@ def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int,
         warnings.warn(f"{error.message} Its questions are shown without directions.", stacklevel=2)
         return out
     for found in every:
-        length_N1 = np.linalg.norm(found.ascent_NC, axis=1, keepdims=True)
+        length_N1 = found.length_N[:, None]
         unit_NC = found.ascent_NC / np.where(length_N1 > 0, length_N1, 1.0)
         for node, tokens, values in zip(
             found.node_ids, found.token_NC.tolist(), unit_NC.tolist(), strict=True

@@ -78,8 +78,7 @@ def written_out(report):
         log_p, hidden = seen["demo:student", node.spine_id]
         tried = branches[node.node_id]
         tokens, values = tried["token_id"].to_numpy(), tried["value"].to_numpy()
-        if len(tokens) == 1:  # without a choice no direction moves anything, and V is not measured
-            continue
+        values = np.nan_to_num(values)  # without a choice V is not measured, and nothing to gain
         p = np.exp(log_p[node.position])
         inside = p[tokens] / p[tokens].sum()
         ideal = np.zeros(len(p))

@@ -15,7 +15,6 @@ from gradalign.errors import UsageError
 from gradalign.estimates import Arm
 from gradalign.report.export import choose_arm
 from gradalign.report.format import number, visible
-from gradalign.report.plots import shown_arm
 from gradalign.report.terminal.tables import Column, make_table
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def show_question(
 
 def _arm(report: Report, teacher: str | None, method: str | None) -> Arm:
     """Return the arm whose alignment is shown; the first one where none has any."""
-    return choose_arm(report, teacher, method, shown_arm)
+    return choose_arm(report, teacher, method)
 
 
 SIGNS = {"+": "to success", "-": "away", "0": "neither", "~": "flat, any token will do"}
