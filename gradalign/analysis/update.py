@@ -46,6 +46,12 @@ def update_level(run: Run) -> dict[Arm, UpdateEstimate]:
     The cost is arithmetic, half of nodes^2 x hidden size multiplications for all methods together,
     and memory for two shards and, for every method, two numbers per pair of questions.
     """
+    sums = gram_sums(run)
+    return {arm: update_estimate(sums.grams(arm)) for arm in arms_of(run)}
+
+
+def gram_sums(run: Run) -> GramSums:
+    """Return the inner products of the questions' updates, which any set of them is judged by."""
     shards = run.shards()
     ids = question_ids(run)
     index_of = {question_id: index for index, question_id in enumerate(ids)}
@@ -55,7 +61,7 @@ def update_level(run: Run) -> dict[Arm, UpdateEstimate]:
         sums.add(left, left)
         for other in shards[place + 1 :]:
             sums.add(left, _read(run, other, index_of))
-    return {arm: update_estimate(sums.grams(arm)) for arm in arms_of(run)}
+    return sums
 
 
 def question_ids(run: Run) -> list[str]:
