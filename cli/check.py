@@ -13,7 +13,7 @@ from .help import add_command
 from .options import RunArgument
 from .output import json_flag, print_json
 
-HELP = """Check conditions on a run's summary; status 3 if one does not hold.
+HELP = """Check conditions on a run's summary; status 3 if one does not hold, 5 if one is undecided.
 
 A condition is COLUMN[METHOD@TEACHER,SPLIT] with >=, <=, > or < and a number. The split is `all`
 if left out; * matches any method or teacher. `gradalign recommend` judges, this only compares.

@@ -1,4 +1,4 @@
-"""`--fail-under` as several commands have it: a table, annotations, exit status 3."""
+"""`--fail-under` as several commands have it: a table, annotations, exit status 3 or 5."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradalign.errors import RunError, ThresholdError, UsageError
+from gradalign.errors import RunError, ThresholdError, UndecidedError, UsageError
+from gradalign.report.format import visible
 from gradalign.report.terminal.tables import Column, make_table, print_table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FailUnderOption = Annotated[
         "--fail-under",
         metavar="CONDITION",
         help="Such as 'pooled_low[gkd@demo:strong,incorrect]>=0.1', repeatable; status 3 where "
-        "one does not hold.",
+        "one does not hold, 5 where one is undecided.",
         rich_help_panel="The run",
     ),
 ]
@@ -48,10 +49,12 @@ def try_conditions(
         UsageError: a condition cannot be used.
         RunError: the JUnit file cannot be written.
     """
-    from gradalign.report.gate import check, github_annotations, junit
+    from gradalign.report.gate import check, github_annotations, junit, warnings_of
     from gradalign.store.output_file import replacing
 
     outcomes = check(report, conditions)
+    for line in warnings_of(conditions):
+        print(f"warning: {visible(line)}", file=sys.stderr)
     if junit_file is not None:
         try:
             with replacing(junit_file, _is_junit) as target:
@@ -98,13 +101,13 @@ def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> N
     reasons = any(outcome.reason for outcome in outcomes)
     rows = (
         (
-            "ok" if outcome.passed else "FAILED",
+            "ok" if outcome.passed else "undecided" if outcome.undecided else "FAILED",
             outcome.condition,
             number(outcome.value, 4),
             outcome.name,
             *([outcome.reason] if reasons else []),
         )
-        for outcome in sorted(outcomes, key=lambda item: item.passed)
+        for outcome in sorted(outcomes, key=lambda item: (item.passed, item.undecided))
     )
     table = make_table(
         [
@@ -116,22 +119,32 @@ def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> N
         ],
         rows,
         lines=False,
-        style=lambda row: "" if row[0] == "ok" else "red",
+        style=lambda row: {"ok": "", "undecided": "yellow"}.get(str(row[0]), "red"),
     )
     print_table(table, width=132, file=sys.stderr if to_stderr else None)
 
 
 def stop_if_failed(outcomes: Sequence[Outcome]) -> None:
-    """Leave with status 3 if a condition does not hold.
+    """Leave with status 3 if a condition does not hold, with 5 if one is undecided.
 
     Raises:
-        ThresholdError: one does not.
+        ThresholdError: one does not hold.
+        UndecidedError: all others hold, and the interval of one holds its threshold.
     """
-    failed = [outcome for outcome in outcomes if not outcome.passed]
+    failed = [outcome for outcome in outcomes if outcome.status == "fail"]
     if failed:
         raise ThresholdError(
             f"{len(failed)} of {len(outcomes)} conditions failed: "
             + "; ".join(outcome.message for outcome in failed[:3])
             + (", ..." if len(failed) > 3 else "")
             + "."
+        )
+    undecided = [outcome for outcome in outcomes if outcome.undecided]
+    if undecided:
+        raise UndecidedError(
+            f"{len(undecided)} of {len(outcomes)} conditions are undecided: "
+            + "; ".join(outcome.message for outcome in undecided[:3])
+            + (", ..." if len(undecided) > 3 else "")
+            + ".",
+            "Take more questions (--limit).",
         )

@@ -1,7 +1,7 @@
 """`gradalign`: one module per command; this one puts them together.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 4 stopped at the gate,
-130 interrupted, 143 terminated.
+5 a threshold is undecided, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations

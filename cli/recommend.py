@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 HELP = """Say which teacher, context and method to distill with, on which tokens, and how surely.
 
-Differences are paired on the same nodes; p-values carry Holm's correction. Where no candidate is
-surely the best, it says so, and what it would take to know.
+Arms are ranked by the best predictor that the run holds. Differences are paired by question, and
+p-values allow for all comparisons of one kind. Where no candidate is surely the best, it says so,
+and what it would take to know.
 """
 
 
@@ -59,13 +60,13 @@ def _recommend(
     _print(result)
 
 
-def _against(item: Ranked) -> str:
-    """Return an arm minus the best candidate, with the p-value."""
+def _against(item: Ranked, *, leads: bool) -> str:
+    """Return an arm minus the best of its teacher, with the p-value, where that was tested."""
     from gradalign.report.format import number, p_value
 
     pair = item.against_leader
     if pair is None:
-        return "best" if item.pooled.known else "-"
+        return "leader" if leads else "-"
     known = pair.adjusted_p == pair.adjusted_p
     return number(pair.value) + (f" (p {p_value(pair.adjusted_p)})" if known else "")
 
@@ -88,10 +89,12 @@ def _ranking(result: Recommendation) -> Iterator[Row]:
         first = False
         yield Section(title)
         for item in own:
+            leads = role == "candidate" and item is own[0] and item.value.known
             yield (
                 item.name,
-                interval(*item.pooled.span),
-                _against(item),
+                interval(*item.value.span),
+                *([] if result.basis == "pooled" else [interval(*item.pooled.span)]),
+                _against(item, leads=leads),
             )
 
 
@@ -106,11 +109,16 @@ def _print(result: Recommendation) -> None:
         make_table(
             [
                 Column("method@teacher", whole=True, name=True),
-                Column("pooled", right=True, whole=True, bracket=True),
-                Column("minus the best", right=True, whole=True, bracket=True, priority=1),
+                Column(result.basis, right=True, whole=True, bracket=True),
+                *(
+                    []
+                    if result.basis == "pooled"
+                    else [Column("pooled", right=True, whole=True, bracket=True, priority=2)]
+                ),
+                Column("minus the leader", right=True, whole=True, bracket=True, priority=1),
             ],
             _ranking(result),
-            title="Ranking by pooled alignment (p: Holm)",
+            title=f"Ranking by {result.basis}",
             names=[item.teacher for item in result.ranking],
         )
     )
@@ -123,7 +131,7 @@ def _print(result: Recommendation) -> None:
                 Column("teacher", whole=True, name=True),
                 Column("minus", whole=True, name=True),
                 Column("difference", right=True, whole=True, bracket=True),
-                Column("p (Holm)", right=True, whole=True, priority=1),
+                Column("p", right=True, whole=True, priority=1),
             ],
             (
                 (

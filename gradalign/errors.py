@@ -100,3 +100,9 @@ class GateError(GradalignError):
 
     def __str__(self) -> str:
         return "\n".join(filter(None, (self.message, *self.lines, self.hint)))
+
+
+class UndecidedError(GradalignError):
+    """A condition of `--fail-under` that so few questions leave open."""
+
+    exit_code = 5

@@ -23,9 +23,9 @@ class Estimate:
     """A number with its interval.
 
     Attributes:
-        value: the estimate; NaN where there is none.
-        low, high: ends of the interval, each NaN by itself where it is not known: with fewer than
-            2 questions, and where so many resamples without a value may lie past it.
+        value: the estimate; NaN where there is none, or where so few questions settle nothing.
+        low, high: ends of the interval, each NaN by itself where it is not known. There may be
+            an interval without a value: what the questions leave open.
         se: standard error over questions; NaN where it is not known.
     """
 
@@ -36,13 +36,13 @@ class Estimate:
 
     @property
     def positive(self) -> bool:
-        """Whether the whole interval is above 0."""
-        return self.low > 0
+        """Whether there is a value, and the whole interval is above 0."""
+        return self.known and self.low > 0
 
     @property
     def negative(self) -> bool:
-        """Whether the whole interval is below 0."""
-        return self.high < 0
+        """Whether there is a value, and the whole interval is below 0."""
+        return self.known and self.high < 0
 
     @property
     def excludes_zero(self) -> bool:

@@ -1,7 +1,7 @@
 """First-order truth: the cosine of a method's and the ideal update in the space of all parameters.
 
 What pooled alignment takes as one long vector of free logits, a step moves through the network:
-here every node's direction on the candidates is carried back by the student's own Jacobian, as
+here every node's direction is carried back by the student's own Jacobian, as
 training does, and summed over the nodes. The estimate is that of update-level alignment, which
 does the same for the output layer alone: only different questions are paired with the ideal.
 """
@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 
 import gradalign
-from gradalign.alignment.update import IDEAL, UpdateGrams, update_alignment
-from gradalign.estimates import Arm
+from gradalign.alignment.update import IDEAL, UpdateGrams, update_estimate
+from gradalign.estimates import Arm, Estimate
 from validity.pairs import Configuration, Pair, load_model
 
 Floats = npt.NDArray[np.float64]
 
 
 def parameter_alignment(
-    pair: Pair, report: gradalign.Report, *, num_resamples: int = 2000
+    pair: Pair, report: gradalign.Report
 ) -> dict[Configuration, dict[str, float]]:
     """Cosines with their intervals, for the configurations that a run with update level has.
 
@@ -42,8 +42,8 @@ def parameter_alignment(
             continue
         own_QP = gradients.of(arm)
         cross_QQ, own_QQ = _products(ideal_QP, own_QP), _products(own_QP, own_QP)
-        grams = UpdateGrams(cross_QQ, ideal_QQ, own_QQ)
-        cosine = update_alignment(grams, seed=0, num_resamples=num_resamples)
+        found_of = update_estimate(UpdateGrams(cross_QQ, ideal_QQ, own_QQ, np.diag(own_QQ))).cosine
+        cosine = Estimate(found_of.value, found_of.low, found_of.high)
         found[item] = {
             **cosine.columns("parameters", "parameters_"),
             "within_question": float(
@@ -70,7 +70,10 @@ class QuestionGradients:
                 "node_id": node,
                 "teacher": IDEAL[0],
                 "method": IDEAL[1],
-                "direction": part["ideal"].fillna(0.0).to_numpy(),
+                # That of P on the whole vocabulary, whose mass on the candidates is not quite 1.
+                "direction": part["student_prob"].sum() * part["ideal"].fillna(0.0).to_numpy(),
+                "other_ids": np.zeros(0, dtype=np.int64),
+                "other_direction": np.zeros(0),
             }
             for node, part in report.branches.groupby("node_id", observed=True)
         ]
@@ -108,9 +111,11 @@ class QuestionGradients:
             ids_BW[row, : len(prompt) + len(ids)] = torch.tensor([*prompt, *ids])
         logits_BWV = self._model(input_ids=ids_BW, use_cache=False).logits
         push_BWV = torch.zeros_like(logits_BWV)
-        for node, direction in zip(rows["node_id"], rows["direction"], strict=True):  # type: ignore[index]
+        lists = (rows[name] for name in ("node_id", "direction", "other_ids", "other_direction"))  # type: ignore[index]
+        for node, inside, others, outside in zip(*lists, strict=True):
             spine, position, weight = self._place[str(node)]
-            tokens = self._tokens[str(node)]
+            tokens = [*self._tokens[str(node)], *others]
+            direction = np.concatenate([inside, outside])
             at = len(prompt) + position - 1
             push_BWV[row_of[spine], at, torch.tensor(tokens)] = torch.from_numpy(
                 weight * np.nan_to_num(np.asarray(direction, dtype=np.float64))

@@ -13,28 +13,28 @@ No matrix of the size of W is formed per node: inner products of two such sums a
     < sum_u a_u h_u^T , sum_v b_v h_v^T > = sum_uv (a_u . b_v) (h_u . h_v),
 
 a Gram matrix of sparse directions times one of hidden states. It is kept per pair of questions,
-[Q, Q]. In the inner product of ideal and method, and in the ideal's squared norm, only products of
-DIFFERENT questions are summed: two questions share no rollouts, so both are unbiased for the
-expected update over questions, whatever the noise in the ideal gradient and in methods that are
-measured from the same rollouts. The method's squared norm takes all pairs: it is that of a real
-step on this many questions, whose updates disagree, and a step of a given length is spent on the
-disagreement too. So a direction without any common part, such as a random one, has alignment 0
-within its interval instead of none. Axes: _N, _M nodes, _C candidates, _D hidden units, _Q
-questions, _Z resamples.
+[Q, Q]. Only products of DIFFERENT questions are averaged: two questions share no rollouts, so
+products of ideal and ideal or ideal and method are unbiased for the expected update, whatever the
+noise. The method's squared length is that of a real step on `STEP` questions, whose updates
+disagree, and a step of a given length is spent on the disagreement too. So a direction without any
+common part, such as a random one, has alignment 0 within its interval instead of none, and no
+number here grows with the number of questions that a run happens to have. Axes: _N, _M nodes, _C
+candidates, _D hidden units, _Q questions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
-from scipy.special import ndtr, stdtrit  # scipy.stats takes seconds to import
+from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-from gradalign.alignment.bootstrap import quantile_ends
-from gradalign.estimates import Arm, Estimate
+from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set
+from gradalign.estimates import Arm
 from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,12 @@ Ints = npt.NDArray[np.int64]
 
 IDEAL = Arm("", "")
 """What stands for the ideal gradient among the arms of directions."""
+
+_FIRST = Arm("", "first half")
+_SECOND = Arm("", "second half")
+
+STEP = 32
+"""Questions of a step of training, unless told otherwise."""
 
 # Blocks of the node-by-node Gram matrices are kept below about this many numbers.
 _BLOCK = 1 << 23
@@ -58,12 +64,15 @@ class Updates:
         directions: for `IDEAL` and every teacher and method, the direction on the node's tokens
             times the node's weight, [N, C]; what it says of padding does not count. It is one on
             what the output layer gives: on the logits, times the derivative of each by that.
+        halves: the same from each half of the rollouts, [2, N, C], of methods that are measured
+            from rollouts.
     """
 
     token_NC: Ints
     hidden_ND: Floats
     question_N: Ints
     directions: Mapping[Arm, Floats]
+    halves: Mapping[Arm, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shapes."""
@@ -74,6 +83,9 @@ class Updates:
                     "token_NC and every direction must be [nodes, candidates], got "
                     f"{self.token_NC.shape} and, for {arm}, {direction_NC.shape}"
                 )
+        for arm, half_HNC in self.halves.items():
+            if half_HNC.shape != (2, *self.token_NC.shape):
+                raise ValueError(f"halves of {arm} must be [2, N, C], got {half_HNC.shape}")
         if self.hidden_ND.ndim != 2 or len(self.hidden_ND) != nodes:
             raise ValueError(f"hidden_ND must be [{nodes}, units], got {self.hidden_ND.shape}")
         if self.question_N.shape != (nodes,):
@@ -95,6 +107,7 @@ class GramSums:
         self._ideal_QQ = np.zeros(shape)
         self._cross_AQQ = {arm: np.zeros(shape) for arm in arms}
         self._method_AQQ = {arm: np.zeros(shape) for arm in self._cross_AQQ}
+        self._own_AQ: dict[Arm, Floats] = {}
 
     def add(self, left: Updates, right: Updates) -> None:
         """Add the products of two parts' nodes; of a part with itself, give it twice.
@@ -114,10 +127,29 @@ class GramSums:
                 cross_QQ += products.of(IDEAL, arm)
                 if not same:
                     cross_QQ += products.of(arm, IDEAL).T
+        if same:
+            self._add_own(left)
 
     def grams(self, arm: Arm) -> UpdateGrams:
         """The three matrices of one teacher and method."""
-        return UpdateGrams(self._cross_AQQ[arm], self._ideal_QQ, self._method_AQQ[arm])
+        method_QQ = self._method_AQQ[arm]
+        own_Q = self._own_AQ.get(arm, np.diag(method_QQ))
+        return UpdateGrams(self._cross_AQQ[arm], self._ideal_QQ, method_QQ, own_Q)
+
+    def _add_own(self, part: Updates) -> None:
+        """Add |M_q|^2 as products of halves; a question's nodes all lie in one part."""
+        count = len(self._ideal_QQ)
+        for arm, half_HNC in part.halves.items():
+            halves = Updates(
+                part.token_NC,
+                part.hidden_ND,
+                part.question_N,
+                {_FIRST: half_HNC[0], _SECOND: half_HNC[1]},
+            )
+            own_Q = self._own_AQ.setdefault(arm, np.zeros(count))
+            for rows in _blocks(len(part.token_NC), len(part.token_NC)):
+                products = _BlockProducts(halves, halves, rows, count)
+                own_Q += np.diag(products.of(_FIRST, _SECOND))
 
     def _check(self, left: Updates, right: Updates) -> None:
         if left.hidden_ND.shape[1] != right.hidden_ND.shape[1]:
@@ -171,79 +203,105 @@ def _both(gram_QQ: Floats, found_QQ: Floats, *, same: bool) -> None:
 
 @dataclass(frozen=True, eq=False)
 class UpdateGrams:
-    """Gram matrices of one method against the ideal gradient, each [Q, Q]."""
+    """Gram matrices of one method against the ideal gradient, each [Q, Q].
+
+    Attributes:
+        cross_QQ: ideal of the first question, method of the second.
+        ideal_QQ, method_QQ: of one with itself.
+        own_Q: |M_q|^2 without the noise of the rollouts that a method is measured from; the
+            diagonal of `method_QQ` for methods that are not.
+    """
 
     cross_QQ: Floats
     ideal_QQ: Floats
     method_QQ: Floats
-
-    @property
-    def ideal_norm2(self) -> float:
-        """Unbiased squared norm of the expected ideal update; noise can make it negative.
-
-        It is 0 where only rounding is left: where the products of different questions cancel.
-        """
-        once = np.ones((1, len(self.ideal_QQ)))
-        found, size = _different(self.ideal_QQ, once), _different(np.abs(self.ideal_QQ), once)
-        return float(np.where(is_residue(found, size), 0.0, found)[0])
-
-    def estimate(self, weight_ZQ: npt.ArrayLike | None = None) -> Floats:
-        """Update-level alignment, [B] ([1] without weights).
-
-        The ideal's norm is that of all questions once each, whatever the weights: it is the same
-        for all methods of a run, and resampling it would only hide how they differ.
-
-        Args:
-            weight_ZQ: how often each question counts, [B, Q]; once each by default.
-
-        Returns:
-            NaN where either squared norm is not positive, or only by rounding. Noise can carry
-            the value past 1.
-        """
-        count = len(self.cross_QQ)
-        weights = np.ones((1, count)) if weight_ZQ is None else np.asarray(weight_ZQ, np.float64)
-        cross_Z = _different(self.cross_QQ, weights)
-        method_Z = ((weights @ self.method_QQ) * weights).sum(axis=1)
-        size_Z = ((weights @ np.abs(self.method_QQ)) * weights).sum(axis=1)
-        method_Z = np.where(is_residue(method_Z, size_Z), 0.0, method_Z)
-        method_Z = method_Z / weights.sum(axis=1) ** 2
-        norms_Z = np.maximum(self.ideal_norm2, 0.0) * np.maximum(method_Z, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(norms_Z > 0, cross_Z / np.sqrt(norms_Z), np.nan)
+    own_Q: Floats
 
 
-def update_alignment(
-    grams: UpdateGrams, *, seed: int, num_resamples: int = 2000, level: float = 0.95
-) -> Estimate:
-    """Update-level alignment with a bootstrap interval over questions.
+@dataclass(frozen=True, eq=False)
+class UpdateEstimate:
+    """How a step of one method agrees with the ideal one.
 
-    The interval is a percentile one whose levels are those of a t distribution with Q - 1
-    degrees of freedom, at the estimated norm of the ideal update (see `UpdateGrams.estimate`). A
-    question that a resample holds twice is not paired with itself in the inner product.
+    Attributes:
+        cosine: of the expected ideal update and a step on `STEP` questions.
+        gain: first-order gain in success of a step of length 1 in the output layer's weights.
+        influence_Q: how far each question moves the gain, [Q]: they sum to 0, and
+            Q / (Q - 1) times the sum of their squares is its variance.
+    """
+
+    cosine: RatioSet
+    gain: RatioSet
+    influence_Q: Floats
+
+
+def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95) -> UpdateEstimate:
+    """Return both from a method's Gram matrices.
+
+    With c, a, b of a pair of different questions: half of <G_q, M_p> + <G_p, M_q>; <G_q, G_p>;
+    and <M_q, M_p> plus ((|M_q|^2 + |M_p|^2) / 2 - <M_q, M_p>) / step, whose mean is the expected
+    |M|^2 of a step on so many questions. C, A and B are means over pairs, U-statistics of order
+    2. The gain is C / sqrt(B), the cosine C / sqrt(A B). Covariances are those of the delete-one
+    jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means; the interval of the
+    cosine is Fieller's set.
 
     Args:
-        grams: the method's Gram matrices.
-        seed: of the resampling generator.
-        num_resamples: bootstrap resamples.
+        grams: of the method.
+        step: questions of the step.
         level: coverage.
     """
     count = len(grams.cross_QQ)
-    estimate = float(grams.estimate()[0]) if count > 1 else np.nan
-    if not np.isfinite(estimate):
-        return Estimate(estimate)
-    rng = np.random.default_rng(seed)
-    weight_ZQ = rng.multinomial(count, np.full(count, 1.0 / count), size=num_resamples)
-    values_Z = grams.estimate(weight_ZQ)
-    finite_Z = values_Z[np.isfinite(values_Z)]
-    stretch = np.sqrt(count / (count - 1))
-    reach = stretch * stdtrit(count - 1, (1.0 + level) / 2)
-    low, high = quantile_ends(values_Z, *ndtr([-reach, reach]))
-    se = float(finite_Z.std() * stretch) if len(finite_Z) else np.nan
-    return Estimate(estimate, float(low), float(high), se)
+    nothing = UpdateEstimate(UNKNOWN, UNKNOWN, np.full(count, np.nan))
+    if count < 2:
+        return nothing
+    spread_QQ = 0.5 * (grams.own_Q[:, None] + grams.own_Q[None, :]) - grams.method_QQ
+    pairs = (
+        0.5 * (grams.cross_QQ + grams.cross_QQ.T),
+        grams.ideal_QQ,
+        grams.method_QQ + spread_QQ / step,
+    )
+    (cross, cross_Q), (ideal, ideal_Q), (method, method_Q) = map(_pair_means, pairs)
+    if not method > 0:
+        return nothing
+    root = math.sqrt(method)
+    gain = cross / root
+    if count < 3:
+        value = gain / math.sqrt(ideal) if ideal > 0 else math.nan
+        ends = (-math.inf, math.inf)
+        return UpdateEstimate(RatioSet(value, *ends), RatioSet(gain, *ends), np.full(count, np.nan))
+    scale = 2.0 * (count - 1) / (count * (count - 2))
+    influence_Q = scale * (cross_Q / root - 0.5 * gain * method_Q / method)
+    reach = float(stdtrit(count - 1, (1.0 + level) / 2))
+    half = reach * math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
+    cosine = UNKNOWN
+    if ideal > 0:
+        length = math.sqrt(ideal * method)
+        length_Q = (ideal_Q * method + method_Q * ideal) / (2.0 * length)
+        factor = scale**2 * count / (count - 1)
+        variances = (
+            factor * float(cross_Q @ cross_Q),
+            factor * float(cross_Q @ length_Q),
+            factor * float(length_Q @ length_Q),
+        )
+        cosine = RatioSet(cross / length, *fieller_set(cross, length, variances, reach))
+    return UpdateEstimate(cosine, RatioSet(gain, gain - half, gain + half), influence_Q)
+
+
+def _pair_means(gram_QQ: Floats) -> tuple[float, Floats]:
+    """Mean over pairs of different questions, and each question's own mean less that, [Q].
+
+    The mean is exactly 0 where only rounding is left of it.
+    """
+    count = len(gram_QQ)
+    off_QQ = gram_QQ - np.diag(np.diag(gram_QQ))
+    pairs = count * (count - 1)
+    mean = float(off_QQ.sum()) / pairs
+    if is_residue(mean, float(np.abs(off_QQ).sum()) / pairs):
+        mean = 0.0
+    return mean, off_QQ.sum(axis=1) / (count - 1) - mean
 
 
 def _sparse(token_NC: Ints, direction_NC: Floats, known: Ints) -> csr_array:
-    there_NC = token_NC >= 0
+    there_NC = (token_NC >= 0) & (direction_NC != 0)
     row, _ = np.nonzero(there_NC)
     column = np.searchsorted(known, token_NC[there_NC])
     shape = (len(token_NC), len(known))
@@ -254,12 +312,3 @@ def _indicator(question_N: Ints, num_questions: int) -> csr_array:
     count = len(question_N)
     ones = np.ones(count)
     return csr_array((ones, (np.arange(count), question_N)), shape=(count, num_questions))
-
-
-def _different(gram_QQ: Floats, weight_ZQ: Floats) -> Floats:
-    """Mean over pairs of different questions, weighted, [B]."""
-    off_QQ = gram_QQ - np.diag(np.diag(gram_QQ))
-    total_Z = ((weight_ZQ @ off_QQ) * weight_ZQ).sum(axis=1)
-    pairs_Z = weight_ZQ.sum(axis=1) ** 2 - (weight_ZQ**2).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(total_Z / pairs_Z)

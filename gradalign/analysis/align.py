@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from gradalign import methods
-from gradalign.alignment import cosine, cross_fit, node_sums
+from gradalign.alignment import NodeSums, cosine, cross_fit, node_sums
 from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
-from gradalign.alignment.scores import FLAT
+from gradalign.alignment.scores import FLAT, ZERO_NORM
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
+from gradalign.analysis.whole import WholeDirection
 from gradalign.estimates import Arm
-from gradalign.methods import Direction, Method, restrict
+from gradalign.methods import Direction, Method
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows
 
@@ -34,7 +36,10 @@ class AlignmentTables:
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's directions and alignments are there."""
-        return all(run.folder.has_table(name, shard) for name in TABLES)
+        if not all(run.folder.has_table(name, shard) for name in TABLES):
+            return False
+        # Tables of an older version know of the candidates alone.
+        return "other_ids" in run.folder.read_table("directions", shard).column_names
 
     def write(self, views: ShardViews) -> Counter[str]:
         """See TableWriter."""
@@ -74,17 +79,20 @@ class NodeScores:
     """One method at every node of a view.
 
     Attributes:
-        direction_NC: its expected direction on the candidates, from all continuations.
+        whole: its expected direction, from all continuations.
+        halves: the same from each half of them; none for methods that use no continuations.
         others: columns of the table `alignment`, [N].
     """
 
-    direction_NC: Floats
+    whole: WholeDirection
+    halves: tuple[WholeDirection, ...]
     cosine: Floats
     reason: npt.NDArray[np.object_]
     dot: Floats
+    dot_bound: Floats
+    ideal_norm2: Floats
     method_norm2: Floats
     norm_on_support: Floats
-    full_norm2: Floats
     sampled_cosine: Floats
     sampled_variance_ratio: Floats
 
@@ -108,10 +116,10 @@ def _add_alignment(
         cosine=scores.cosine,
         reason=list(scores.reason),
         dot=scores.dot,
-        ideal_norm2=_ideal_norm2(nodes, view),
+        dot_bound=scores.dot_bound,
+        ideal_norm2=scores.ideal_norm2,
         method_norm2=scores.method_norm2,
         norm_on_support=scores.norm_on_support,
-        full_norm2=scores.full_norm2,
         teacher_advantage=(
             teacher_advantage(nodes.prob_NC[at], view.q_NC, nodes.value_NC[at], mask_NC)
             if label != NO_TEACHER
@@ -122,96 +130,128 @@ def _add_alignment(
     )
 
 
-def _ideal_norm2(nodes: NodeTable, view: NodeView) -> Floats:
-    """Return |g*|^2 on the candidates of a view, which may lack some of the shard's."""
-    at = view.rows
-    fewer_N = (view.mask_NC != nodes.mask_NC[at]).any(axis=1)
-    norm2_N = np.array(nodes.column("ideal_norm2")[at], dtype=np.float64)
-    some = at[fewer_N]
-    norm2_N[fewer_N] = unbiased_norm2(
-        nodes.prob_NC[some], nodes.value_NC[some], nodes.var_NC[some], view.mask_NC[fewer_N]
-    )
-    return norm2_N
-
-
 def score_nodes(nodes: NodeTable, view: NodeView, method: Method) -> NodeScores:
-    """Compare one method with the ideal gradient at every node of a view."""
-    at, batch = view.rows, view.batch
-    prob_NC, value_NC = nodes.prob_NC[at], nodes.value_NC[at]
-    mask_NC = view.mask_NC
-    direction = method.direction(batch)
-    m_NC = on_candidates(direction.ascent_NS, view, mask_NC)
+    """Compare one method with the ideal gradient at every node of a view.
+
+    Both are directions on the whole vocabulary. The ideal one is known on the candidates C, where
+    it is P(C) times that of the student conditioned on C; outside it is at most P_j and taken as
+    0. A method pays for what it does outside all the same: its length is that of the whole
+    direction.
+    """
+    at, mask_NC = view.rows, view.mask_NC
+    prob_NC, value_NC, var_NC = nodes.prob_NC[at], nodes.value_NC[at], nodes.var_NC[at]
+    mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
+    direction = method.direction(view.batch)
+    whole = WholeDirection.of(direction.ascent_NS, view)
     ideal_NC = ideal_gradient(prob_NC, value_NC, mask_NC)
     flat_N = cosine(ideal_NC, ideal_NC).reason_N == FLAT
+    if method.ideal_multiple is not None:
+        return _multiple(method, nodes, view, ideal_NC, flat_N)
+    halves: tuple[WholeDirection, ...] = ()
     if method.uses_continuations:
-        halves = [method.direction(batch.half(h)) for h in (0, 1)]
-        m_HNC = np.stack([on_candidates(half.ascent_NS, view, mask_NC) for half in halves])
-        v_HNC = nodes.half_value_HNC[:, at]
-        both_NC = mask_NC & np.isfinite(v_HNC).all(axis=0)
-        sums = cross_fit(prob_NC, np.where(both_NC, v_HNC, 0.0), m_HNC, both_NC)
-        g_HNC = [ideal_gradient(prob_NC, np.where(both_NC, v, 0.0), both_NC) for v in v_HNC]
-        ways = [cosine(g_HNC[0], m_HNC[1]).value_N, cosine(g_HNC[1], m_HNC[0]).value_N]
-        cosine_N = 0.5 * (ways[0] + ways[1])
+        halves = tuple(WholeDirection.of(method.ascent(view.batch.half(h)), view) for h in (0, 1))
+        sums, cosine_N = _cross_fitted(nodes, view, halves)
     else:
-        sums = node_sums(prob_NC, value_NC, nodes.var_NC[at], m_NC, mask_NC)
-        cosine_N = cosine(ideal_NC, m_NC).value_N
-    reason_N = _reasons(direction, m_NC, flat_N, cosine_N)
+        sums = node_sums(prob_NC, value_NC, var_NC, whole.inside_NC, mask_NC)
+        sums = replace(sums, method_norm2_N=whole.norm2_N)
+        cosine_N = _cosine(ideal_NC, whole)
+    reason_N = _reasons(direction, whole, flat_N, cosine_N)
     return NodeScores(
-        direction_NC=m_NC,
+        whole=whole,
+        halves=halves,
         cosine=np.where(reason_N == "", cosine_N, np.nan),
         reason=reason_N,
-        dot=sums.dot_N,
+        dot=mass_N * sums.dot_N,
+        dot_bound=whole.dot_bound(prob_NC),
+        ideal_norm2=mass_N**2 * sums.ideal_norm2_N,
         method_norm2=sums.method_norm2_N,
-        norm_on_support=_norm_on_support(direction, view, mask_NC),
-        full_norm2=_full_norm2(direction, view),
-        sampled_cosine=_sampled_cosine(method, view, mask_NC, ideal_NC, flat_N),
-        sampled_variance_ratio=method.variance_ratio(batch),
+        norm_on_support=whole.share_inside_N,
+        sampled_cosine=_sampled_cosine(method, view, ideal_NC, flat_N),
+        sampled_variance_ratio=method.variance_ratio(view.batch),
     )
 
 
-def on_candidates(ascent_NS: Floats, view: NodeView, mask_NC: Bools) -> Floats:
-    """Restrict a direction to the candidates, [N, C]; rows without a direction become 0."""
-    candidates_NS = np.zeros(ascent_NS.shape, dtype=np.bool_)
-    row_N1 = np.arange(len(mask_NC))[:, None]
-    candidates_NS[np.broadcast_to(row_N1, mask_NC.shape)[mask_NC], view.slot_NC[mask_NC]] = True
-    restricted_NS = restrict(ascent_NS, view.batch.log_p_NS, candidates_NS)
-    m_NC = np.where(mask_NC, np.take_along_axis(restricted_NS, view.slot_NC, axis=1), 0.0)
-    return np.asarray(np.nan_to_num(m_NC, nan=0.0))
+def _multiple(
+    method: Method, nodes: NodeTable, view: NodeView, ideal_NC: Floats, flat_N: Bools
+) -> NodeScores:
+    """Score a method that is the ideal gradient times a factor.
+
+    It is measured from the same rollouts. By this identity its noise leaves all three sums alike,
+    where estimates of their own would each have another.
+    """
+    at, mask_NC, factor = view.rows, view.mask_NC, float(method.ideal_multiple or 0.0)
+    prob_NC = nodes.prob_NC[at]
+    mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
+    norm2_N = mass_N**2 * unbiased_norm2(prob_NC, nodes.value_NC[at], nodes.var_NC[at], mask_NC)
+
+    def direction(ideal_NC: Floats) -> WholeDirection:
+        return WholeDirection.of_candidates(factor * mass_N[:, None] * ideal_NC, view)
+
+    v_HNC, both_NC = _half_values(nodes, view)
+    reason_N = np.where(flat_N, FLAT, "").astype(object)
+    return NodeScores(
+        whole=direction(ideal_NC),
+        halves=tuple(direction(ideal_gradient(prob_NC, v_NC, both_NC)) for v_NC in v_HNC),
+        cosine=np.where(flat_N, np.nan, 1.0),
+        reason=reason_N,
+        dot=factor * norm2_N,
+        dot_bound=np.zeros(len(at)),
+        ideal_norm2=norm2_N,
+        method_norm2=factor**2 * norm2_N,
+        norm_on_support=np.where(flat_N, np.nan, 1.0),
+        sampled_cosine=_sampled_cosine(method, view, ideal_NC, flat_N),
+        sampled_variance_ratio=method.variance_ratio(view.batch),
+    )
+
+
+def _half_values(nodes: NodeTable, view: NodeView) -> tuple[Floats, Bools]:
+    """Return V from each half, 0 where it is not known, [2, N, C]; and where both are, [N, C]."""
+    half_HNC = nodes.half_value_HNC[:, view.rows]
+    both_NC = view.mask_NC & np.isfinite(half_HNC).all(axis=0)
+    return np.where(both_NC, half_HNC, 0.0), both_NC
+
+
+def _cross_fitted(
+    nodes: NodeTable, view: NodeView, halves: tuple[WholeDirection, ...]
+) -> tuple[NodeSums, Floats]:
+    """Return sums and cosines of a method that is measured from continuations.
+
+    All three sums are products of one pair of halves: the direction and the ideal gradient that
+    one half gives never meet each other.
+    """
+    prob_NC = nodes.prob_NC[view.rows]
+    v_HNC, both_NC = _half_values(nodes, view)
+    m_HNC = np.where(both_NC, np.stack([half.inside_NC for half in halves]), 0.0)
+    sums = cross_fit(prob_NC, v_HNC, m_HNC, both_NC)
+    g_HNC = [ideal_gradient(prob_NC, v_NC, both_NC) for v_NC in v_HNC]
+    ways = [_cosine(g_HNC[0], halves[1]), _cosine(g_HNC[1], halves[0])]
+    sums = replace(sums, method_norm2_N=halves[0].product(halves[1]))
+    return sums, 0.5 * (ways[0] + ways[1])
+
+
+def _cosine(ideal_NC: Floats, whole: WholeDirection) -> Floats:
+    """Return the cosine of ideal gradient and whole direction; NaN where either is 0."""
+    lengths_N = np.linalg.norm(ideal_NC, axis=1) * np.sqrt(whole.norm2_N)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value_N = (ideal_NC * whole.inside_NC).sum(axis=1) / lengths_N
+    return np.where(lengths_N > ZERO_NORM**2, np.clip(value_N, -1.0, 1.0), np.nan)
 
 
 def _reasons(
-    direction: Direction, m_NC: Floats, flat_N: Bools, cosine_N: Floats
+    direction: Direction, whole: WholeDirection, flat_N: Bools, cosine_N: Floats
 ) -> npt.NDArray[np.object_]:
     """Say why a node has no cosine: flat comes first, then what the method says."""
     reason_N = direction.reason_N.copy()
-    silent_N = (reason_N == "") & ~(np.abs(m_NC).max(axis=1, initial=0.0) > 0.0)
-    reason_N[silent_N] = "zero_method:nothing on the candidates"
+    reason_N[(reason_N == "") & ~(whole.norm2_N > 0.0)] = "zero_method:no direction"
     reason_N[(reason_N == "") & np.isnan(cosine_N)] = "flat:one half of the continuations"
     reason_N[flat_N] = FLAT
     return reason_N
 
 
-def _norm_on_support(direction: Direction, view: NodeView, mask_NC: Bools) -> Floats:
-    """Return the share of |m|^2 that lies on the candidates; the tail counts as spread evenly."""
-    ascent_NS, total_N = direction.ascent_NS, _full_norm2(direction, view)
-    inside_NC = np.where(mask_NC, np.take_along_axis(ascent_NS, view.slot_NC, axis=1), 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((inside_NC**2).sum(axis=1) / total_N)
-
-
-def _full_norm2(direction: Direction, view: NodeView) -> Floats:
-    """Return |m|^2 over all tokens; the tail counts as spread evenly."""
-    ascent_NS = direction.ascent_NS
-    tail_N = -ascent_NS.sum(axis=1)
-    return np.asarray((ascent_NS**2).sum(axis=1) + tail_N**2 / np.maximum(view.batch.num_tail_N, 1))
-
-
-def _sampled_cosine(
-    method: Method, view: NodeView, mask_NC: Bools, ideal_NC: Floats, flat_N: Bools
-) -> Floats:
+def _sampled_cosine(method: Method, view: NodeView, ideal_NC: Floats, flat_N: Bools) -> Floats:
     """Return the cosine of the direction for the drawn token alone."""
-    m_NC = on_candidates(method.ascent(view.batch, "sampled"), view, mask_NC)
-    return np.where(flat_N, np.nan, cosine(ideal_NC, m_NC).value_N)
+    whole = WholeDirection.of(method.ascent(view.batch, "sampled"), view)
+    return np.where(flat_N, np.nan, _cosine(ideal_NC, whole))
 
 
 def _add_directions(
@@ -221,18 +261,35 @@ def _add_directions(
     at = view.rows
     candidate_NC = nodes.token_NC[at] >= 0
     unknown_NC = nodes.mask_NC[at] & ~view.mask_NC
-    flat = np.where(unknown_NC, np.nan, scores.direction_NC)[candidate_NC]
-    offsets = np.concatenate([[0], np.cumsum(candidate_NC.sum(axis=1))]).astype(np.int32)
+    inside_NC = np.where(unknown_NC, np.nan, scores.whole.inside_NC)
+    slot_NX = scores.whole.others()
+    there_NX = slot_NX >= 0
+    ids_NX = np.take_along_axis(view.batch.ids_NS, np.maximum(slot_NX, 0), axis=1)
     question_ids, node_ids = nodes.ids("question_id"), nodes.ids("node_id")
+    kept_NX = np.concatenate([candidate_NC, there_NX], axis=1)
+    halves = [
+        _lists(np.concatenate([half.inside_NC, half.at(slot_NX)], axis=1), kept_NX)
+        for half in scores.halves
+    ] or [pa.nulls(len(at), pa.list_(pa.float64()))] * 2
     rows.add(
         len(at),
         question_id=[question_ids[n] for n in at],
         node_id=[node_ids[n] for n in at],
         teacher=label,
         method=method.spec,
-        direction=pa.ListArray.from_arrays(
-            pa.array(offsets), pa.array(flat, type=pa.float64(), from_pandas=True)
-        ),
+        direction=_lists(inside_NC, candidate_NC),
+        other_ids=_lists(ids_NX.astype(np.int32), there_NX),
+        other_direction=_lists(scores.whole.at(slot_NX), there_NX),
+        half0=halves[0],
+        half1=halves[1],
+    )
+
+
+def _lists(values_NX: npt.NDArray[Any], keep_NX: Bools) -> pa.ListArray:
+    """Return the kept values of every row as a list; NaN becomes null."""
+    offsets = np.concatenate([[0], np.cumsum(keep_NX.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values_NX[keep_NX], from_pandas=True)
     )
 
 

@@ -89,7 +89,7 @@ def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
 
 def read_directions(
     folder: RunFolder, shard: str, nodes: NodeTable
-) -> dict[Arm, tuple[Ints, Floats]]:
+) -> dict[Arm, tuple[Ints, Floats, Floats]]:
     """Read every stored direction on the candidates, by teacher and method.
 
     Args:
@@ -98,8 +98,9 @@ def read_directions(
         nodes: the shard's nodes.
 
     Returns:
-        Per arm the rows of the nodes that the teacher was shown, [M], and the directions there,
-        [M, C]: 0 at padding, NaN where the teacher's probability of a candidate is not known.
+        Per arm the rows of the nodes that the teacher was shown, [M]; the directions there,
+        [M, C]: 0 at padding, NaN where the teacher's probability of a candidate is not known; and
+        their squared length outside the candidates, [M].
     """
     table = folder.read_table("directions", shard)
     rows_M = np.array([nodes.row_of[str(name)] for name in table["node_id"].to_pylist()], np.int64)
@@ -110,7 +111,11 @@ def read_directions(
     at: dict[Arm, list[int]] = {}
     for place, arm in enumerate(map(Arm._make, arms)):
         at.setdefault(arm, []).append(place)
-    return {arm: (rows_M[places], value_MC[places]) for arm, places in at.items()}
+    other_M = np.zeros(len(rows_M))
+    if "other_direction" in table.column_names:  # tables of an older version lack it
+        other_MX, _ = padded(table["other_direction"], 0.0)
+        other_M = (other_MX**2).sum(axis=1)
+    return {arm: (rows_M[places], value_MC[places], other_M[places]) for arm, places in at.items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ estimates and their intervals need: memory does not grow with the number of node
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,18 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from gradalign import methods
-from gradalign.alignment import cluster_bootstrap, mean_of_sums, pooled_of_sums
-from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns, why_unpooled
+from gradalign.alignment import mean_of_sums, pooled_of_sums
+from gradalign.alignment.fieller import pooled_influence
+from gradalign.alignment.findings import (
+    cosine_finding,
+    mean_finding,
+    pooled_finding,
+    why_unsaid,
+)
+from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
+from gradalign.alignment.update import UpdateEstimate
 from gradalign.analysis.align import arms_of
-from gradalign.analysis.update import update_level
+from gradalign.analysis.update import question_ids, update_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
@@ -83,11 +92,14 @@ def summarise(run: Run, log: RunLog) -> None:
     sums: dict[Arm, _Sums] = {}
     totals: Counter[str] = Counter()
     rules: Counter[str] = Counter()
+    noise = np.zeros(2)
     for shard in run.shards():
         _add_shard(run, shard, edges, sums)
         totals += _totals(run, shard)
         rules += _rules(run, shard)
+        noise += _noise(run, shard)
     updates = update_level(run) if run.config.alignment == "update" else {}
+    _write_question_sums(run, sums, updates)
     rows = Rows("summary")
     ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
     while some := list(itertools.islice(ahead, ROWS)):
@@ -102,7 +114,59 @@ def summarise(run: Run, log: RunLog) -> None:
     failures = sorted(name for name in totals if name.startswith("verifier_"))
     log.data["totals"] = {name: totals[name] for name in (*TOTALS, *failures)}
     log.data["read_by"] = dict(rules.most_common())
+    log.data["noise_over_signal"] = _ratio(*noise) if noise[1] > 0 else None
     log.save()
+
+
+QUESTION_SUMS = "question_sums"
+
+
+def _write_question_sums(
+    run: Run, sums: dict[Arm, _Sums], updates: dict[Arm, UpdateEstimate]
+) -> None:
+    """Write what every arm's pooled alignment and gain are made of, question by question."""
+    place = {question: index for index, question in enumerate(question_ids(run))}
+    shard_of = {
+        str(question): shard
+        for shard in run.shards()
+        for question in run.folder.read_table("questions", shard)["question_id"].to_pylist()
+    }
+    rows = {shard: Rows(QUESTION_SUMS) for shard in run.shards()}
+    for arm, found in sums.items():
+        parts = found.by_split.get("all", [])
+        if not parts:
+            continue
+        sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
+        influence_Q = pooled_influence(sums_QY)
+        gain_Q = updates[arm].influence_Q if arm in updates else np.full(len(place), np.nan)
+        in_shard = np.array([shard_of[question] for question in found.questions])
+        for shard in dict.fromkeys(in_shard.tolist()):
+            at = np.flatnonzero(in_shard == shard)
+            names = [found.questions[i] for i in at]
+            rows[shard].add(
+                len(at),
+                question_id=names,
+                teacher=arm.teacher,
+                method=arm.method,
+                **dict(zip(POOLED, sums_QY[at].T, strict=True)),
+                influence=influence_Q[at],
+                gain_influence=gain_Q[[place[name] for name in names]],
+            )
+    for shard, own in rows.items():
+        run.folder.write_table(QUESTION_SUMS, shard, own.table_of())
+
+
+def _noise(run: Run, shard: str) -> Floats:
+    """Sum over nodes what noise adds to |g|^2, and |g*|^2 itself, weighted, [2]."""
+    nodes = run.folder.read_table("nodes", shard)
+    branches = run.folder.read_table("branches", shard).to_pandas()
+    length2 = (branches["ideal"] ** 2).groupby(branches["node_id"].astype(str)).sum()
+    own_N = length2.reindex(nodes["node_id"].to_pylist()).to_numpy(dtype=np.float64)
+    signal_N = nodes["ideal_norm2"].to_numpy()
+    weight_N = 1.0 / nodes["inclusion_prob"].to_numpy()
+    known_N = np.isfinite(own_N) & np.isfinite(signal_N)
+    parts_N2 = weight_N[:, None] * np.column_stack([own_N - signal_N, signal_N])
+    return np.asarray(parts_N2[known_N].sum(axis=0))
 
 
 def _entropy_edges(run: Run) -> Floats:
@@ -117,7 +181,7 @@ def _entropy_edges(run: Run) -> Floats:
 def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
-    updates: dict[Arm, Estimate],
+    updates: dict[Arm, UpdateEstimate],
     *,
     any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -130,16 +194,16 @@ def _rows(
         if "all" not in found.by_split:
             nothing = _row(run, arm, "all", np.zeros((0, len(COLUMNS))))
             why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
-            yield nothing | UNKNOWN.columns("update", "update_") | {"reason": why}
+            yield nothing | _update_columns(None) | {"reason": why}
         for split, parts in found.by_split.items():
-            update = updates.get(arm, UNKNOWN) if split == "all" else UNKNOWN
-            yield _row(run, arm, split, np.concatenate(parts)) | update.columns("update", "update_")
+            update = updates.get(arm) if split == "all" else None
+            yield _row(run, arm, split, np.concatenate(parts)) | _update_columns(update)
         place = 0
         for part in found.by_split.get("all", []):
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
                 row = _row(run, arm, split, part[i : i + 1])
-                yield row | UNKNOWN.columns("update", "update_")
+                yield row | _update_columns(None)
                 place += 1
 
 
@@ -212,13 +276,16 @@ def _kept_splits(group: pd.DataFrame, edges: Floats) -> Iterator[tuple[str, Bool
 
 def _row(run: Run, arm: Arm, split: str, sums_QY: Floats) -> dict[str, Any]:
     total = dict(zip(COLUMNS, sums_QY.sum(axis=0), strict=True))
-    pooled = _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in POOLED]], "pooled")
-    mean = _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in MEAN]], "mean")
-    balanced = (
-        UNKNOWN  # the length of such a direction is not known
-        if methods.get(arm.method).uses_continuations
-        else _interval(run, split, sums_QY[:, [COLUMNS.index(name) for name in BALANCED]], "pooled")
-    )
+    by_name = {
+        name: sums_QY[:, [COLUMNS.index(column) for column in columns]]
+        for name, columns in (("pooled", POOLED), ("mean", MEAN), ("balanced", BALANCED))
+    }
+    pooled, mean, balanced = (_finding(split, sums, name) for name, sums in by_name.items())
+    if methods.get(arm.method).uses_continuations:
+        balanced = UNKNOWN  # the length of such a direction is not known
+    reason = why_unsaid(by_name["pooled"], pooled)
+    if reason and total["num_flat"] == total["num_nodes"]:
+        reason = ALL_FLAT
     return {
         "teacher": arm.teacher,
         "method": arm.method,
@@ -228,29 +295,41 @@ def _row(run: Run, arm: Arm, split: str, sums_QY: Floats) -> dict[str, Any]:
         "num_flat": int(total["num_flat"]),
         "num_undefined": int(total["num_nodes"] - total["num_flat"] - total["num_cosines"]),
         "mean_cosine": mean.value,
-        "mean_low": float(np.maximum(mean.low, -1.0)),  # no mean of cosines lies outside
-        "mean_high": float(np.minimum(mean.high, 1.0)),
+        "mean_low": mean.low,
+        "mean_high": mean.high,
         **pooled.columns("pooled", "pooled_"),
         **balanced.columns("balanced", "balanced_"),
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
-        "reason": _why(total),
+        "reason": reason,
     }
 
 
-def _interval(run: Run, split: str, sums_QY: Floats, what: str) -> Estimate:
-    statistic = pooled_of_sums if what == "pooled" else _mean_of_cosines
-    if split.startswith(QUESTION):  # a single cluster has no interval
+WHOLE_SPLITS = ("all", "with-special", "without-special")
+"""Splits that are no small part of the tokens."""
+
+
+def _finding(split: str, sums_QY: Floats, what: str) -> Estimate:
+    """Return a number with its interval; of one question, which has none, what it shows itself."""
+    if split.startswith(QUESTION):
+        statistic = _mean_of_cosines if what == "mean" else pooled_of_sums
         return Estimate(float(statistic(sums_QY.sum(axis=0))))
-    return cluster_bootstrap(
-        sums_QY, statistic, seed=run.config.seed, num_resamples=run.config.bootstrap_resamples
-    )
+    if what == "mean":
+        return mean_finding(sums_QY)
+    return pooled_finding(sums_QY, part=split not in WHOLE_SPLITS)
 
 
-def _why(total: dict[str, float]) -> str:
-    why = why_unpooled([total[name] for name in POOLED])
-    return ALL_FLAT if why and total["num_flat"] == total["num_nodes"] else why
+def _update_columns(found: UpdateEstimate | None) -> dict[str, float]:
+    """Return what the table has of update level; the gain is a number of any size."""
+    if found is None:
+        return UNKNOWN.columns("update", "update_") | UNKNOWN.columns("gain", "gain_")
+    cosine, gain = cosine_finding(found.cosine), UNKNOWN
+    if math.isnan(found.gain.value):
+        cosine = UNKNOWN  # no direction in any question
+    elif found.gain.bounded:
+        gain = Estimate(found.gain.value, found.gain.low, found.gain.high)
+    return cosine.columns("update", "update_") | gain.columns("gain", "gain_")
 
 
 def _mean_of_cosines(sums: Floats) -> Floats:

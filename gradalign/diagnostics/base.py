@@ -13,9 +13,9 @@ import pandas as pd
 
 from gradalign.alignment import cosine, node_sums
 from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
-from gradalign.analysis.align import on_candidates
 from gradalign.analysis.node_views import Bools, Floats, Ints, NodeTable, NodeView
 from gradalign.analysis.stage import TableWriter
+from gradalign.analysis.whole import on_candidates
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
 from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, Stage, teacher_file

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign import methods
-from gradalign.analysis.align import on_candidates, score_nodes
+from gradalign.analysis.align import score_nodes
 from gradalign.analysis.node_views import (
     Bools,
     Floats,
@@ -26,6 +26,7 @@ from gradalign.analysis.node_views import (
     ShardViews,
     continuations_scored,
 )
+from gradalign.analysis.whole import on_candidates
 from gradalign.diagnostics.base import (
     Advice,
     Consequence,
@@ -145,7 +146,7 @@ class HorizonTable:
                     norm_N = (sequence_HNC[0] * sequence_HNC[1]).sum(axis=-1)
                 rows.add(
                     len(at),
-                    **shared,
+                    **{**shared, "ideal_norm2": scores.ideal_norm2},
                     gamma=gamma,
                     cosine=scores.cosine,
                     dot=scores.dot,

@@ -194,6 +194,11 @@ class Method(ABC):
         """Whether it shares noise with the ideal gradient and has to be cross-fitted."""
         return "continuations" in self.expected_needs
 
+    @property
+    def ideal_multiple(self) -> float | None:
+        """By how much the expected direction is the ideal gradient; None where it is not."""
+        return None
+
     # Directions
 
     @abstractmethod

@@ -42,6 +42,11 @@ class DrGRPO(SampledToken):
         """The spine's reward and its group's mean."""
         return frozenset({"spine"})
 
+    @property
+    def ideal_multiple(self) -> float:
+        """(G - 1) / G, as a response is part of the mean that it is compared with."""
+        return (self.group - 1.0) / self.group
+
     def draws(self, batch: NodeBatch) -> Draws:
         """Return the mean advantage of each token and its mean square."""
         nodes, rolled = batch.at(1.0), continuations_of(batch)

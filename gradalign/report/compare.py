@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from gradalign.alignment import cluster_bootstrap, compare, pooled_of_sums
+from gradalign.alignment import compare, pooled_of_sums
+from gradalign.alignment.findings import pooled_finding
 from gradalign.alignment.scores import POOLING
 from gradalign.errors import RunError
 from gradalign.estimates import Arm, Difference
@@ -154,7 +155,7 @@ def _one(
             _stacked([by[q] for q in sorted(has)])
             for by, has in zip(by_question, counted, strict=True)
         ]
-        difference = _unpaired(sums[0], sums[1], seed, level)
+        difference = _unpaired(sums[0], sums[1], level)
     else:
         order = sorted(counted[0] & counted[1])
         sums = [_stacked([by[q] for q in order]) for by in by_question]
@@ -162,7 +163,7 @@ def _one(
             sums[1], sums[0], pooled_of_sums,
             seed=seed, num_resamples=resamples_for(len(order)), level=level,
         )  # fmt: skip
-    values = [float(pooled_of_sums(part.sum(axis=0))) for part in sums]
+    values = [pooled_finding(part, level=level).value for part in sums]
     return ArmDifference(
         teacher=arm.teacher,
         method=arm.method,
@@ -181,12 +182,10 @@ def _stacked(rows: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
 
 
 def _unpaired(
-    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int, level: float
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], level: float
 ) -> Difference:
     """Difference of independent estimates: their standard errors add in squares."""
-    one, other = (
-        cluster_bootstrap(sums, pooled_of_sums, seed=seed, level=level) for sums in (first, second)
-    )
+    one, other = (pooled_finding(sums, level=level) for sums in (first, second))
     difference = other.value - one.value
     se = math.hypot(one.se, other.se)
     ends = (one.low, one.high, other.low, other.high)

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from scipy.stats import norm
 
 from gradalign.alignment import pooled_of_sums
+from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
 from gradalign.report.format import interval, visible
 from gradalign.report.node_scores import arms_in, directions
-from gradalign.report.plots import best_arm
+from gradalign.report.plots import shown_arm
 from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:
@@ -199,16 +200,19 @@ def why_chosen(report: Report, arm: Arm, teacher: str | None, method: str | None
         if method is not None
         else " of all teachers and methods"
     )
-    value = interval(row["pooled"], row["pooled_low"], row["pooled_high"])
     flags = [flag for flag, asked in (("--teacher", teacher), ("--method", method)) if not asked]
+    value = interval(row["pooled"], row["pooled_low"], row["pooled_high"])
+    why = f"the highest pooled alignment{of}, {value}"
+    if row["pooled"] != row["pooled"]:
+        why = f"the first{of}: {row['reason'] or TOO_FEW}, so that none is ahead"
     return (
-        f"{name}: the highest pooled alignment{of}, {value}. {' and '.join(flags)} "
+        f"{name}: {why}. {' and '.join(flags)} "
         f"{'takes another' if len(flags) == 1 else 'take others'}."
     )
 
 
 def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
-    """Return the arm that is asked for; what is left open is the best there is.
+    """Return the arm that is asked for; what is left open is the best there is, or the first.
 
     Raises:
         RunError: the run is not finished.
@@ -231,7 +235,7 @@ def choose_arm(report: Report, teacher: str | None, method: str | None) -> Arm:
         rows = rows[rows["teacher"] == teacher]
     if method is not None:
         rows = rows[rows["method"] == method]
-    return best_arm(rows)
+    return shown_arm(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,8 +285,7 @@ def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
             warnings.warn(f"{error.message} Its positions count as not measured.", stacklevel=2)
             continue
         for found in every:
-            own_N = np.linalg.norm(found.ascent_NC, axis=1)
-            for node, size, se in zip(found.node_ids, own_N, found.dot_se_N, strict=True):
+            for node, size, se in zip(found.node_ids, found.length_N, found.dot_se_N, strict=True):
                 both = float(size) * float(length.get(node, 0.0))
                 out[node] = float(se) / both if both > 0 else float("nan")
     return out

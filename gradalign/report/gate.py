@@ -4,6 +4,11 @@ A condition reads `COLUMN[METHOD@TEACHER,SPLIT] >= NUMBER`, such as
 `pooled_low[gkd@demo:strong,incorrect]>=0.1`. The split is `all` where it is left out; methods that
 look at no teacher have no `@TEACHER`; `*` matches anything, and then every match must hold. A
 teacher may be given by the last part of its name (`Qwen3-8B` for `Qwen/Qwen3-8B`).
+
+A number with an interval is judged by it: `>=` passes if the low end meets the threshold, fails if
+the high end misses it, and is undecided in between; `<=` the other way round. So two runs on other
+questions that truly stand at the threshold almost never disagree, where point values would half of
+the time.
 """
 
 from __future__ import annotations
@@ -11,10 +16,10 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from gradalign.errors import UsageError
@@ -76,26 +81,53 @@ class Outcome:
         condition: as written.
         name: METHOD@TEACHER,SPLIT that it was tried on.
         value: what the summary holds; NaN where it has no number, which fails.
-        passed: whether the condition holds; never of a value that is not there.
+        status: pass, fail, or undecided where the interval holds the threshold; what has neither
+            a value nor an interval fails.
         reason: why there is no value, where the summary says so.
+        low, high: the interval that it was judged by; NaN for a number without one.
+        questions: about how many would decide it, if the value is what it seems; NaN where that
+            cannot be said.
     """
 
     condition: str
     name: str
     value: float
-    passed: bool
+    status: Literal["pass", "fail", "undecided"]
     reason: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    questions: float = math.nan
+
+    @property
+    def passed(self) -> bool:
+        """Whether the condition holds for sure."""
+        return self.status == "pass"
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the interval holds the threshold."""
+        return self.status == "undecided"
 
     @property
     def message(self) -> str:
         """What was found, in a sentence."""
         why = f" ({self.reason})" if self.reason else ""
         found = f"is {self.value:.4g}" if math.isfinite(self.value) else f"has no value{why}"
+        if not math.isnan(self.low):
+            found += f", interval [{self.low:.3f}, {self.high:.3f}]"
+        if self.undecided:
+            found += ": undecided"
+        if math.isfinite(self.questions):
+            found += f", about {self.questions:,.0f} questions would decide"
         return f"{self.condition}: {self.name} {found}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return {**plain, "passed": self.passed}
 
 
 def parse_condition(text: str) -> Condition:
@@ -190,18 +222,79 @@ def _try(report: Report, condition: Condition) -> list[Outcome]:
             "question:ID.",
         )
     rows = summary[summary["split"] == condition.split].set_index(["teacher", "method"])
+    records = {
+        Arm(str(row["teacher"]), str(row["method"])): row
+        for row in rows.reset_index().to_dict("records")
+    }
     outcomes = []
     for arm in chosen:
         value = float(rows[condition.column].get(arm, math.nan))
         name = f"{arm},{condition.split}"
-        there = math.isfinite(value)  # what is not known fails, whatever the comparison
-        passed = there and _COMPARE[condition.comparison](value, condition.threshold)
+        there = math.isfinite(value)
         why = rows["reason"].get(arm) if "reason" in rows and not there else None
         if arm not in rows.index:
             why = "nothing in this split"
         reason = why if isinstance(why, str) and (why and _tells(condition.column)) else ""
-        outcomes.append(Outcome(condition.text, name, value, bool(passed), reason))
+        outcomes.append(_judge(condition, name, value, reason, records.get(arm, {})))
     return outcomes
+
+
+INTERVALS = {
+    "pooled": ("pooled_low", "pooled_high"),
+    "mean_cosine": ("mean_low", "mean_high"),
+    "balanced": ("balanced_low", "balanced_high"),
+    "update": ("update_low", "update_high"),
+    "gain": ("gain_low", "gain_high"),
+}
+"""Columns of the summary that have an interval, and its ends."""
+
+
+def _judge(
+    condition: Condition, name: str, value: float, reason: str, row: Mapping[Any, Any]
+) -> Outcome:
+    """Judge a number by its interval where it has one, otherwise by itself."""
+    upward = condition.comparison.startswith(">")
+    holds = _COMPARE[condition.comparison]
+    point, low, high = math.nan, math.nan, math.nan
+    for column, ends in INTERVALS.items():
+        if condition.column in (column, ends[0 if upward else 1]):
+            point, low, high = (float(row.get(key, math.nan)) for key in (column, *ends))
+    if math.isnan(low) or math.isnan(high):
+        passed = math.isfinite(value) and holds(value, condition.threshold)
+        return Outcome(condition.text, name, value, "pass" if passed else "fail", reason)
+    near, far = (low, high) if upward else (high, low)
+    if holds(near, condition.threshold):
+        return Outcome(condition.text, name, value, "pass", reason, low, high)
+    if not holds(far, condition.threshold):
+        return Outcome(condition.text, name, value, "fail", reason, low, high)
+    end = near if holds(point, condition.threshold) else far  # the one that has to move
+    questions, gap = math.nan, abs(point - condition.threshold)
+    if gap > 0:  # widths fall with the square root of the number of questions
+        needed = float(row["num_questions"]) * ((point - end) / gap) ** 2
+        questions = math.ceil(needed * (1.0 - 1e-9))
+    return Outcome(condition.text, name, value, "undecided", reason, low, high, questions)
+
+
+def warnings_of(conditions: Sequence[str]) -> list[str]:
+    """Say which conditions are on point values.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    out = []
+    for text in conditions:
+        column = parse_condition(text).column
+        if column in INTERVALS:
+            out.append(
+                f"{text}: {column} is a point value; it is judged by its interval, as "
+                f"{INTERVALS[column][0]} or {INTERVALS[column][1]} would be."
+            )
+        elif column not in {end for ends in INTERVALS.values() for end in ends}:
+            out.append(
+                f"{text}: {column} has no interval; at the threshold two runs disagree half of "
+                "the time."
+            )
+    return out
 
 
 def _tells(column: str) -> bool:
@@ -220,9 +313,10 @@ def _matches(condition: Condition, arm: Arm) -> bool:
 
 
 def github_annotations(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return what GitHub Actions shows beside a job: one line per failure."""
+    """Return what GitHub Actions shows beside a job: a line per condition that does not pass."""
     return [
-        f"::error title=gradalign::{_github(visible(outcome.message))}"
+        f"::{'warning' if outcome.undecided else 'error'} title=gradalign::"
+        f"{_github(visible(outcome.message))}"
         for outcome in outcomes
         if not outcome.passed
     ]
@@ -234,14 +328,14 @@ def _github(text: str) -> str:
 
 
 def junit(outcomes: Sequence[Outcome], name: str) -> bytes:
-    """Return JUnit XML: one test case per outcome."""
-    failures = sum(not outcome.passed for outcome in outcomes)
+    """Return JUnit XML: one test case per outcome; what is undecided counts as an error."""
+    failures = sum(outcome.status == "fail" for outcome in outcomes)
     suite = ElementTree.Element(
         "testsuite",
         name=visible(f"gradalign {name}"),
         tests=str(len(outcomes)),
         failures=str(failures),
-        errors="0",
+        errors=str(sum(outcome.undecided for outcome in outcomes)),
         skipped="0",
     )
     for outcome in outcomes:
@@ -251,7 +345,8 @@ def junit(outcomes: Sequence[Outcome], name: str) -> bytes:
         )  # fmt: skip
         if not outcome.passed:
             text = visible(outcome.message)
-            ElementTree.SubElement(case, "failure", message=text).text = text
+            kind = "error" if outcome.undecided else "failure"
+            ElementTree.SubElement(case, kind, message=text).text = text
     root = ElementTree.Element("testsuites")
     root.append(suite)
     data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

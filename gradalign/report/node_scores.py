@@ -47,8 +47,8 @@ class NodeScores:
         correct_N: whether the node's spine is correct; None where it is not known.
         relative_position_N: 0 at the first token of the spine, 1 at the last.
         entropy_N: the student's entropy, nats.
-        dot_AN, method_norm2_AN: NaN where the arm has no such node.
-        ideal_norm2_N: unbiased |g*|^2.
+        dot_AN, ideal_norm2_AN, method_norm2_AN: NaN where the arm has no such node; |g*|^2 is on
+            the candidates that the arm's teacher knows.
     """
 
     arms: tuple[Arm, ...]
@@ -60,8 +60,8 @@ class NodeScores:
     relative_position_N: Floats
     entropy_N: Floats
     dot_AN: Floats
+    ideal_norm2_AN: Floats
     method_norm2_AN: Floats
-    ideal_norm2_N: Floats
 
     def there(self, *arms: Arm) -> Bools:
         """Nodes that every one of the arms has, [N]."""
@@ -77,7 +77,8 @@ class NodeScores:
         """
         row = self.arms.index(arm)
         keep_N = self.there(arm) if inside_N is None else self.there(arm) & inside_N
-        columns = (self.dot_AN[row], self.ideal_norm2_N, self.method_norm2_AN[row], self.weight_N)
+        norms = (self.ideal_norm2_AN[row], self.method_norm2_AN[row])
+        columns = (self.dot_AN[row], *norms, self.weight_N)
         columns_NY = pooling_columns(*(column[keep_N] for column in columns))
         return np.stack(
             [
@@ -105,8 +106,10 @@ _ABOUT = (
     "relative_position",
     "inclusion_prob",
     "student_entropy",
-    "ideal_norm2",
 )
+
+
+_MEASURED = ("dot", "ideal_norm2", "method_norm2")
 
 
 def arms_in(table: pd.DataFrame) -> list[Arm]:
@@ -117,7 +120,7 @@ def arms_in(table: pd.DataFrame) -> list[Arm]:
 
 def read_scores(report: Report) -> NodeScores:
     """Read a run's alignments as arrays."""
-    columns = ["teacher", "method", "node_id", "dot", "method_norm2"]
+    columns = ["teacher", "method", "node_id", *_MEASURED]
     table = report.table("alignment", columns)
     masked = bool(report.metadata.get("config", {}).get("mask_special"))
     about = report.table("nodes", [*_ABOUT, *(["special"] if masked else [])])
@@ -128,12 +131,12 @@ def read_scores(report: Report) -> NodeScores:
     at = keys.get_indexer(pd.MultiIndex.from_frame(table[["teacher", "method"]]))
     column = pd.Index(node_id_N).get_indexer(pd.Index(table["node_id"].astype(object)))
     known = column >= 0
-    dot_AN = np.full((len(arms), len(node_id_N)), np.nan)
-    norm2_AN = np.full_like(dot_AN, np.nan)
-    dot_AN[at[known], column[known]] = table["dot"].to_numpy(dtype=np.float64)[known]
+    measured = {name: np.full((len(arms), len(node_id_N)), np.nan) for name in _MEASURED}
+    for name, found_AN in measured.items():
+        found_AN[at[known], column[known]] = table[name].to_numpy(dtype=np.float64)[known]
+    dot_AN = measured["dot"]
     if masked:  # such a run leaves nodes at special tokens out of every split
         dot_AN[:, about["special"].to_numpy(dtype=np.bool_)] = np.nan
-    norm2_AN[at[known], column[known]] = table["method_norm2"].to_numpy(dtype=np.float64)[known]
     questions, question_N = np.unique(
         about["question_id"].astype(object).to_numpy(dtype=object).astype(str), return_inverse=True
     )
@@ -147,8 +150,8 @@ def read_scores(report: Report) -> NodeScores:
         relative_position_N=about["relative_position"].to_numpy(dtype=np.float64),
         entropy_N=about["student_entropy"].to_numpy(dtype=np.float64),
         dot_AN=dot_AN,
-        method_norm2_AN=norm2_AN,
-        ideal_norm2_N=about["ideal_norm2"].to_numpy(dtype=np.float64),
+        ideal_norm2_AN=measured["ideal_norm2"],
+        method_norm2_AN=measured["method_norm2"],
     )
 
 
@@ -160,8 +163,9 @@ class ShardDirections:
         arm: teacher and method.
         node_ids: the nodes, [N].
         token_NC: the candidates, -1 at padding.
-        ascent_NC: the method's expected direction restricted to the candidates; 0 at padding
-            and where nothing is known of the teacher's probability.
+        ascent_NC: the method's expected direction on the candidates; 0 at padding and where
+            nothing is known of the teacher's probability.
+        length_N: of the whole direction, over all tokens.
         dot_se_N: standard error of g* . m from the noise of the values, the direction taken as
             known: sqrt(sum_j (p~_j (m_j - sum_k p~_k m_k))^2 Var V_j), over the candidates that
             the direction is known of.
@@ -171,6 +175,7 @@ class ShardDirections:
     node_ids: list[str]
     token_NC: npt.NDArray[np.int64]
     ascent_NC: Floats
+    length_N: Floats
     dot_se_N: Floats
 
 
@@ -189,7 +194,7 @@ def directions(
     """
     nodes = read_nodes(report.folder, shard)
     node_ids = nodes.ids("node_id")
-    for arm, (rows_N, known_NC) in read_directions(report.folder, shard, nodes).items():
+    for arm, (rows_N, known_NC, other_N) in read_directions(report.folder, shard, nodes).items():
         if arms is not None and arm not in arms:
             continue
         mask_NC = nodes.mask_NC[rows_N] & np.isfinite(known_NC)
@@ -202,5 +207,6 @@ def directions(
             node_ids=[node_ids[row] for row in rows_N],
             token_NC=nodes.token_NC[rows_N],
             ascent_NC=m_NC,
+            length_N=np.sqrt((m_NC**2).sum(axis=1) + other_N),
             dot_se_N=np.sqrt((pull_NC**2 * var_NC).sum(axis=1)),
         )

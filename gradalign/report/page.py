@@ -84,6 +84,7 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
         created=visible(str(report.metadata.get("created", ""))),
         version=visible(str(report.metadata.get("versions", {}).get("gradalign", ""))),
         verdict=result.verdict,
+        basis=result.basis,
         headline=visible(result.headline),
         remarks=[visible(line) for line in result.remarks],
         footer=[visible(line) for line in report.footer()],
@@ -93,11 +94,9 @@ def _fill(report: Report, result: Recommendation, data: dict[str, Any], plotly_j
                 "teacher": visible(item.teacher) or "(none)",
                 "method": visible(item.method),
                 "role": item.role,
-                "pooled": interval(*item.pooled.span),
+                "value": interval(*item.value.span),
                 "difference": (
-                    ("best candidate" if item.pooled.known else "-")
-                    if item.against_leader is None
-                    else interval(*item.against_leader.span)
+                    "-" if item.against_leader is None else interval(*item.against_leader.span)
                 ),
                 "p": p_value(
                     None if item.against_leader is None else item.against_leader.adjusted_p

@@ -37,6 +37,7 @@ _NUMBERS = (
     "pooled", "pooled_low", "pooled_high", "mean_cosine", "mean_low", "mean_high",
     "positive_share", "coverage", "num_nodes", "num_flat", "update", "update_low", "update_high",
 )  # fmt: skip
+_ALIGNMENTS = tuple(name for name in _NUMBERS if name.startswith(("pooled", "mean", "update")))
 
 
 def page_data(report: Report, max_spines: int) -> dict[str, Any]:
@@ -99,7 +100,11 @@ def _summary(
         kind, separator, rest = split.partition(":")
         shown = f"{kind}:{visible(rest)}" if separator else kind
         entry = out.setdefault(shown, [None] * len(arms))
-        entry[index[Arm(row["teacher"], row["method"])]] = [rounded(row[name]) for name in _NUMBERS]
+        entry[index[Arm(row["teacher"], row["method"])]] = [
+            # What is shown with 3 digits is rounded to them once, here.
+            rounded(row[name], 3 if name in _ALIGNMENTS else 6)
+            for name in _NUMBERS
+        ]
     return out
 
 
@@ -177,7 +182,7 @@ def _spines(
 
 
 def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int, float]]:
-    """Return (teacher, method, node) to the direction at each candidate, scaled to length 1.
+    """Return (teacher, method, node) to the whole direction, of length 1, at each candidate.
 
     A shard with a torn file has none, and the rest of it is shown.
     """
@@ -188,7 +193,7 @@ def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int,
         warnings.warn(f"{error.message} Its questions are shown without directions.", stacklevel=2)
         return out
     for found in every:
-        length_N1 = np.linalg.norm(found.ascent_NC, axis=1, keepdims=True)
+        length_N1 = found.length_N[:, None]
         unit_NC = found.ascent_NC / np.where(length_N1 > 0, length_N1, 1.0)
         for node, tokens, values in zip(
             found.node_ids, found.token_NC.tolist(), unit_NC.tolist(), strict=True

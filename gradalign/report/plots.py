@@ -45,9 +45,21 @@ def best_arm(summary: pd.DataFrame) -> Arm:
     rows = summary[(summary["split"] == "all") & (summary["teacher"] != "")]
     rows = rows[np.isfinite(rows["pooled"].to_numpy(dtype=float))]
     if not len(rows):
-        raise UsageError("no teacher has a pooled alignment in this run.")
+        raise UsageError(
+            "no teacher has a pooled alignment in this run.",
+            "Name a teacher and a method, or take more questions.",
+        )
     top = rows.sort_values("pooled", ascending=False, kind="stable").iloc[0]
     return Arm(str(top["teacher"]), str(top["method"]))
+
+
+def shown_arm(summary: pd.DataFrame) -> Arm:
+    """Return the best arm, or where none can be said to be, the first that looks at a teacher."""
+    rows = summary[summary["split"] == "all"]
+    led = rows[rows["teacher"] != ""]
+    if led["pooled"].notna().any():
+        return best_arm(summary)
+    return arms_in(led if len(led) else rows)[0]
 
 
 class Plots:
@@ -83,7 +95,7 @@ class Plots:
         """Draw the pooled alignment by position in the response, a line per teacher.
 
         Args:
-            method: whose; the best arm's by default.
+            method: whose; the best arm's by default, or the first one's.
         """
         return self._lines("position", QUARTERS, "position in the response", method)
 
@@ -192,7 +204,7 @@ class Plots:
             kept = kept[kept["method"] == method]
         if teacher == "":
             return Arm("", method or str(kept["method"].iloc[0]))
-        return best_arm(kept)
+        return shown_arm(kept)
 
 
 def _known(summary: pd.DataFrame) -> str:

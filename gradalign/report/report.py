@@ -266,7 +266,7 @@ class Report:
         Args:
             level: confidence, Holm-corrected within each family of comparisons.
         """
-        from gradalign.report.recommend import recommend
+        from gradalign.report.verdict import recommend
 
         return recommend(self, level=level)
 

@@ -68,6 +68,7 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
             f"Verified anew by {metadata['resolved']['verifier']}; rollouts were made under "
             f"{former}. Former verdicts: table verdicts."
         )
+    lines += noise_remark(metadata)
     floor = metadata.get("noise_floor")
     if floor:
         lines.append(
@@ -83,6 +84,31 @@ def remarks(path: str, metadata: Mapping[str, Any], summary: pd.DataFrame | None
     lines += metadata.get("resolved", {}).get("warnings", ())
     lines += end_remarks(metadata)
     return lines + sampling_warning(metadata.get("config", {}))
+
+
+_QUIET, _NOISY = 0.2, 1.0
+"""Noise over signal below which more rollouts per question gain little, and above which much."""
+
+
+def noise_remark(metadata: Mapping[str, Any]) -> list[str]:
+    """Say how much of |g|^2 is noise of the rollouts, and what would lower the error most.
+
+    Args:
+        metadata: run.json.
+    """
+    if "noise_over_signal" not in metadata:  # of an older version, or no summary yet
+        return []
+    ratio = metadata["noise_over_signal"]
+    if ratio is None:
+        if not metadata.get("totals", {}).get("continuations"):
+            return []
+        return ["Rollouts alone could explain the ideal gradient: more rollouts (--continuations)."]
+    advice = "more questions (--limit) or more rollouts (--continuations) narrow intervals alike"
+    if ratio < _QUIET:
+        advice = "more questions (--limit) narrow intervals, more rollouts hardly"
+    elif ratio > _NOISY:
+        advice = "more rollouts (--continuations) narrow intervals most"
+    return [f"Noise over signal in the ideal gradient: {ratio:.2g}; {advice}."]
 
 
 def end_remarks(metadata: Mapping[str, Any]) -> list[str]:
@@ -120,7 +146,7 @@ def _outside(label: str, shares: Mapping[str, float]) -> str:
     method, share = max(shares.items(), key=lambda item: item[1])
     return (
         f"{share:.0%} of the squared direction of {method} of {label} lies outside the candidates, "
-        "where nothing was tried: alignment is of the rest."
+        "where nothing was tried: it counts as length that gains nothing."
     )
 
 

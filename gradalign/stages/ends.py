@@ -91,7 +91,7 @@ def outside_figures(run: Run) -> dict[str, dict[str, float]]:
         table = run.folder.read_table("alignment", shard)
         names = zip(table["teacher"].to_pylist(), table["method"].to_pylist(), strict=True)
         arms = map(Arm._make, names)
-        total_N = table["full_norm2"].to_numpy(zero_copy_only=False)
+        total_N = table["method_norm2"].to_numpy(zero_copy_only=False)
         inside_N = total_N * table["norm_on_support"].to_numpy(zero_copy_only=False)
         weight_N = table["weight"].to_numpy(zero_copy_only=False)
         for arm, total, inside, weight in zip(arms, total_N, inside_N, weight_N, strict=True):

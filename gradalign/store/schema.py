@@ -173,7 +173,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "success probability: sum of p~ V over the candidates; null if not measured",
         ),
         ("value_se", _F8, "its standard error"),
-        ("ideal_norm2", _F8, "unbiased |g*|^2, g* on the candidates"),
+        ("ideal_norm2", _F8, "unbiased |g*|^2, of P renormalised on the candidates"),
         ("coverage", _F8, "share of P that the candidates cover"),
         ("num_candidates", _ID, ""),
         ("num_continuations", _ID, "targeted rollouts forced at this node"),
@@ -202,7 +202,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("value_var", _F8, "its estimated variance"),
         ("value_half0", _F8, "V from the first half of the continuations alone"),
         ("value_half1", _F8, "V from the second half alone"),
-        ("ideal", _F8, "the ideal gradient g* at the candidate"),
+        ("ideal", _F8, "the ideal gradient g* at the candidate, P renormalised on the candidates"),
     ],
     "branch_teachers": [
         ("question_id", _NAME, ""),
@@ -220,13 +220,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("method", _NAME, ""),
         ("correct", pa.bool_(), "whether the spine is correct; null if the verifier failed"),
         ("weight", _F8, "1 / inclusion probability"),
-        ("cosine", _F8, "cosine of the expected direction with g* on the candidates; null if none"),
+        ("cosine", _F8, "cosine of g* and the expected direction on all tokens; null if none"),
         ("reason", _NAME, "why there is no cosine: flat, zero_method:..., empty if there is one"),
         ("dot", _F8, "unbiased inner product g* . m"),
-        ("ideal_norm2", _F8, "unbiased |g*|^2"),
-        ("method_norm2", _F8, "|m|^2 on the candidates, unbiased"),
-        ("norm_on_support", _F8, "share of |m|^2 (before restriction) that lies on the candidates"),
-        ("full_norm2", _F8, "|m|^2 before restriction; the rest counts as spread evenly"),
+        (
+            "dot_bound",
+            _F8,
+            "how far g* . m may be off, as values outside the candidates are unknown",
+        ),
+        ("ideal_norm2", _F8, "unbiased |g*|^2, 0 outside the candidates"),
+        ("method_norm2", _F8, "unbiased |m|^2 over all tokens; the tail counts as spread evenly"),
+        ("norm_on_support", _F8, "share of |m|^2 that lies on the candidates"),
         ("teacher_advantage", _F8, "sum of (q~ - p~) V over the candidates"),
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),
@@ -252,6 +256,36 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             _F8S,
             "where the method pushes the logits of the node's candidates, in order of `branches`; "
             "null for a candidate of which the teacher's server said nothing",
+        ),
+        (
+            "other_ids",
+            pa.list_(pa.int32()),
+            "tokens outside the candidates that it moves most, 99.99% of |m|^2",
+        ),
+        ("other_direction", _F8S, "where it pushes these"),
+        (
+            "half0",
+            _F8S,
+            "direction at the candidates and then at other_ids from the first half of the "
+            "continuations; null for methods that use none",
+        ),
+        ("half1", _F8S, "from the second half"),
+    ],
+    "question_sums": [
+        ("question_id", _NAME, ""),
+        ("teacher", _NAME, "empty for methods that look at no teacher"),
+        ("method", _NAME, ""),
+        ("dot", _F8, "sum over the question's nodes of weight times g* . m"),
+        ("ideal_norm2", _F8, "of weight times |g*|^2"),
+        ("method_norm2", _F8, "of weight times |m|^2"),
+        ("ideal_size", _F8, "of weight times the absolute value of |g*|^2 as estimated"),
+        ("method_size", _F8, "of weight times the absolute value of |m|^2 as estimated"),
+        ("influence", _F8, "how far the question moves pooled; these sum to 0"),
+        (
+            "gain_influence",
+            _F8,
+            "how far it moves gain; the variance is Q/(Q-1) times the sum of squares; null unless "
+            "asked for (--alignment update)",
         ),
     ],
     "diagnostics": [
@@ -326,7 +360,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("cosine", _F8, "cosine of the expected direction with g*; null if none"),
         ("dot", _F8, "unbiased inner product g* . m"),
         ("ideal_norm2", _F8, "unbiased |g*|^2"),
-        ("method_norm2", _F8, "unbiased |m|^2 on the candidates"),
+        ("method_norm2", _F8, "unbiased |m|^2 over all tokens"),
         ("bias2", _F8, "unbiased |m - m of gamma 1|^2 on the candidates; null if not scored"),
         ("sequence_norm2", _F8, "unbiased |m of gamma 1|^2; null if not scored"),
         ("variance", _F8, "of the single-sample direction, summed over the vocabulary"),
@@ -400,14 +434,23 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         (
             "update",
             _F8,
-            "update-level alignment, of the split all; null unless asked for (--alignment update)",
+            "cosine of the expected ideal update and a step on 32 questions, of the split all; "
+            "null unless asked for (--alignment update)",
         ),
         ("update_low", _F8, "95 % interval"),
         ("update_high", _F8, "95 % interval"),
+        (
+            "gain",
+            _F8,
+            "first-order gain in success of a step of length 1 in the output layer's weights, of "
+            "the split all; null as `update` is",
+        ),
+        ("gain_low", _F8, "95 % interval"),
+        ("gain_high", _F8, "95 % interval"),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),
-        ("reason", _STRING, "why pooled is null; empty where it is not"),
+        ("reason", _STRING, "why pooled is null, such as too few questions; empty where it is not"),
     ],
 }
 

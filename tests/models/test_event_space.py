@@ -114,7 +114,7 @@ def assert_the_same_model(report):
     every = report.alignment
     assert len(every)
     assert every["cosine"].isna().all()
-    assert every["full_norm2"].fillna(0).abs().max() < 1e-9
+    assert every["method_norm2"].fillna(0).abs().max() < 1e-9
     assert report.summary["pooled"].isna().all()
     tokens = report.tokens
     for name in ("logprob", "entropy"):

@@ -94,14 +94,22 @@ def test_pooled_alignment_follows_from_the_alignment_table(small_run):
             & (small_run.alignment["method"] == row.method)
         ]
         wanted = pooled(part["dot"], part["ideal_norm2"], part["method_norm2"], part["weight"])
-        assert row.pooled == pytest.approx(wanted, nan_ok=True)
+        if np.isnan(row.pooled):  # three questions: what is too noisy is not said
+            assert row.reason in ("too few questions", "the ideal gradient is not above its noise")
+            assert -1 <= row.pooled_low <= row.pooled_high <= 1
+        else:
+            assert row.pooled == pytest.approx(wanted)
         if methods.get(row.method).uses_continuations:
             assert np.isnan(row.balanced)
         else:
             columns = (part[name] for name in ("dot", "ideal_norm2", "method_norm2", "weight"))
-            assert row.balanced == pytest.approx(balanced(*columns), nan_ok=True)
+            assert np.isnan(row.balanced) or row.balanced == pytest.approx(balanced(*columns))
         assert row.num_flat == (part["reason"] == "flat").sum()
-        assert row.mean_cosine == pytest.approx(part["cosine"].mean(), nan_ok=True)
+        mean = part["cosine"].mean()
+        assert np.isnan(row.mean_cosine) or row.mean_cosine == pytest.approx(mean)
+        whole = small_run.table("question_sums")
+        own = whole[(whole["teacher"] == row.teacher) & (whole["method"] == row.method)]
+        assert own["dot"].sum() == pytest.approx((part["weight"] * part["dot"]).sum())
 
 
 def test_splits_partition_the_nodes(small_run):
@@ -128,16 +136,21 @@ def test_cosines_are_recomputed_from_the_tables(small_run):
         log_q = np.asarray(node.teacher_logprobs, dtype=np.float64)
         own = small_run.branches[small_run.branches["node_id"] == row.node_id]
         where = np.searchsorted(node.token_ids, own["token_id"].to_numpy())
-        p = np.exp(log_p[where])
-        p /= p.sum()
-        ratio = (log_q - log_p)[where]
-        direction = p * (ratio - (p * ratio).sum())  # the tail drops out by restriction
+        tail_p, tail_ratio = np.exp(node.student_log_tail), 0.0
+        if tail_p > 0:  # the rest of the vocabulary counts as one token
+            tail_ratio = node.teacher_log_tail - node.student_log_tail
+        p, ratio = np.exp(log_p), log_q - log_p
+        whole = p * (ratio - (p * ratio).sum() - tail_p * tail_ratio)
+        direction = whole[where]
+        length = np.sqrt(whole @ whole + whole.sum() ** 2 / max(node.num_tail, 1))
         ideal = np.nan_to_num(own["ideal"].to_numpy())  # nodes without a choice have none
+        ideal *= own["student_prob"].sum()
         if np.isfinite(row.cosine):
-            wanted = direction @ ideal / np.linalg.norm(direction) / np.linalg.norm(ideal)
+            wanted = direction @ ideal / length / np.linalg.norm(ideal)
             assert row.cosine == pytest.approx(wanted, abs=1e-5)
             checked += 1
         assert row.dot == pytest.approx(direction @ ideal, abs=1e-6)
+        assert np.isclose(row.method_norm2, length**2, atol=1e-6)
     assert checked > 3
 
 

@@ -78,7 +78,8 @@ def test_they_leave_that_teachers_candidates_only(small_run, forgetful):
         own = branches[(branches["node_id"] == node) & (branches["token_id"] != lost[node])]
         own = own[own["value"].notna()]
         columns = (own[name].to_numpy()[None] for name in ("student_prob", "value", "value_var"))
-        assert np.isclose(row.ideal_norm2_after, unbiased_norm2(*columns)[0], atol=1e-12)
+        wanted = own["student_prob"].sum() ** 2 * unbiased_norm2(*columns)[0]
+        assert np.isclose(row.ideal_norm2_after, wanted, atol=1e-12)
 
 
 def test_pages_and_exports_show_no_other_token_s_direction(forgetful):
@@ -96,7 +97,8 @@ def test_pages_and_exports_show_no_other_token_s_direction(forgetful):
                 token, m = own["token_id"].to_numpy(), found.ascent_NC[n, : len(own)]
                 known = (token != lost[node]) & own["value"].notna().to_numpy()
                 assert m[token == lost[node]] == 0.0
-                g = ideal_gradient(
+                mass = own["student_prob"].to_numpy()[known].sum()
+                g = mass * ideal_gradient(
                     own["student_prob"].to_numpy()[known], own["value"].to_numpy()[known]
                 )
                 assert m[known] @ g == pytest.approx(aligned.loc[("demo:strong", node), "dot"])

@@ -15,6 +15,7 @@ import pytest
 
 import gradalign
 from gradalign.errors import MissingDependencyError, RunError, UsageError
+from gradalign.report.format import interval
 from gradalign.store.schema import table_names
 
 
@@ -95,7 +96,7 @@ def test_unknown_tables_columns_and_questions(small_run):
 def test_a_notebook_shows_the_summary(small_run):
     html = small_run._repr_html_()
     row = small_run.summary.query("split == 'all'").iloc[0]
-    assert f"{row['pooled']:+.3f}" in html
+    assert interval(row["pooled"], row["pooled_low"], row["pooled_high"]) in html
     assert html.count("<tr>") == 1 + len(small_run.summary.query("split == 'all'"))
     assert "<script" not in html
     assert small_run.recommend().headline.split(":")[0] in small_run.recommend()._repr_html_()

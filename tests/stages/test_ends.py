@@ -128,8 +128,8 @@ def test_the_figures_follow_from_the_tables(run_with_another_end):
     assert q.loc[["demo:strong"]].min() > -0.1
     # Most of what this teacher wants at the ends is not among the candidates.
     rows = report.alignment.assign(
-        total=lambda row: row["full_norm2"] * row["weight"],
-        inside=lambda row: row["norm_on_support"] * row["full_norm2"] * row["weight"],
+        total=lambda row: row["method_norm2"] * row["weight"],
+        inside=lambda row: row["norm_on_support"] * row["method_norm2"] * row["weight"],
     )
     sums = rows.groupby("teacher", observed=True)[["total", "inside"]].sum()
     for label, share in ((t, report.metadata["outside"][t]["gkd:beta=0"]) for t in sums.index):

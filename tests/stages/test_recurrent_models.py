@@ -110,12 +110,12 @@ def test_a_teacher_that_is_the_student_has_no_direction(run: Report) -> None:
     frame = run.alignment
     same = frame[(frame["teacher"] == "self") & (frame["method"] == "gkd:beta=1")]
     assert len(same) == len(run.nodes) > 0
-    assert (same["full_norm2"].fillna(0.0) < 1e-12).all()
+    assert (same["method_norm2"].fillna(0.0) < 1e-12).all()
     assert same["cosine"].isna().all()
     for teacher in ("self+answer", "strong"):
         other = frame[frame["teacher"].str.contains(teacher, regex=False)]
-        assert np.isfinite(other["full_norm2"]).all()
-        assert (other["full_norm2"] > 1e-9).any()
+        assert np.isfinite(other["method_norm2"]).all()
+        assert (other["method_norm2"] > 1e-9).any()
         assert other["cosine"].notna().any()
 
 

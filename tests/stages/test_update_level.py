@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from runs import assert_same_tables, flags
+from scipy.stats import t as t_dist
 
 import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
+from gradalign.report.format import interval
 from gradalign.stages.hidden import output_layer_inputs
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
@@ -36,7 +38,7 @@ SETTINGS = {
     "engine": "transformers",
     "device": "cpu",
 }
-UPDATE = ["update", "update_low", "update_high"]
+UPDATE = ["update", "update_low", "update_high", "gain", "gain_low", "gain_high"]
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +78,20 @@ def written_out(report):
         log_p, hidden = seen["demo:student", node.spine_id]
         tried = branches[node.node_id]
         tokens, values = tried["token_id"].to_numpy(), tried["value"].to_numpy()
-        if len(tokens) == 1:  # without a choice no direction moves anything, and V is not measured
-            continue
+        values = np.nan_to_num(values)  # without a choice V is not measured, and nothing to gain
         p = np.exp(log_p[node.position])
         inside = p[tokens] / p[tokens].sum()
-        f = {("", ""): values}
+        ideal = np.zeros(len(p))
+        ideal[tokens] = p[tokens] * (values - inside @ values)
+        steps = {("", ""): ideal}
         for teacher in SETTINGS["teachers"]:
             log_q = seen[teacher, node.spine_id][0][node.position]
-            f[teacher, "opd"] = (log_q - log_p[node.position])[tokens]
-            f[teacher, "gkd:beta=0"] = np.exp(f[teacher, "opd"])
-        for key, value in f.items():
+            ratio = log_q - log_p[node.position]
+            steps[teacher, "opd"] = p * (ratio - p @ ratio)
+            steps[teacher, "gkd:beta=0"] = np.exp(log_q) - p
+        for key, step_V in steps.items():
             total = sums.setdefault(key, {}).setdefault(node.question_id, np.zeros(shape))
-            for token, step in zip(tokens, inside * (value - inside @ value), strict=True):
-                total[token] += step * hidden[node.position] / node.inclusion_prob
+            total += np.outer(step_V, hidden[node.position]) / node.inclusion_prob
     return sums
 
 
@@ -102,11 +105,40 @@ def test_it_is_the_cosine_of_the_output_layer_s_updates(report):
         for method in ("opd", "gkd:beta=0"):
             own = sums[teacher, method]
             cross = np.mean([(ideal[q] * own[r]).sum() for q, r in pairs])
-            step2 = (sum(own.values()) ** 2).sum() / len(own) ** 2
+            common = np.mean([(own[q] * own[r]).sum() for q, r in pairs])
+            alone = np.mean([(own[q] ** 2).sum() for q in own])
+            step2 = common + (alone - common) / 32
             row = rows.loc[teacher, method]
-            assert row["update"] == pytest.approx(cross / np.sqrt(ideal2 * step2), rel=1e-4)
-            assert row["update_low"] < row["update"] < row["update_high"]
-    assert np.isfinite(rows.loc["", "dr_grpo"]["update"])
+            # Tables leave out a little of each direction, far from the candidates.
+            assert row["gain"] == pytest.approx(cross / np.sqrt(step2), rel=1e-2)
+            assert row["gain_low"] < row["gain"] < row["gain_high"]
+            cosine = cross / np.sqrt(ideal2 * step2)
+            assert np.isnan(row["update"]) or row["update"] == pytest.approx(cosine, rel=1e-2)
+            assert row["update_low"] <= min(cosine, 1.0)
+            assert row["update_high"] >= max(cosine, -1.0)
+    assert np.isfinite(rows.loc["", "dr_grpo"]["gain"])
+
+
+def test_the_verdict_has_the_table_s_intervals(report):
+    rows, known = main_rows(report), 0
+    for item in report.recommend().ranking:
+        row = rows.loc[item.teacher, item.method]
+        shown = row[["pooled", "pooled_low", "pooled_high"]].astype(float).to_numpy()
+        np.testing.assert_allclose(item.pooled.span, shown, rtol=0, atol=1e-12)
+        known += item.pooled.known
+    assert known >= 2
+    assert rows.loc["", "dr_grpo"]["pooled"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_influences_give_the_gain_s_interval(report):
+    """What a verdict needs can be had from the folder: influences of every question."""
+    sums, rows = report.table("question_sums"), main_rows(report)
+    for (teacher, method), own in sums.groupby(["teacher", "method"], observed=True):
+        count, row = SETTINGS["limit"], rows.loc[teacher, method]
+        psi = own["gain_influence"].to_numpy()
+        se = np.sqrt(count / (count - 1) * (psi**2).sum())
+        half = (row["gain_high"] - row["gain_low"]) / 2
+        assert half == pytest.approx(t_dist.ppf(0.975, count - 1) * se, rel=1e-6)
 
 
 @pytest.mark.parametrize("table", ["hidden", "directions"])
@@ -172,7 +204,7 @@ def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
     before = hidden.stat().st_mtime_ns
     more = gradalign.rescore(str(folder), methods=["gkd"])
     assert hidden.stat().st_mtime_ns == before  # a new method reads no model
-    assert np.isfinite(main_rows(more).loc["demo:strong", "gkd"]["update"])
+    assert np.isfinite(main_rows(more).loc["demo:strong", "gkd"]["gain"])
     pd.testing.assert_series_equal(
         main_rows(more).loc["demo:weak", "opd"][UPDATE].astype(float),
         main_rows(report).loc["demo:weak", "opd"][UPDATE].astype(float),
@@ -200,5 +232,5 @@ def test_the_command_line_offers_and_shows_it(report, tmp_path, capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert out.index("pooled") < out.index("update") < out.index("mean")
-    shown = main_rows(report).loc["demo:weak", "opd"]["update"]
-    assert f"{shown:+.3f}" in out
+    row = main_rows(report).loc["demo:weak", "opd"]
+    assert interval(row["update"], row["update_low"], row["update_high"]) in out

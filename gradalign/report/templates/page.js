@@ -27,7 +27,7 @@
   const colour = (teacher) => data.colours[teachers.indexOf(teacher) % data.colours.length];
   const nameOf = (teacher) => teacher || "(no teacher)";
   const signed = (value, digits = 3) => value === null || value === undefined ? "-" : (value < 0 ? "" : "+") + value.toFixed(digits);
-  const ranged = (row, value, low, high) => row[value] === null ? "-" :
+  const ranged = (row, value, low, high) =>
     signed(row[value]) + (row[low] === null && row[high] === null ? "" : " [" + signed(row[low]) + ", " + signed(row[high]) + "]");
 
   // Theme: the system's, until the button is used.
@@ -109,8 +109,12 @@
       height: 110 + 26 * order.length, xaxis: { title: { text: "pooled alignment" }, zeroline: true },
       yaxis: { tickvals: order.map((_, i) => i), ticktext: order.map((i) => plain(arms[i].method)), range: [order.length - 0.4, -0.6], zeroline: false },
     });
-    const updates = order.some((i) => row(split, arms[i])[UPDATE] !== null);
-    table("table-methods", ["teacher", "method", "pooled", ...(updates ? ["update"] : []), "mean", "above 0", "coverage", "positions", "flat"], order.map((i) => {
+    // An interval without a value is no finding: it is in the table, and in no chart.
+    const open = some.filter((arm) => { const r = row(split, arm); return r && r[POOLED] === null && (r[LOW] !== null || r[HIGH] !== null); });
+    const rows = [...order, ...open.map((arm) => arm.index)];
+    if (open.length) $("methods-note").textContent += " Without a value: too few questions.";
+    const updates = rows.some((i) => row(split, arms[i])[ULOW] !== null);
+    table("table-methods", ["teacher", "method", "pooled", ...(updates ? ["update"] : []), "mean", "above 0", "coverage", "positions", "flat"], rows.map((i) => {
       const r = row(split, arms[i]);
       return [nameOf(arms[i].teacher), arms[i].method, ranged(r, POOLED, LOW, HIGH), ...(updates ? [ranged(r, UPDATE, ULOW, UHIGH)] : []), ranged(r, MEAN, MLOW, MHIGH),
         r[POSITIVE] === null ? "-" : Math.round(100 * r[POSITIVE]) + " %", r[COVERAGE] === null ? "-" : Math.round(100 * r[COVERAGE]) + " %", r[NODES], r[FLAT]];

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from gradalign.errors import GradalignError
 from gradalign.estimates import Arm
 from gradalign.report.format import interval, number, share, visible
-from gradalign.report.recommend_text import control_remarks
 from gradalign.report.terminal.tables import (
     Column,
     Row,
@@ -67,13 +66,7 @@ def verdict_lines(report: Report) -> tuple[str, list[str]]:
 
 def _evidence(result: Recommendation) -> list[str]:
     """Return where the controls stand, or why nothing has an alignment."""
-    best = next(
-        (item for item in result.ranking if item.role == "candidate" and item.pooled.known),
-        None,
-    )
-    if best is None:
-        return list(result.remarks[:1])
-    return control_remarks(result.ranking, best, result.level)
+    return list(result.evidence or result.remarks[:1])
 
 
 def summary_table(report: Report) -> Table:
@@ -87,7 +80,7 @@ def summary_table(report: Report) -> Table:
         summary[summary["split"] == name].set_index(["teacher", "method"])["pooled"]
         for name in ("correct", "incorrect")
     ]
-    update = bool(main["update"].notna().any())
+    update = bool(main["update_low"].notna().any())
 
     def cells(row: dict[Any, Any]) -> tuple[str, ...]:
         return (

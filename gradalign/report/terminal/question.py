@@ -86,9 +86,6 @@ def show_question(
 
 def _arm(report: Report, teacher: str | None, method: str | None) -> Arm:
     """Return the arm whose alignment is shown; the first one where none has any."""
-    summary = report.summary
-    if teacher is None and method is None and not summary["pooled"].notna().any():
-        return Arm(str(summary["teacher"].iloc[-1]), str(summary["method"].iloc[-1]))
     return choose_arm(report, teacher, method)
 
 

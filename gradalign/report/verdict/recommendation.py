@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -14,6 +13,8 @@ from gradalign.report.format import visible
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")
 CONTROL_CONTEXT = "wrong-answer"
+SHARED_CONTEXTS = ("", "none", "system", "demos")
+"""Contexts that say the same whatever the question is."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,22 @@ class Ranked:
     """A place in the ranking.
 
     Attributes:
-        rank: 1 is the highest pooled alignment; references and controls have places too.
+        rank: 1 is the highest value; references and controls have places too.
         teacher, method: the arm.
         role: candidate; control (random or constant directions, false contexts); or reference
             (methods that need no teacher, such as Dr. GRPO).
+        value: what the ranking goes by; see `Recommendation.basis`.
         pooled: its pooled alignment.
         num_nodes: nodes behind it.
-        against_leader: this arm minus the best candidate; None for the best candidate itself.
+        against_leader: this arm minus the best candidate, where a family has tested that: other
+            methods of the leading teacher, and controls. None elsewhere.
     """
 
     rank: int
     teacher: str
     method: str
     role: Role
+    value: Estimate
     pooled: Estimate
     num_nodes: int
     against_leader: Difference | None
@@ -51,7 +55,8 @@ class Ranked:
             "teacher": self.teacher,
             "method": self.method,
             "role": self.role,
-            **self.pooled.columns("pooled"),
+            **self.value.columns("value", "value_"),
+            **self.pooled.columns("pooled", "pooled_"),
             "num_nodes": self.num_nodes,
             "against_leader": None if pair is None else difference_to_dict(pair),
         }
@@ -59,7 +64,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class TeacherPlace:
-    """A teacher over all its methods: the mean of their pooled alignments."""
+    """A teacher over the methods that all teachers have: the mean of their values."""
 
     teacher: str
     role: Role
@@ -110,6 +115,8 @@ class Settle:
         extra_questions: that many more than there are.
         extra_rollouts: targeted rollouts for them, at this run's number per question.
         extra_seconds: this run's time per question times the extra questions.
+        task_size: questions that the task has; None where it does not tell.
+        command: what samples them; empty where the task has too few, or nothing is known.
     """
 
     open: Difference
@@ -117,6 +124,8 @@ class Settle:
     extra_questions: float
     extra_rollouts: float
     extra_seconds: float
+    task_size: int | None = None
+    command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the comparison among them."""
@@ -129,7 +138,51 @@ class Settle:
             "extra_questions": self.extra_questions,
             "extra_rollouts": self.extra_rollouts,
             "extra_seconds": self.extra_seconds,
+            "task_size": self.task_size,
+            "command": self.command,
         }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What three questions come to, each answered from a family of its own.
+
+    Attributes:
+        verdict: `winner` (one teacher is surely ahead of all others, above 0, and above every
+            teacher that was told something false); `leading` (the same, but no such control was
+            scored); `tie` (the best cannot be told from another); `none` (no candidate is surely
+            above 0, or a control does as well).
+        why: why it is no winner, a clause; empty otherwise.
+        basis: column of the summary that arms are ranked by.
+        leader: the best method of the leading teacher; None where nothing has a value.
+        above_zero: the leader against 0, which is what a random direction has.
+        teachers: candidate teachers, best first.
+        teacher_pairs: every two of them, over the methods that all have.
+        methods: the leading teacher's methods, best first.
+        method_pairs: every two of them.
+        controls: the leading teacher against each teacher that was told something false.
+    """
+
+    verdict: Literal["winner", "leading", "tie", "none"]
+    why: str
+    basis: str
+    leader: Arm | None = None
+    above_zero: Difference | None = None
+    teachers: tuple[TeacherPlace, ...] = ()
+    teacher_pairs: tuple[Difference, ...] = ()
+    methods: tuple[str, ...] = ()
+    method_pairs: tuple[Difference, ...] = ()
+    controls: tuple[Difference, ...] = ()
+
+    def equals(self, level: float) -> tuple[str, ...]:
+        """Return the leading teacher's methods that are not surely worse than its best."""
+        best = self.methods[0] if self.methods else ""
+        worse = {
+            pair.second if pair.first == best else pair.first
+            for pair in self.method_pairs
+            if best in (pair.first, pair.second) and pair.significant(level)
+        }
+        return tuple(method for method in self.methods if method not in worse)
 
 
 @dataclass(frozen=True)
@@ -137,29 +190,33 @@ class Recommendation:
     """The verdict of a run.
 
     Attributes:
-        verdict: `winner` (one teacher beats all the others), `tie` (the best cannot be told from
-            another), or `none` (no candidate is surely above 0 and above the controls).
-        teacher: the best candidate's teacher; None where the verdict is `none`.
-        methods: the methods of that teacher that cannot be told from its best, best first.
+        verdict, basis: see `Judgement`.
+        teacher: the leading teacher; None where the verdict is `none`.
+        methods: its methods that cannot be told from its best, best first.
         headline: the verdict in a sentence.
-        remarks: further sentences.
+        evidence: where the leader stands against what teaches nothing, in sentences.
+        remarks: further sentences, those among them.
         ranking: every arm.
-        teachers: every teacher over all its methods, best first.
-        teacher_pairs: every pair of teachers, on the same nodes and methods.
+        teachers: candidate teachers over the methods that all of them have, best first.
+        teacher_pairs: every two of them.
+        controls: the leading teacher against each teacher that was told something false.
         parts: what to distill, under the best candidate.
         contrasts: paired differences between parts of the same questions.
         settle: what is open, and what it would take.
         level: confidence.
     """
 
-    verdict: Literal["winner", "tie", "none"]
+    verdict: Literal["winner", "leading", "tie", "none"]
+    basis: str
     teacher: str | None
     methods: tuple[str, ...]
     headline: str
+    evidence: tuple[str, ...]
     remarks: tuple[str, ...]
     ranking: tuple[Ranked, ...]
     teachers: tuple[TeacherPlace, ...]
     teacher_pairs: tuple[Difference, ...]
+    controls: tuple[Difference, ...]
     parts: tuple[Part, ...]
     contrasts: tuple[Difference, ...]
     settle: tuple[Settle, ...]
@@ -170,6 +227,7 @@ class Recommendation:
         plain: dict[str, Any] = to_json(
             {
                 "verdict": self.verdict,
+                "basis": self.basis,
                 "teacher": self.teacher,
                 "methods": self.methods,
                 "headline": self.headline,
@@ -177,6 +235,7 @@ class Recommendation:
                 "ranking": [item.to_dict() for item in self.ranking],
                 "teachers": [item.to_dict() for item in self.teachers],
                 "teacher_pairs": [difference_to_dict(pair) for pair in self.teacher_pairs],
+                "controls": [difference_to_dict(pair) for pair in self.controls],
                 "parts": [item.to_dict() for item in self.parts],
                 "contrasts": [difference_to_dict(pair) for pair in self.contrasts],
                 "settle": [item.to_dict() for item in self.settle],
@@ -197,20 +256,20 @@ def role_of(arm: Arm) -> Role:
     """Say what an arm is in a comparison."""
     if arm.method.partition(":")[0] in CONTROL_METHODS:
         return "control"
-    if arm.teacher.rpartition("+")[2].partition(":")[0] == CONTROL_CONTEXT:
+    if context_of(arm.teacher) == CONTROL_CONTEXT:
         return "control"
     return "candidate" if arm.teacher else "reference"
 
 
-def above(best: Ranked, others: Sequence[Ranked], level: float) -> bool:
-    """Whether the best candidate is surely above each of the others."""
-    return all(
-        item.against_leader is not None
-        and item.against_leader.value < 0
-        and item.against_leader.significant(level)
-        for item in others
-        if item.pooled.known
-    )
+def context_of(teacher: str) -> str:
+    """Return the name of a teacher's context, without what it is given; "" if it has none."""
+    name = teacher.rpartition("+")[2].partition(":")[0] if "+" in teacher else ""
+    return "" if "/" in name else name  # a plus sign in the name of a folder
+
+
+def is_told(teacher: str) -> bool:
+    """Whether a teacher is shown something of the question besides its prompt."""
+    return context_of(teacher) not in SHARED_CONTEXTS
 
 
 def difference_to_dict(pair: Difference) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""The numbers that arms are ranked by, the one that predicts training best first.
+
+A basis gives every arm a value, and every difference of two groups of arms an influence per
+question, from which families of comparisons are tested together. Axes: _A arms, _Q questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign.alignment import pooled_of_sums
+from gradalign.alignment.fieller import pooled_influence
+from gradalign.alignment.findings import pooled_finding
+from gradalign.estimates import UNKNOWN, Arm, Estimate
+from gradalign.report.node_scores import Bools, NodeScores
+
+if TYPE_CHECKING:
+    from gradalign.report.report import Report
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One group of arms minus another, each the mean over its arms.
+
+    Attributes:
+        value: the difference; NaN where an arm has no value.
+        influence_Q: how far each question moves it, [Q]; 0 where a question has no part in it.
+        num_nodes: nodes behind it.
+    """
+
+    value: float
+    influence_Q: Floats
+    num_nodes: int
+
+
+class Basis(Protocol):
+    """What arms are ranked by.
+
+    Attributes:
+        name: the summary's column.
+        words: what it is, for a sentence.
+        ranks: Spearman's rank correlation with gains of real trainings on the bundled pairs of
+            tasks, `addition` and `counting`, by `benchmarks/verdict_study.py`.
+        tells_told: whether a teacher that was told the answer may be compared with one that was
+            not: it agrees with the answer at every token, which training does not reward alike.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def ranks(self) -> tuple[float, float]:
+        """See the class."""
+        ...
+
+    @property
+    def tells_told(self) -> bool:
+        """See the class."""
+        ...
+
+    def estimate(self, arm: Arm, level: float) -> Estimate:
+        """Return an arm's value with its interval, as a table shows it."""
+        ...
+
+    def contrast(self, first: Sequence[Arm], second: Sequence[Arm] = ()) -> Contrast:
+        """Compare two groups of arms, paired by question; the second may be nothing, which is 0."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """First-order gain of a step of length 1 in the output layer, from the run's summary.
+
+    Attributes:
+        estimates: of every arm that has one.
+        influences: of the same, [Q], in one order of questions.
+    """
+
+    estimates: Mapping[Arm, Estimate]
+    influences: Mapping[Arm, Floats]
+    name: str = "gain"
+    words: str = "gain per step"
+    ranks: tuple[float, float] = (0.78, 0.80)
+    tells_told: bool = True
+
+    def estimate(self, arm: Arm, level: float) -> Estimate:
+        """See Basis; the summary's interval, whatever the level."""
+        return self.estimates.get(arm, UNKNOWN)
+
+    def contrast(self, first: Sequence[Arm], second: Sequence[Arm] = ()) -> Contrast:
+        """See Basis."""
+        size = len(next(iter(self.influences.values()), ()))
+        value, influence_Q = 0.0, np.zeros(size)
+        for arms, sign in ((first, 1.0), (second, -1.0)):
+            for arm in arms:
+                if arm not in self.influences:
+                    return Contrast(np.nan, np.full(size, np.nan), 0)
+                value += sign * self.estimates[arm].value / len(arms)
+                influence_Q = influence_Q + sign * self.influences[arm] / len(arms)
+        return Contrast(value, influence_Q, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Pooled alignment, on the nodes that all arms of a comparison have.
+
+    Attributes:
+        scores: the run's nodes.
+    """
+
+    scores: NodeScores
+    name: str = "pooled"
+    words: str = "pooled alignment"
+    ranks: tuple[float, float] = (0.82, 0.51)
+    tells_told: bool = False
+
+    def estimate(self, arm: Arm, level: float) -> Estimate:
+        """See Basis."""
+        return pooled_finding(own_sums(self.scores, arm), level=level)
+
+    def contrast(self, first: Sequence[Arm], second: Sequence[Arm] = ()) -> Contrast:
+        """See Basis."""
+        scores = self.scores
+        both_N = scores.there(*first, *second)
+        with_nodes_Q = np.bincount(scores.question_N[both_N], minlength=len(scores.questions)) > 0
+        value, influence_Q = 0.0, np.zeros(len(with_nodes_Q))
+        for arms, sign in ((first, 1.0), (second, -1.0)):
+            for arm in arms:
+                sums_QY = scores.sums(arm, both_N)[with_nodes_Q]
+                value += sign * float(pooled_of_sums(sums_QY.sum(axis=0))) / len(arms)
+                influence_Q[with_nodes_Q] += sign * pooled_influence(sums_QY) / len(arms)
+        return Contrast(value, influence_Q, int(both_N.sum()))
+
+
+def own_sums(scores: NodeScores, arm: Arm, inside_N: Bools | None = None) -> Floats:
+    """Return the sums of the questions that have such a node, [Q, POOLING]."""
+    there_N = scores.there(arm) if inside_N is None else scores.there(arm) & inside_N
+    sums_QY = scores.sums(arm, there_N)
+    return sums_QY[np.bincount(scores.question_N[there_N], minlength=len(sums_QY)) > 0]
+
+
+def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
+    """Return what a run can be ranked by, the best predictor first.
+
+    Args:
+        report: the run.
+        scores: its nodes.
+    """
+    gain = _gain(report)
+    return [*([gain] if gain is not None else []), Pooled(scores)]
+
+
+def _gain(report: Report) -> Gain | None:
+    """Return the gains that a run of `--alignment update` holds."""
+    if report.metadata.get("config", {}).get("alignment") != "update":
+        return None
+    summary = report.summary
+    whole = summary[summary["split"] == "all"]
+    estimates = {
+        Arm(str(row["teacher"]), str(row["method"])): Estimate(
+            row["gain"], row["gain_low"], row["gain_high"]
+        )
+        for row in whole.to_dict("records")
+    }
+    sums = report.table("question_sums", ["question_id", "teacher", "method", "gain_influence"])
+    sums = sums.astype({"question_id": str, "teacher": str, "method": str})
+    questions = sorted(set(sums["question_id"]))
+    influences = {}
+    for key, own in sums.groupby(["teacher", "method"]):
+        arm = Arm(*map(str, key))
+        psi_Q = own.set_index("question_id")["gain_influence"].reindex(questions)
+        if arm in estimates and estimates[arm].known and own["gain_influence"].notna().all():
+            influences[arm] = psi_Q.fillna(0.0).to_numpy(dtype=np.float64)
+    known = {arm: estimates[arm] for arm in influences}
+    return Gain(known, influences) if known else None

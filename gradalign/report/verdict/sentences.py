@@ -1,0 +1,206 @@
+"""The sentences of a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from gradalign.alignment.findings import TOO_FEW
+from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
+from gradalign.estimates import Arm, Difference
+from gradalign.report.format import interval, number, p_value, rough_duration
+from gradalign.report.verdict.bases import Basis
+from gradalign.report.verdict.recommendation import Judgement, Part, Ranked, Settle
+
+
+def headline(
+    found: Judgement,
+    basis: Basis,
+    ranking: Sequence[Ranked],
+    level: float,
+    reasons: Collection[str],
+) -> str:
+    """Say the verdict in a sentence.
+
+    Args:
+        found: what the three questions come to.
+        basis: what arms are ranked by.
+        ranking: every arm.
+        level: confidence.
+        reasons: why nothing has a value, where nothing has.
+    """
+    best = best_of(found, ranking)
+    if best is None:
+        if TOO_FEW in reasons:
+            return "No clear winner: too few questions to give any candidate's alignment a value."
+        return "No clear winner: no candidate has a pooled alignment at all."
+    value = f"{basis.words} {interval(*best.value.span)}"
+    if found.verdict == "none":
+        if best.value.negative:
+            return (
+                f"Do not distill: even the best candidate, {best.name}, points away from "
+                f"success, {value}."
+            )
+        return f"No clear winner: {best.name} leads with {value}, but {found.why}."
+    if found.verdict == "tie":
+        return (
+            f"No clear winner among teachers: {best.teacher} with {best.method} leads with "
+            f"{value}, but {found.why}."
+        )
+    ahead = ""
+    if len(found.teachers) > 1:
+        ahead = f", ahead of every other teacher at {level:.0%} confidence"
+    if found.verdict == "leading":
+        return f"Leading, no control: {best.teacher} with {best.method}, {value}{ahead}."
+    return f"Distill from {best.teacher} with {best.method}: {value}{ahead}."
+
+
+def best_of(found: Judgement, ranking: Sequence[Ranked]) -> Ranked | None:
+    """Return the place of the leader."""
+    arms = {Arm(item.teacher, item.method): item for item in ranking}
+    return None if found.leader is None else arms[found.leader]
+
+
+def basis_remarks(found: Judgement, basis: Basis, ranking: Sequence[Ranked]) -> list[str]:
+    """Say what the ranking goes by, how well that predicts, and what to take off the best."""
+    if found.leader is None:
+        return []
+    lines = [
+        f"Ranked by {basis.words}: its rank correlation with the gains of real trainings was "
+        f"{basis.ranks[0]:.2f} and {basis.ranks[1]:.2f} on two pairs of small models."
+    ]
+    candidates = sum(item.role == "candidate" and item.value.known for item in ranking)
+    if candidates > 1:
+        lines.append(
+            f"The leader is the best of {candidates} candidates, so its own value is optimistic; "
+            "the comparisons allow for that."
+        )
+    return lines
+
+
+def unpooled_remarks(
+    totals: Mapping[str, int], found: Judgement, reasons: Iterable[str]
+) -> list[str]:
+    """Say why nothing has an alignment, where that is so.
+
+    Args:
+        totals: of run.json.
+        found: what the three questions come to.
+        reasons: why the candidates have none.
+    """
+    if found.leader is not None or not totals.get("spines"):
+        return []
+    why = next((why for why in (IDEAL_IS_NOISE, TOO_FEW) if why in set(reasons)), "")
+    if why:
+        return [
+            f"{why[0].upper()}{why[1:]}: take more questions (--limit), then "
+            "more rollouts (--continuations)."
+        ]
+    others = set(reasons) & {NO_DIRECTION, METHOD_IS_NOISE}
+    if others:
+        return [f"{why[0].upper()}{why[1:]}." for why in sorted(others)]
+    return [
+        f"{totals.get('correct_spines', 0):,} of {totals['spines']:,} responses are correct, and "
+        "at no position did success depend on the token: check the verifier, or take questions "
+        "that this student sometimes solves."
+    ]
+
+
+def method_remark(found: Judgement, level: float) -> list[str]:
+    """Say which methods of the leading teacher cannot be told apart."""
+    if found.leader is None or found.verdict == "none":
+        return []
+    equals = found.equals(level)
+    if len(equals) > 1:
+        return [
+            f"No clear winner among methods: {', '.join(equals)} cannot be told apart under "
+            f"{found.leader.teacher}; choose by cost."
+        ]
+    if len(found.methods) > 1:
+        return [f"{equals[0]} is surely the best of its {len(found.methods)} methods."]
+    return []
+
+
+def control_remarks(found: Judgement, ranking: Sequence[Ranked], level: float) -> list[str]:
+    """Say where the leader stands against what teaches nothing."""
+    best, zero = best_of(found, ranking), found.above_zero
+    if best is None or zero is None:
+        return []
+    surely = zero.value > 0 and zero.significant(level)
+    lines = [
+        f"{best.name} is {'surely' if surely else 'NOT surely'} above 0, which is what a random "
+        f"direction has (p {p_value(zero.adjusted_p)})."
+    ]
+    for pair in found.controls:
+        beaten = pair.value > 0 and pair.significant(level)
+        lines.append(
+            f"{pair.first} is {'surely' if beaten else 'NOT surely'} above the control "
+            f"{pair.second}: {interval(*pair.span)} (p {p_value(pair.adjusted_p)})."
+        )
+    if not found.controls:
+        lines.append(
+            "No teacher that was told something false was scored; "
+            "`gradalign rescore RUN --teacher self+wrong-answer` adds one, without sampling."
+        )
+    return lines
+
+
+_PART_NAMES = {
+    "correct": "correct responses",
+    "incorrect": "incorrect responses",
+    "position": "response positions",
+    "entropy": "tokens of student entropy",
+}
+
+
+def part_name(split: str) -> str:
+    """Say in words what a split is."""
+    kind, _, rest = split.partition(":")
+    if kind not in _PART_NAMES:
+        return split
+    return f"{_PART_NAMES[kind]} {rest}".strip() if rest else _PART_NAMES[kind]
+
+
+def part_remarks(parts: Sequence[Part], contrasts: Sequence[Difference], level: float) -> list[str]:
+    """Say which tokens to keep, to leave out, and where the gain is."""
+    lines = []
+    for advice, text in (("keep", "Keep"), ("drop", "Leave out"), ("unsure", "Undecided")):
+        names = [
+            f"{part_name(part.split)} ({number(part.pooled.value, 2)})"
+            for part in parts
+            if part.advice == advice and part.pooled.known
+        ]
+        if names:
+            lines.append(f"{text}: {', '.join(names)}.")
+    for pair in contrasts:
+        if pair.significant(level):
+            more, less = (pair.first, pair.second) if pair.value > 0 else (pair.second, pair.first)
+            lines.append(
+                f"More is gained on {part_name(more)} than on {part_name(less)} "
+                f"(difference {number(abs(pair.value), 2)}, p = {pair.adjusted_p:.2g})."
+            )
+    return lines
+
+
+def settle_remarks(settle: Sequence[Settle], num_questions: int) -> list[str]:
+    """Say what would settle what is open, and the command for it."""
+    lines = []
+    for item in settle:
+        if not math.isfinite(item.questions):
+            continue
+        what = f"To settle {item.open.first} against {item.open.second} (difference "
+        what += f"{number(item.open.value)}, standard error {item.open.se:.3f})"
+        if item.questions > 1000 * num_questions:
+            lines.append(f"{what}: no realistic number of questions; treat them as equal.")
+        elif item.task_size is not None and not item.command:
+            lines.append(
+                f"{what}: about {item.questions:,.0f} questions, but the task has "
+                f"{item.task_size:,}; treat them as equal on it."
+            )
+        else:
+            lines.append(
+                f"{what}: about {item.extra_questions:,.0f} more questions, "
+                f"{item.extra_rollouts:,.0f} targeted rollouts, "
+                f"{rough_duration(item.extra_seconds)} at this run's speed: {item.command}"
+            )
+    return lines
