@@ -308,8 +308,8 @@ def coverage(exact_QXAY: Floats, drawn_QDXAY: Floats, size: int, replicas: int) 
 def main() -> None:
     """Measure and write."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--questions", type=int, default=60, help="of the pool")
-    parser.add_argument("--draws", type=int, default=12, help="of rollouts, per question")
+    parser.add_argument("--questions", type=int, default=40, help="of the pool")
+    parser.add_argument("--draws", type=int, default=10, help="of rollouts, per question")
     parser.add_argument("--replicas", type=int, default=400)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()

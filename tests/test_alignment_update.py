@@ -153,6 +153,38 @@ def test_halves_take_the_noise_of_rollouts_out_of_the_length():
     assert np.mean([np.diag(g.method_QQ).mean() for g in noisy]) > 2.0 * own
 
 
+def test_noise_of_halves_does_not_move_the_cosine():
+    """M is G plus noise that is independent in each half: within 0.05 of that without noise."""
+
+    def cosine(noise, seed):
+        rng = np.random.default_rng(seed)
+        given = population(1.0, seed, questions=200)
+        ideal = given.directions[IDEAL]
+        half = ideal + noise * rng.normal(size=(2, *ideal.shape))
+        whole = Updates(
+            given.token_NC, given.hidden_ND, given.question_N,
+            {IDEAL: ideal, METHOD: half.mean(axis=0)}, {METHOD: half},
+        )  # fmt: skip
+        return update_estimate(grams_of(whole, questions=200)).cosine.value
+
+    clean, noisy = (np.mean([cosine(noise, s) for s in range(6)]) for noise in (0.0, 2.0))
+    assert noisy == pytest.approx(clean, abs=0.05)
+
+
+def test_an_interval_is_as_wide_as_the_estimate_is_uncertain():
+    """Of the ideal update itself, where errors of both lengths are those of the product."""
+    found = []
+    for seed in range(60):
+        given = population(2.0, seed, questions=60)
+        own = {IDEAL: given.directions[IDEAL], METHOD: given.directions[IDEAL]}
+        whole = Updates(given.token_NC, given.hidden_ND, given.question_N, own)
+        found.append(update_estimate(grams_of(whole, questions=60)).cosine)
+    spread = np.std([ratio.value for ratio in found])
+    half = np.mean([(ratio.high - ratio.low) / 2 for ratio in found if ratio.bounded])
+    assert sum(ratio.bounded for ratio in found) >= 55
+    assert half <= 1.5 * 1.96 * spread
+
+
 @pytest.mark.parametrize("questions", [24, 120])
 def test_intervals_hold_the_truth(questions):
     truth = update_estimate(grams_of(population(1.0, 99, 800), questions=800))

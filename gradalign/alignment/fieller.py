@@ -138,8 +138,8 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
     In a part of the tokens most questions agree and a rare one disagrees strongly: where it was
     not drawn, no interval knows of it. So the ends are those with one more question that points
     straight away (for the low end) or straight along (for the high end). Its squared lengths are
-    root mean squares over the questions: above their means where some questions are much larger
-    than others, so that a larger one may be missing.
+    cubic means over the questions: above their means where some questions are much larger than
+    others, so that a larger one may be missing.
 
     Args:
         sums: per-question sums of `pooling_columns`, [Q, Y].
@@ -149,7 +149,7 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
     found = pooled_set(sums_QY, level=level)
     if not found.bounded or found.low == found.high:  # nothing is open, or all is
         return found
-    size_Y = np.sqrt((sums_QY**2).mean(axis=0))
+    size_Y = np.cbrt((np.abs(sums_QY) ** 3).mean(axis=0))
     ends = []
     for sign in (-1.0, 1.0):
         row_Y = size_Y.copy()
