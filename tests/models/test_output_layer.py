@@ -8,10 +8,12 @@ import torch
 import transformers
 
 import gradalign
+from gradalign.analysis.update import update_level
 from gradalign.errors import UsageError
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.output_layer import check_output_layer, logit_slopes
 from gradalign.report.report import Report
+from gradalign.stages.base import Resolved, Run
 from gradalign.stages.hidden import output_layer_inputs
 from tests.models.altered import random_checkpoint
 
@@ -155,31 +157,31 @@ def test_a_run_keeps_the_slopes_of_its_candidates(capped_run):
 
 
 def test_update_level_alignment_carries_the_slopes(capped_run):
-    """The cosine of [V, D] sums per question, each direction times its slopes, written out."""
+    """The gain of [V, D] sums per question, each direction times its slopes, written out."""
     weights = 1 / capped_run.nodes.set_index("node_id")["inclusion_prob"]
-    tokens = capped_run.branches.groupby("node_id", observed=True)["token_id"].apply(list)
+    branches = dict(list(capped_run.branches.groupby("node_id", observed=True)))
     states = capped_run.table("hidden").set_index("node_id")
-    sums: dict[str, dict[str, np.ndarray]] = {}
-    directions = [
-        *(
-            (row.method, row.question_id, row.node_id, row.direction)
-            for row in capped_run.table("directions").itertuples()
-        ),
-        *(
-            ("", part["question_id"].iloc[0], node, part["ideal"].fillna(0.0))
-            for node, part in capped_run.branches.groupby("node_id", observed=True)
-        ),
-    ]
-    for method, question, node, direction in directions:
-        state = states.loc[node]
-        own = sums.setdefault(method, {}).setdefault(question, np.zeros((259, 32)))
-        m_C = np.array(direction, dtype=float) * state.slopes * weights[node]
-        np.add.at(own, tokens[node], m_C[:, None] * state.hidden)
-    ideal, method = sums[""], sums["opd"]
+    directions = capped_run.table("directions").set_index("node_id")
+    ideal, method = ({q: np.zeros((259, 32)) for q in capped_run.questions["question_id"]}
+                     for _ in range(2))  # fmt: skip
+    for node, tried in branches.items():
+        state, row, question = states.loc[node], directions.loc[node], tried["question_id"].iloc[0]
+        tokens, mass = tried["token_id"].tolist(), tried["student_prob"].sum()
+        ideal_C = np.array(tried["ideal"].fillna(0.0)) * mass * state.slopes
+        method_C = np.array(row.direction, dtype=float) * state.slopes
+        # What lies outside the candidates takes their mean slope.
+        other_X = np.array(row.other_direction, dtype=float) * np.mean(state.slopes)
+        for sums, at, m in (
+            (ideal, tokens, ideal_C),
+            (method, tokens, method_C),
+            (method, list(row.other_ids), other_X),
+        ):
+            np.add.at(sums[question], at, (weights[node] * m)[:, None] * state.hidden)
     pairs = [(q, r) for q in ideal for r in ideal if q != r]
-    ideal2 = np.mean([(ideal[q] * ideal[r]).sum() for q, r in pairs])
     cross = np.mean([(ideal[q] * method[r]).sum() for q, r in pairs])
-    step2 = (sum(method.values()) ** 2).sum() / len(method) ** 2
-    (found,) = capped_run.summary.query("split == 'all'")["update"]
-    assert ideal2 > 0
-    assert found == pytest.approx(cross / np.sqrt(ideal2 * step2), rel=1e-5)
+    common = np.mean([(method[q] * method[r]).sum() for q, r in pairs])
+    alone = np.mean([(own**2).sum() for own in method.values()])
+    run = Run(capped_run.config, Resolved(**capped_run.metadata["resolved"]))
+    (found,) = update_level(run).values()
+    expected = cross / np.sqrt(common + (alone - common) / 32)
+    assert found.gain.value == pytest.approx(expected, rel=1e-5)

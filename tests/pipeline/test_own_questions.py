@@ -74,10 +74,9 @@ def test_raw_prompts_messages_and_contexts_given_by_rows(tmp_path):
         number = int(row.question_id[1:])
         right = addition.extract_answer(row.text) == PROBLEMS[number].answer
         assert row.correct == (right and row.finish_reason == "stop")
-    pooled = first.summary.query("split == 'all' and method == 'opd'").set_index("teacher")[
-        "pooled"
-    ]
-    assert np.isfinite(pooled).all()
+    whole = first.summary.query("split == 'all' and method == 'opd'").set_index("teacher")
+    assert set(whole.index) == {"self+hinted", "demo:strong"}
+    assert (whole["num_nodes"] > whole["num_flat"] + whole["num_undefined"]).all()
 
 
 def test_a_verifier_of_the_users_own(tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ def finished_shards(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("shard-*.parquet")
-        if path.parent.name != "questions"  # written anew unless they were all there
+        # Questions are written anew unless they were all there; their sums with every summary.
+        if path.parent.name not in ("questions", "question_sums")
     }
 
 
