@@ -17,11 +17,8 @@ from gradalign.stages.gate.counts import (
     read_sampled,
     try_others,
 )
-from gradalign.stages.gate.judging import Counts, Judgement, Thresholds, judge
+from gradalign.stages.gate.judging import STOPPED, Counts, Judgement, Thresholds, judge
 from gradalign.store.manifest import RunLog
-
-STOPPED = "stopped"
-"""Status of a run that the gate has stopped; its responses stay."""
 
 FEW = 8
 """Of fewer responses nothing is said: they are easily all right, or all wrong."""
