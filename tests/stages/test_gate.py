@@ -14,11 +14,16 @@ from safetensors.torch import load_file, save_file
 import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.demo import addition
+from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import GateError, RunError, TaskError, UsageError
+from gradalign.executors import open_executor
+from gradalign.progress import SilentReporter
 from gradalign.stages.branch.flat import FlatWatch
 from gradalign.stages.gate.counts import last_number_agrees
 from gradalign.stages.gate.judging import Counts, Longer, Reading, Thresholds, bound, judge
-from gradalign.stages.sample import StudentTools
+from gradalign.stages.gate.keeper import noting_a_stop, pass_gate
+from gradalign.stages.preparation.start import prepare
+from gradalign.stages.sample import Sample, StudentTools
 from gradalign.store.folder import RunFolder
 from gradalign_cli.main import main
 from tests.stages.made_checkpoints import copy_of
@@ -228,13 +233,7 @@ def _no_engine(*_: object, **__: object) -> None:
     raise _Opened
 
 
-def test_more_questions_use_the_responses_that_are_there(tmp_path):
-    from gradalign.executors import open_executor
-    from gradalign.progress import SilentReporter
-    from gradalign.stages.gate.keeper import pass_gate
-    from gradalign.stages.preparation.start import prepare
-    from gradalign.stages.sample import Sample
-
+def test_more_questions_use_the_responses_that_are_there(tmp_path, monkeypatch):
     def sampled(limit: int, verifier: str, place: str) -> Path:
         config = ScoreConfig.build(
             {
@@ -248,14 +247,35 @@ def test_more_questions_use_the_responses_that_are_there(tmp_path):
         run, log = prepare(config)
         with open_executor(config) as executor:
             executor.run_stage(Sample(), run, log, SilentReporter())
-        pass_gate(run, log, SilentReporter())
+        with noting_a_stop(log):
+            pass_gate(run, log, SilentReporter())
         return tmp_path / place
 
     with pytest.raises(GateError):
         sampled(8, "exact", "grown")
-    first = (tmp_path / "grown" / "spines" / "shard-00000.parquet").stat().st_mtime_ns
-    grown = sampled(10, "demo:addition", "grown")
-    assert (grown / "spines" / "shard-00000.parquet").stat().st_mtime_ns != first
+    write_table = RunFolder.write_table
+
+    def cut_short(folder: RunFolder, table: str, name: str, content: Any) -> None:
+        if (table, name) == ("questions", "shard-00003"):
+            raise KeyboardInterrupt
+        write_table(folder, table, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_table", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            sampled(10, "demo:addition", "grown")
+    with pytest.raises(GateError, match="0 of 32 responses are right"):
+        sampled(8, "exact", "grown")  # nothing is lost, and the old settings are as good
+    drawn = []
+    generate = TransformersEngine.generate
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TransformersEngine,
+            "generate",
+            lambda engine, requests: (drawn.extend(requests), generate(engine, requests))[1],
+        )
+        grown = sampled(10, "demo:addition", "grown")
+    assert len(drawn) == 8  # those of the two new questions
     fresh = sampled(10, "demo:addition", "fresh")
     ours, others = (
         [
@@ -426,3 +446,10 @@ def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path, monkeypatch):
         record = json.loads((tmp_path / "run" / "run.json").read_text())
         assert record["status"] == "stopped"
     assert len(RunFolder(str(tmp_path / "run")).files("nodes")) < 6
+    folder = RunFolder(str(tmp_path / "run"))
+    prepare(ScoreConfig.build({**settings, "verifier": "demo:addition"}))
+    assert (len(folder.files("sampled")), folder.files("spines"), folder.files("nodes")) == (
+        6,
+        [],
+        [],
+    )

@@ -18,6 +18,7 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import RunError
 from gradalign.models.prompts.texts import whole_text
 from gradalign.stages.base import Run
+from gradalign.stages.gate.judging import STOPPED
 from gradalign.stages.preparation.identity import fingerprints, record_identity
 from gradalign.stages.preparation.preflight import Checked, check
 from gradalign.stages.preparation.workload import workload_of
@@ -38,8 +39,10 @@ _REWARDS = ("code of verifier ", "task ", "code of task ")
 
 
 def only_sampled(folder: RunFolder, log: RunLog) -> bool:
-    """Whether a run holds responses, and no targeted rollout yet."""
-    return log.prepared and log.data["status"] != "done" and not folder.files("nodes")
+    """Whether a run has no targeted rollouts, or was stopped because they are worth nothing."""
+    if not log.prepared or log.data["status"] == "done":
+        return False
+    return log.data["status"] == STOPPED or not folder.files("nodes")
 
 
 def wants_retake(config: ScoreConfig, log: RunLog, different: Sequence[str]) -> bool:
