@@ -2,7 +2,8 @@
 
 The best of many equal arms looks better than it is, and is chosen by the very data that test it.
 So a family of comparisons is tested by the largest t statistic over ALL its pairs, whatever the
-choice (the single-step max-T of Westfall and Young, "Resampling-Based Multiple Testing", 1993).
+choice (the single-step max-T of Westfall and Young, "Resampling-Based Multiple Testing", 1993),
+and each t is studentised in every resample (the bootstrap-t).
 Axes: _Q questions, _A members of a family, _X pairs, _Z resamples.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
+from scipy.special import stdtr, stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.alignment.bootstrap import resample
 
@@ -116,8 +117,10 @@ def compare_pairs(
     if count >= 2:
         se = np.sqrt(count / (count - 1) * (psi_QX**2).sum(axis=0))
     apart = known & (se > 0)
-    limit_Z = _limits(psi_QX[:, apart] / se[apart], num_resamples)
-    limit = float(limit_Z[min(int(level * num_resamples), num_resamples - 1)])
+    alone = float(stdtrit(max(count - 1, 1), (1.0 + level) / 2))
+    limit_Z = _limits(psi_QX[:, apart], num_resamples)
+    # A comparison that is the only one is Student's; in company it is never surer than that.
+    limit = max(alone, float(limit_Z[min(int(level * num_resamples), num_resamples - 1)]))
     out = []
     for index in range(len(difference)):
         value, spread = float(difference[index]), float(se[index])
@@ -126,25 +129,32 @@ def compare_pairs(
         elif not apart[index]:  # the same on every question
             out.append(PairTest(-1, -1, value, 0.0, value, value, 0.0 if value else 1.0))
         else:
-            half = limit * spread
+            half = limit * spread if math.isfinite(limit) else math.nan
             beyond = num_resamples - int(np.searchsorted(limit_Z, abs(value) / spread))
-            p_value = (beyond + 1) / (num_resamples + 1)
+            p_value = max(
+                float(2 * stdtr(count - 1, -abs(value) / spread)),
+                (beyond + 1) / (num_resamples + 1) if apart.sum() > 1 else 0.0,
+            )
             out.append(PairTest(-1, -1, value, spread, value - half, value + half, p_value))
     return out
 
 
-def _limits(unit_QX: Floats, num_resamples: int) -> Floats:
-    """Return |t| that all pairs together stay below, at levels 1/2Z, 3/2Z, ..., [Z].
+def _limits(psi_QX: Floats, num_resamples: int) -> Floats:
+    """Return the largest |t| over all pairs in each resample where no pair differs, in order, [Z].
 
-    Where no pair differs, the largest |t| of Z resamples, in order. Resampled sums of few
-    questions have normal tails, so each is taken out to where a t distribution has its level.
+    Each pair's t is divided by its own standard error in that resample. That keeps the level with
+    few questions and heavy tails, where one question carries much of both.
     """
-    count = len(unit_QX)
-    if not unit_QX.shape[1]:
+    count, pairs = psi_QX.shape
+    if pairs < 2:
         return np.zeros(num_resamples)
-    # Deviations are sums over drawn questions, as unit_QX sums to 0 over questions.
-    drawn = resample(unit_QX, num_resamples, np.random.default_rng(_SEED))
-    largest_Z = np.abs(drawn).max(axis=1)
-    tail_Z = 0.5 + (np.arange(num_resamples) + 0.5) / (2 * num_resamples)
-    stretch_Z = np.sqrt(count / (count - 1)) * stdtrit(count - 1, tail_Z) / ndtri(tail_Z)
-    return np.asarray(np.sort(largest_Z) * stretch_Z)
+    # Deviations are sums over drawn questions, as psi_QX sums to 0 over questions.
+    unit_QX = psi_QX / np.sqrt((psi_QX**2).sum(axis=0))
+    both = np.concatenate([unit_QX, unit_QX**2], axis=1)
+    drawn = resample(both, num_resamples, np.random.default_rng(_SEED))
+    sum_ZX, square_ZX = drawn[:, :pairs], drawn[:, pairs:]
+    var_ZX = count / (count - 1) * (square_ZX - sum_ZX**2 / count)
+    moved_ZX = np.abs(sum_ZX) > 1e-12
+    # One question drawn again and again has no spread: nothing is sure by such a resample.
+    t_ZX = np.where(var_ZX > 1e-12, np.abs(sum_ZX) / np.sqrt(np.maximum(var_ZX, 1e-12)), np.inf)
+    return np.asarray(np.sort(np.where(moved_ZX, t_ZX, 0.0).max(axis=1)))

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr  # scipy.stats takes seconds to import
 
 from gradalign.alignment.families import compare_pairs
 from gradalign.alignment.findings import spread
@@ -252,7 +251,7 @@ def compare_together(
             test.low,
             test.high,
             spread(item.influence_Q),
-            p_value=_single(item),
+            p_value=compare_pairs([item.value], item.influence_Q[:, None], level=level)[0].p_value,
             adjusted_p=test.p_value,
             first=first,
             second=second,
@@ -260,11 +259,3 @@ def compare_together(
         )
         for test, item, (first, second) in zip(tests, contrasts, names, strict=True)
     ]
-
-
-def _single(item: Contrast) -> float:
-    """Return the p-value of a comparison that stands alone, by Student's t distribution."""
-    count, se = len(item.influence_Q), spread(item.influence_Q)
-    if not (se > 0 and math.isfinite(item.value)):
-        return math.nan if math.isnan(item.value) or count < 2 else float(item.value == 0)
-    return float(2 * stdtr(count - 1, -abs(item.value) / se))

@@ -16,7 +16,7 @@ from gradalign.stages.gate.counts import (
     read_sampled,
     try_others,
 )
-from gradalign.stages.gate.judging import STOPPED, Counts, Judgement, Thresholds, judge
+from gradalign.stages.gate.judging import Counts, Judgement, Thresholds, judge
 from gradalign.store.manifest import RunLog
 
 FEW = 8
