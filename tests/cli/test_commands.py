@@ -14,6 +14,7 @@ from runs import SMALL, flags
 
 import gradalign
 from gradalign.config import GROUPS, ScoreConfig, field_extra, flag_of
+from gradalign.report.format import interval
 from gradalign.store.folder import RunFolder
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
@@ -99,7 +100,7 @@ def test_the_table_has_a_row_per_teacher_and_method(capsys, small_copy, small_ru
     main_rows = small_run.summary[small_run.summary["split"] == "all"]
     for row in main_rows.itertuples():
         assert row.method in out
-        assert f"{row.pooled:+.3f}" in out
+        assert interval(row.pooled, row.pooled_low, row.pooled_high) in out
     assert "targeted rollouts" in " ".join(out.split())  # lines wrap
 
 
@@ -121,7 +122,7 @@ def test_long_names_do_not_cut_the_numbers(capsys, small_run, tmp_path):
     assert "…" not in out
     assert name in out
     for row in report.summary[report.summary["split"] == "all"].itertuples():
-        assert f"{row.pooled:+.3f} [{row.pooled_low:+.3f}, {row.pooled_high:+.3f}]" in out
+        assert interval(row.pooled, row.pooled_low, row.pooled_high) in out
     for command in (["recommend"], ["compare", str(folder)]):
         status, out, _ = run(capsys, command[0], str(folder), *command[1:])
         assert status == 0
