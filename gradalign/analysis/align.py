@@ -13,7 +13,7 @@ import pyarrow as pa
 from gradalign import methods
 from gradalign.alignment import NodeSums, cosine, cross_fit, node_sums
 from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
-from gradalign.alignment.scores import FLAT, ZERO_NORM
+from gradalign.alignment.scores import FLAT
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
 from gradalign.analysis.whole import WholeDirection
 from gradalign.estimates import Arm
@@ -154,7 +154,7 @@ def score_nodes(nodes: NodeTable, view: NodeView, method: Method) -> NodeScores:
     else:
         sums = node_sums(prob_NC, value_NC, var_NC, whole.inside_NC, mask_NC)
         sums = replace(sums, method_norm2_N=whole.norm2_N)
-        cosine_N = _cosine(ideal_NC, whole)
+        cosine_N = whole.cosine(ideal_NC)
     reason_N = _reasons(direction, whole, flat_N, cosine_N)
     return NodeScores(
         whole=whole,
@@ -224,17 +224,9 @@ def _cross_fitted(
     m_HNC = np.where(both_NC, np.stack([half.inside_NC for half in halves]), 0.0)
     sums = cross_fit(prob_NC, v_HNC, m_HNC, both_NC)
     g_HNC = [ideal_gradient(prob_NC, v_NC, both_NC) for v_NC in v_HNC]
-    ways = [_cosine(g_HNC[0], halves[1]), _cosine(g_HNC[1], halves[0])]
+    ways = [halves[1].cosine(g_HNC[0]), halves[0].cosine(g_HNC[1])]
     sums = replace(sums, method_norm2_N=halves[0].product(halves[1]))
     return sums, 0.5 * (ways[0] + ways[1])
-
-
-def _cosine(ideal_NC: Floats, whole: WholeDirection) -> Floats:
-    """Return the cosine of ideal gradient and whole direction; NaN where either is 0."""
-    lengths_N = np.linalg.norm(ideal_NC, axis=1) * np.sqrt(whole.norm2_N)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value_N = (ideal_NC * whole.inside_NC).sum(axis=1) / lengths_N
-    return np.where(lengths_N > ZERO_NORM**2, np.clip(value_N, -1.0, 1.0), np.nan)
 
 
 def _reasons(
@@ -251,7 +243,7 @@ def _reasons(
 def _sampled_cosine(method: Method, view: NodeView, ideal_NC: Floats, flat_N: Bools) -> Floats:
     """Return the cosine of the direction for the drawn token alone."""
     whole = WholeDirection.of(method.ascent(view.batch, "sampled"), view)
-    return np.where(flat_N, np.nan, _cosine(ideal_NC, whole))
+    return np.where(flat_N, np.nan, whole.cosine(ideal_NC))
 
 
 def _add_directions(

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gradalign.alignment.scores import ZERO_NORM
 from gradalign.analysis.node_views import Bools, Floats, Ints, NodeView
 from gradalign.methods import restrict
 
@@ -66,6 +67,13 @@ class WholeDirection:
         num_tail_N = np.maximum(self.view.batch.num_tail_N, 1)
         inside_N = np.vecdot(self.ascent_NS, other.ascent_NS)
         return np.asarray(inside_N + self.tail_N * other.tail_N / num_tail_N)
+
+    def cosine(self, ideal_NC: Floats) -> Floats:
+        """Cosine with an ideal gradient, which is 0 outside the candidates; NaN where either is."""
+        lengths_N = np.linalg.norm(ideal_NC, axis=1) * np.sqrt(self.norm2_N)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value_N = (ideal_NC * self.inside_NC).sum(axis=1) / lengths_N
+        return np.where(lengths_N > ZERO_NORM**2, np.clip(value_N, -1.0, 1.0), np.nan)
 
     @cached_property
     def share_inside_N(self) -> Floats:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gradalign.alignment import cosine, node_sums
+from gradalign.alignment import node_sums
 from gradalign.alignment.ideal import ideal_gradient, unbiased_norm2
 from gradalign.analysis.node_views import Bools, Floats, Ints, NodeTable, NodeView
 from gradalign.analysis.stage import TableWriter
-from gradalign.analysis.whole import on_candidates
+from gradalign.analysis.whole import WholeDirection
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
 from gradalign.estimates import Estimate
 from gradalign.stages.base import Run, Stage, teacher_file
@@ -115,13 +115,18 @@ def against_ideal(nodes: NodeTable, view: NodeView, ascent_NS: Floats) -> Scored
     """Compare a direction on a view's support with the ideal gradient; NaN rows count as zero."""
     at = view.rows
     prob_NC, value_NC, mask_NC = nodes.prob_NC[at], nodes.value_NC[at], view.mask_NC
-    m_NC = on_candidates(ascent_NS, view, mask_NC)
-    sums = node_sums(prob_NC, value_NC, nodes.var_NC[at], m_NC, mask_NC)
+    whole = WholeDirection.of(ascent_NS, view)
+    sums = node_sums(prob_NC, value_NC, nodes.var_NC[at], whole.inside_NC, mask_NC)
     return Scored(
-        cosine=cosine(ideal_gradient(prob_NC, value_NC, mask_NC), m_NC).value_N,
-        dot=sums.dot_N,
-        method_norm2=sums.method_norm2_N,
+        cosine=whole.cosine(ideal_gradient(prob_NC, value_NC, mask_NC)),
+        dot=_mass(nodes, view) * sums.dot_N,
+        method_norm2=whole.norm2_N,
     )
+
+
+def _mass(nodes: NodeTable, view: NodeView) -> Floats:
+    """Return the student's probability of all candidates, [N]."""
+    return np.asarray(np.where(view.mask_NC, nodes.prob_NC[view.rows], 0.0).sum(axis=1))
 
 
 def key_columns(nodes: NodeTable, at: Ints) -> dict[str, Any]:
@@ -138,13 +143,12 @@ def key_columns(nodes: NodeTable, at: Ints) -> dict[str, Any]:
 
 
 def ideal_columns(nodes: NodeTable, view: NodeView) -> dict[str, Any]:
-    """Return what pooling needs besides the direction; |g*|^2 is on the view's candidates."""
+    """Return what pooling needs besides the direction; g* is 0 outside the view's candidates."""
     at = view.rows
     return {
         "weight": np.asarray(1.0 / nodes.column("inclusion_prob")[at]),
-        "ideal_norm2": unbiased_norm2(
-            nodes.prob_NC[at], nodes.value_NC[at], nodes.var_NC[at], view.mask_NC
-        ),
+        "ideal_norm2": _mass(nodes, view) ** 2
+        * unbiased_norm2(nodes.prob_NC[at], nodes.value_NC[at], nodes.var_NC[at], view.mask_NC),
     }
 
 

@@ -11,10 +11,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from gradalign.alignment import pooled
+from gradalign.alignment.fieller import pooled_set
 from gradalign.diagnostics import NAMES
 from gradalign.estimates import Arm, Estimate
 from gradalign.report.node_scores import read_scores
-from gradalign.report.verdict.bases import Pooled
+from gradalign.report.verdict.bases import Pooled, own_sums
 from gradalign.report.verdict.families import compare_together
 from gradalign.rounding import pass_error
 from gradalign.stages.prefix import num_continuations, num_tokens
@@ -73,9 +74,12 @@ def test_a_false_answer_costs_the_alignment_itself(answers_run, method):
 
 def test_a_false_answer_points_away_from_success_on_wrong_responses(answers_run):
     """What follows the token included: the sequence-level direction."""
-    summary = answers_run.summary.set_index(["teacher", "method", "split"])
-    assert summary.loc[("self+wrong-answer", "minillm", "incorrect"), "pooled_high"] < 0
-    assert summary.loc[("self+answer", "minillm", "incorrect"), "pooled_low"] > 0
+    scores = read_scores(answers_run)
+    false, true = (
+        pooled_set(own_sums(scores, Arm(f"self+{name}", "minillm"), scores.splits()["incorrect"]))
+        for name in ("wrong-answer", "answer")
+    )
+    assert false.high < 0 < true.low
 
 
 @pytest.mark.parametrize("gamma", [0, 1])
@@ -164,6 +168,13 @@ def test_a_biased_top_1_turns_the_update_around(informed_run):
         assert whole.value > 0.95
 
 
+def of_table(report, teacher, method):
+    """Pool the table `alignment`, which has a value however few the questions are."""
+    rows = report.alignment
+    rows = rows[(rows["teacher"] == teacher) & (rows["method"] == method)]
+    return pooled(rows["dot"], rows["ideal_norm2"], rows["method_norm2"], rows["weight"])
+
+
 def test_topk_figures_follow_from_the_table(informed_run):
     table = informed_run.table("diagnostics_topk")
     part = table[(table["teacher"] == "demo:strong") & (table["k"] == 4)]
@@ -171,10 +182,8 @@ def test_topk_figures_follow_from_the_table(informed_run):
     wanted = pooled(part["dot"], part["ideal_norm2"], part["method_norm2"], part["weight"])
     found = figure(informed_run, "topk", "demo:strong", "alignment", "k=4,renorm")
     assert found.value == pytest.approx(wanted, abs=1e-9)
-    summary = informed_run.summary
-    opd = summary[(summary["method"] == "opd") & (summary["teacher"] == "demo:strong")]
     full = figure(informed_run, "topk", "demo:strong", "alignment", "full")
-    assert full.value == pytest.approx(opd[opd["split"] == "all"]["pooled"].iloc[0], abs=1e-9)
+    assert full.value == pytest.approx(of_table(informed_run, "demo:strong", "opd"), abs=1e-9)
     assert (part["set_mass_student"] <= 1 + 1e-6).all()
     assert part["set_size"].between(0, 4).all()
 
@@ -234,13 +243,12 @@ def test_bias_falls_and_noise_rises_with_the_horizon(informed_run):
 
 
 def test_horizon_figures_follow_from_the_tables(informed_run):
-    summary = informed_run.summary[informed_run.summary["split"] == "all"]
     for teacher in ("demo:strong", "self+wrong-answer"):
         for method, gamma in (("opd", 0), ("minillm", 1)):
-            row = summary[(summary["teacher"] == teacher) & (summary["method"] == method)].iloc[0]
+            wanted = of_table(informed_run, teacher, method)
             found = figure(informed_run, "horizon", teacher, "alignment", f"gamma={gamma}")
             # gamma = 1 takes the token's own log ratio from samples here, not exactly
-            assert found.value == pytest.approx(row["pooled"], abs=1e-6 if gamma == 0 else 0.05)
+            assert found.value == pytest.approx(wanted, abs=1e-6 if gamma == 0 else 0.05)
     tokens = informed_run.tokens
     part = tokens[tokens["teacher"] == "demo:strong"]
     gap = (part["teacher_logprob"] - part["student_logprob"]).astype(np.float64)
