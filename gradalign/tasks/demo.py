@@ -32,14 +32,14 @@ class AdditionTask:
         if (size, seed) != (DEFAULT_SIZE, DEFAULT_SEED):
             self.name += f":size={size},seed={seed}"
         self.fingerprint = f"generated:addition:size={size},seed={seed}"
-        self._size = size
+        self.size = size
         self._seed = seed
 
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:
         """Return problems in the order that `select` documents."""
-        problems = generate(self._size, seed=self._seed)
+        problems = generate(self.size, seed=self._seed)
         return select([question_of(problem) for problem in problems], limit, ids, seed, self.name)
 
 

@@ -66,6 +66,11 @@ class FileTask:
         """SHA-256 of the file."""
         return file_hash(self._path)
 
+    @property
+    def size(self) -> int:
+        """Number of all questions."""
+        return len(self._questions)
+
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:

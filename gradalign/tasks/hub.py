@@ -62,6 +62,11 @@ class HubTask:
         """`repository@commit` for the hub, the file's SHA-256 for a file."""
         return self._loaded[1]
 
+    @property
+    def size(self) -> int:
+        """Number of all questions."""
+        return len(self._loaded[0])
+
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:

@@ -39,6 +39,11 @@ class ReasoningGymTask:
         settings = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
         self.fingerprint = f"generated:reasoning-gym=={version('reasoning-gym')}:{name}:{settings}"
 
+    @property
+    def size(self) -> int:
+        """Number of all questions."""
+        return len(self._questions)
+
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:

@@ -133,6 +133,11 @@ class _CheckedTask:
     def fingerprint(self) -> str:
         return str(getattr(self._task, "fingerprint", "") or "")
 
+    @property
+    def size(self) -> int | None:
+        size = getattr(self._task, "size", None)
+        return size if isinstance(size, int) else None
+
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:

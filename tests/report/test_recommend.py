@@ -182,3 +182,50 @@ def test_the_bundled_pair(finished_runs):
     (control,) = [item for item in result.ranking if item.method == "random"]
     assert control.role == "control"
     assert control.pooled.low < 0 < control.pooled.high
+
+
+@pytest.mark.parametrize(("size", "followed"), [(None, True), (100_000, True), (45, False)])
+def test_advice_is_a_command_as_far_as_the_task_has_questions(tmp_path, size, followed):
+    result = made(
+        tmp_path, {("one", "gkd"): 0.52, ("two", "gkd"): 0.5},
+        metadata={"task": {"name": "t", "fingerprint": "", "size": size}},
+    )  # fmt: skip
+    first = result.settle[0]
+    assert first.task_size == size
+    path = tmp_path / "run"
+    limit = int(np.ceil(first.questions))
+    command = f"gradalign score --config {path}/run.json --limit {limit} --output-dir {path}"
+    assert first.command == (command if followed else "")
+    assert any((command in line) == followed for line in result.remarks if "To settle" in line)
+
+
+def test_controls_and_other_families_change_no_answer(tmp_path):
+    arms = {("a", "gkd"): 0.55, ("a", "opd"): 0.5, ("b", "gkd"): 0.4, ("b", "opd"): 0.4}
+    write_run(tmp_path / "run", arms | {("", f"random:seed={n}"): 0.0 for n in range(20)})
+    scores = read_scores(gradalign.read_report(str(tmp_path / "run")))
+    plain = judge([Pooled(scores)], [arm for arm in scores.arms if arm.teacher])
+    assert judge([Pooled(scores)], scores.arms) == plain
+    # Another method of the trailing teacher alone is of no family that the leader is in.
+    assert plain.teachers[0].teacher == "a"
+
+
+def test_a_told_teacher_does_not_beat_a_plain_one_on_pooled_alone(tmp_path):
+    result = made(tmp_path, {("self+answer", "gkd"): 0.8, ("strong", "gkd"): 0.3})
+    assert (result.verdict, result.teacher) == ("tie", "self+answer")
+    assert "--alignment update" in result.headline
+    harmful = {("self+answer", "gkd"): 0.8, ("strong", "gkd"): -0.3}
+    write_run(tmp_path / "harmful", harmful)
+    assert gradalign.read_report(str(tmp_path / "harmful")).recommend().verdict == "leading"
+
+
+def test_without_a_control_it_only_leads(tmp_path):
+    result = made(tmp_path, {("strong", "gkd"): 0.8, ("weak", "gkd"): 0.3})
+    assert result.verdict == "leading"
+    assert result.headline.startswith("Leading, no control: strong with gkd")
+    assert any("--teacher self+wrong-answer" in line for line in result.evidence)
+
+
+def test_a_control_that_does_as_well_is_named(tmp_path):
+    result = made(tmp_path, {("strong", "gkd"): 0.6, ("strong+wrong-answer", "gkd"): 0.6})
+    assert (result.verdict, result.teacher) == ("none", None)
+    assert "strong+wrong-answer, which was told something false, does as well" in result.headline

@@ -70,6 +70,7 @@ def grow(config: ScoreConfig, log: RunLog, folder: RunFolder) -> None:
     log.data["resolved"]["max_model_len"] = longest
     log.data["config"] = config.model_dump(mode="json")
     log.data["workload"] = asdict(workload_of(checked))
+    log.data["task"] = checked.task_record()
     log.data["num_questions"] = len(checked.questions)
     log.data["status"] = "running"
     for name in ("finished", "plan"):

@@ -124,6 +124,14 @@ class Checked:
     weights: dict[str, tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
 
+    def task_record(self) -> dict[str, object]:
+        """Return what run.json keeps of the task: name, fingerprint, questions in all if known."""
+        return {
+            "name": self.config.task,
+            "fingerprint": self.task.fingerprint,
+            "size": getattr(self.task, "size", None),
+        }
+
 
 @dataclass(frozen=True)
 class CheckedTeacher:

@@ -89,7 +89,7 @@ def retake(config: ScoreConfig, folder: RunFolder, log: RunLog) -> tuple[Run, Ru
     _write_questions(folder, checked, sizes)
     log.data["config"] = config.model_dump(mode="json")
     log.data["resolved"] = asdict(checked.resolved)
-    log.data["task"] = {"name": config.task, "fingerprint": checked.task.fingerprint}
+    log.data["task"] = checked.task_record()
     log.data["prompt_notes"] = checked.notes
     log.data["workload"] = asdict(workload_of(checked))
     # Times of sampling stay; its counts are made again with the verdicts.

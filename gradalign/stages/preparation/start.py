@@ -141,7 +141,7 @@ def _start(config: ScoreConfig, folder: RunFolder) -> tuple[Run, RunLog]:
         folder,
         config,
         asdict(checked.resolved),
-        task={"name": config.task, "fingerprint": checked.task.fingerprint},
+        task=checked.task_record(),
         models={reader.model: model_record(checked, reader) for reader in readers},
         fingerprints={},
     )
