@@ -187,20 +187,17 @@ def _why_tie(
     if same:
         return f"it cannot be told from {', '.join(same)}"
     if is_told(lead) and not basis.tells_told:
-        plain = [place.teacher for place in places[1:] if not is_told(place.teacher)]
-        plain = [name for name in plain if not _harmful(basis, name, arms, level)]
+        plain = [
+            place.teacher
+            for place in places[1:]
+            if not is_told(place.teacher) and not place.mean.negative
+        ]
         if plain:
             return (
-                f"{basis.words} does not say whether a teacher that was told the answer is better "
-                f"than {', '.join(plain)}, which was not: --alignment update compares them"
+                f"it was told the answer, and by {basis.words} alone such a teacher is not ahead "
+                f"of {', '.join(plain)}: --alignment update compares them"
             )
     return _disagreement(bases, basis, arms, lead, level)
-
-
-def _harmful(basis: Basis, teacher: str, arms: Sequence[Arm], level: float) -> bool:
-    """Whether all candidates of a teacher are surely below 0."""
-    own = [arm for arm in arms if arm.teacher == teacher and role_of(arm) == "candidate"]
-    return all(basis.estimate(arm, level).negative for arm in own)
 
 
 def _disagreement(
