@@ -21,7 +21,7 @@ from gradalign.progress import SilentReporter
 from gradalign.stages.branch.flat import FlatWatch
 from gradalign.stages.gate.counts import last_number_agrees
 from gradalign.stages.gate.judging import Counts, Longer, Reading, Thresholds, bound, judge
-from gradalign.stages.gate.keeper import noting_a_stop, pass_gate
+from gradalign.stages.gate.keeper import pass_gate
 from gradalign.stages.preparation.start import prepare
 from gradalign.stages.sample import Sample, StudentTools
 from gradalign.store.folder import RunFolder
@@ -247,8 +247,11 @@ def test_more_questions_use_the_responses_that_are_there(tmp_path, monkeypatch):
         run, log = prepare(config)
         with open_executor(config) as executor:
             executor.run_stage(Sample(), run, log, SilentReporter())
-        with noting_a_stop(log):
+        try:
             pass_gate(run, log, SilentReporter())
+        except GateError as error:
+            log.stop(error)
+            raise
         return tmp_path / place
 
     with pytest.raises(GateError):

@@ -12,9 +12,6 @@ from typing import Any, Literal
 
 from gradalign.config import ScoreConfig
 
-STOPPED = "stopped"
-"""Status of a run that was stopped here or while branching; its responses stay."""
-
 LEVEL = 0.95
 """Confidence of the bound of the success rate."""
 

@@ -18,12 +18,11 @@ from gradalign.config import ScoreConfig
 from gradalign.errors import RunError
 from gradalign.models.prompts.texts import whole_text
 from gradalign.stages.base import Run
-from gradalign.stages.gate.judging import STOPPED
 from gradalign.stages.preparation.identity import fingerprints, record_identity
 from gradalign.stages.preparation.preflight import Checked, check
 from gradalign.stages.preparation.workload import workload_of
 from gradalign.store.folder import RunFolder
-from gradalign.store.manifest import RunLog
+from gradalign.store.manifest import STOPPED, RunLog
 from gradalign.store.schema import table_names
 from gradalign.store.shard import question_to_json, read_questions
 from gradalign.store.table_builder import Rows
