@@ -1,4 +1,4 @@
-"""`gradalign`: one module per command; this one puts them together.
+"""`gradalign`: puts the commands together; each is a module of `commands`.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 a threshold was missed, 4 stopped at the gate,
 5 a threshold is undecided, 130 interrupted, 143 terminated.
@@ -22,11 +22,11 @@ import typer
 from gradalign.errors import GateError, GradalignError
 from gradalign.progress import quiet_processes
 
-from . import (
+from . import completion
+from .commands import (
     catalogue,
     check,
     compare,
-    completion,
     demo,
     diagnose,
     export,

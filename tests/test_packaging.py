@@ -25,7 +25,10 @@ def test_every_package_is_listed(project):
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for path in (ROOT / "gradalign").rglob("__init__.py")
-    } | {"gradalign_cli"}
+    } | {
+        ".".join(("gradalign_cli", *path.parent.relative_to(ROOT / "cli").parts))
+        for path in (ROOT / "cli").rglob("__init__.py")
+    }
     assert set(project["tool"]["setuptools"]["packages"]) == found
 
 

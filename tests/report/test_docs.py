@@ -235,7 +235,7 @@ def trainer_class(trainer):
 @pytest.mark.slow
 def test_the_numbers_of_the_first_command_are_those_that_it_prints(tmp_path):
     """Within what another processor's rounding may change; other seeds would change more."""
-    from gradalign_cli.demo import SETTINGS
+    from gradalign_cli.commands.demo import SETTINGS
 
     place = {"output_dir": str(tmp_path / "run"), "engine": "transformers", "device": "cpu"}
     report = gradalign.score(**SETTINGS, **place, diagnose=["none"])

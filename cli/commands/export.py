@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .completion import complete_method_of_run, complete_teacher_of_run
-from .help import add_command
-from .options import RunArgument
+from ..completion import complete_method_of_run, complete_teacher_of_run
+from ..help import add_command
+from ..options import RunArgument
 
 HELP = """Write a weight per token of every response, for selective distillation.
 

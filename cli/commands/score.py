@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .gating import (
+from ..gating import (
     FailUnderOption,
     JunitOption,
     check_ahead,
@@ -14,9 +14,9 @@ from .gating import (
     stop_if_failed,
     try_conditions,
 )
-from .help import add_command
-from .options import COMMON, build_config, config_parameters, with_parameters
-from .output import DisplayOption, JsonOption, print_previews, print_report
+from ..help import add_command
+from ..options import COMMON, build_config, config_parameters, with_parameters
+from ..output import DisplayOption, JsonOption, print_previews, print_report
 from .plan import PLACE, ProbeOption, has_folder, show_plan
 
 HELP = """Score teachers and methods against the ideal gradient.

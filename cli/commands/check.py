@@ -8,10 +8,10 @@ import typer
 
 from gradalign.errors import UsageError
 
-from .gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
-from .help import add_command
-from .options import RunArgument
-from .output import json_flag, print_json
+from ..gating import FailUnderOption, JunitOption, print_outcomes, stop_if_failed, try_conditions
+from ..help import add_command
+from ..options import RunArgument
+from ..output import json_flag, print_json
 
 HELP = """Check conditions on a run's summary; status 3 if one does not hold, 5 if one is undecided.
 

@@ -17,10 +17,10 @@ from gradalign.report.terminal.tables import (
     sectioned,
 )
 
-from .completion import complete_diagnostic
-from .help import add_command
-from .options import RunArgument
-from .output import DisplayOption, json_flag, print_json
+from ..completion import complete_diagnostic
+from ..help import add_command
+from ..options import RunArgument
+from ..output import DisplayOption, json_flag, print_json
 
 if TYPE_CHECKING:
     import pandas as pd

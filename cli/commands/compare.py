@@ -8,9 +8,9 @@ import typer
 
 from gradalign.report.terminal.tables import Column, make_table, print_table, sectioned
 
-from .completion import complete_run
-from .help import add_command
-from .output import json_flag, print_json
+from ..completion import complete_run
+from ..help import add_command
+from ..output import json_flag, print_json
 
 HELP = """Compare two runs, teacher by teacher and method by method; second minus first.
 

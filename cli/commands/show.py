@@ -9,10 +9,10 @@ import typer
 from gradalign.errors import UsageError
 from gradalign.report.terminal.tables import Column, make_table, open_console, print_table
 
-from .completion import complete_method_of_run, complete_teacher_of_run
-from .help import add_command
-from .options import RunArgument
-from .output import print_report
+from ..completion import complete_method_of_run, complete_teacher_of_run
+from ..help import add_command
+from ..options import RunArgument
+from ..output import print_report
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report

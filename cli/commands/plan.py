@@ -8,9 +8,9 @@ import typer
 
 from gradalign.config import read_config_file
 
-from .help import add_command
-from .options import COMMON, build_config, config_parameters, with_parameters
-from .output import Column, DisplayOption, json_flag, make_table, print_json, print_table
+from ..help import add_command
+from ..options import COMMON, build_config, config_parameters, with_parameters
+from ..output import Column, DisplayOption, json_flag, make_table, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

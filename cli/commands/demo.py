@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .help import add_command
-from .options import build_config
-from .output import DisplayOption, JsonOption, print_report
+from ..help import add_command
+from ..options import build_config
+from ..output import DisplayOption, JsonOption, print_report
 
 SETTINGS = {
     "student": "demo:student",

@@ -15,9 +15,9 @@ from gradalign.report.terminal.tables import (
     print_points,
 )
 
-from .help import add_command
-from .options import RunArgument
-from .output import json_flag, print_json
+from ..help import add_command
+from ..options import RunArgument
+from ..output import json_flag, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

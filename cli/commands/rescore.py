@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from .completion import complete_method, complete_teacher
-from .help import add_command
-from .options import RunArgument
-from .output import DisplayOption, JsonOption, print_report
+from ..completion import complete_method, complete_teacher
+from ..help import add_command
+from ..options import RunArgument
+from ..output import DisplayOption, JsonOption, print_report
 
 HELP = """Add methods, teachers or update-level alignment to a finished run, without sampling again.
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .help import add_command
-from .options import RunArgument
+from ..help import add_command
+from ..options import RunArgument
 
 HELP = """Write one HTML file that shows a run: verdict, charts, tables, and the responses.
 

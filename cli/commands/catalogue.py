@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .completion import complete_method, complete_task
-from .help import add_command, group
-from .output import json_flag, print_records
+from ..completion import complete_method, complete_task
+from ..help import add_command, group
+from ..output import json_flag, print_records
 
 ListJson = Annotated[bool, json_flag("the list")]
 

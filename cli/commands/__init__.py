@@ -1,0 +1,1 @@
+"""The commands, one module each: what it asks for, and what it prints."""
