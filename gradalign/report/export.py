@@ -143,6 +143,12 @@ def export(
         raise UsageError(f"--format {file_format!r} is none of {known}.")
     settings = settings or ExportSettings()
     arm = choose_arm(report, teacher, method)
+    if split := report.metadata.get("task", {}).get("evaluation"):
+        warnings.warn(
+            f"weights of responses to {split}: a student trained with them has seen what it is "
+            "measured on. Score questions to train on, such as --task gsm8k:split=train.",
+            stacklevel=2,
+        )
     scores = _scores(report, arm, settings)
     elsewhere = _elsewhere(scores, settings)
     counts: dict[str, float] = {"responses": 0, "tokens": 0, "scored_tokens": 0, "weight": 0.0}

@@ -17,6 +17,9 @@ class Task(Protocol):
         description: one line for `gradalign tasks list`.
         verifier: spec of the verifier used unless the user names another.
         fingerprint: revision or content hash of the data, kept in run.json.
+
+    It may also have `size` (questions in all), and `evaluation`: in words, the data that models
+    are measured on and that the questions are from; None if they may be trained on.
     """
 
     @property
@@ -59,9 +62,14 @@ class TaskSource:
         build: makes the task from what follows the colon of its name ("" if nothing does).
         extra: what must be installed beside gradalign, as the name of an extra; "" for nothing.
         example: a name that can be used as it is.
+        split: of the data that is read unless the user names another; "" if there are none.
+        evaluation: whether models are measured on that split, so that weights made from it must
+            not train one.
     """
 
     description: str
     build: Callable[[str], Task]
     extra: str = ""
     example: str = ""
+    split: str = ""
+    evaluation: bool = False

@@ -27,6 +27,8 @@ class Benchmark:
         id_columns: columns that may hold an id, the first one found is used; without one the
             id is the row's number.
         gated: whether the hub asks for an agreement first.
+        training_split: the split that is there to be trained on; None if there is none, as where
+            the whole data set is for evaluation, whatever its split is called.
     """
 
     name: str
@@ -39,6 +41,17 @@ class Benchmark:
     instruction: str
     id_columns: tuple[str, ...] = ()
     gated: bool = False
+    training_split: str | None = None
+
+    def evaluation(self, split: str) -> str | None:
+        """Return what a split is in words if models are to be measured on it, else None.
+
+        Args:
+            split: as the package datasets takes it, such as `test` or `train[:100]`.
+        """
+        if split.partition("[")[0].strip() == self.training_split:
+            return None
+        return f"the {split} split of {self.repository}"
 
 
 class Row:

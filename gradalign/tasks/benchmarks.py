@@ -134,13 +134,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         Benchmark(
             "gsm8k",
-            "grade-school word problems (openai/gsm8k, test)",
+            "grade-school word problems (openai/gsm8k)",
             "openai/gsm8k",
             "main",
             "test",
             "math",
             gsm8k,
             BOX_INSTRUCTION,
+            training_split="train",
         ),
         Benchmark(
             "math",
@@ -177,23 +178,25 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "mmlu",
-            "multiple choice over 57 subjects (cais/mmlu, all, test)",
+            "multiple choice over 57 subjects (cais/mmlu, all)",
             "cais/mmlu",
             "all",
             "test",
             "choice",
             mmlu,
             LETTER_INSTRUCTION,
+            training_split="auxiliary_train",
         ),
         Benchmark(
             "boolq",
-            "yes or no from a passage (google/boolq, validation)",
+            "yes or no from a passage (google/boolq)",
             "google/boolq",
             None,
             "validation",
             "choice",
             boolq,
             YES_NO_INSTRUCTION,
+            training_split="train",
         ),
         Benchmark(
             "gpqa-diamond",
@@ -216,6 +219,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "math",
             deepmath,
             BOX_INSTRUCTION,
+            training_split="train",
         ),
     )
 }
@@ -259,6 +263,11 @@ def _hash(text: str) -> bytes:
 for _name, _benchmark in BENCHMARKS.items():
     TASKS.register(_name)(
         TaskSource(
-            _benchmark.description, partial(HubTask, _benchmark), extra="tasks", example=_name
+            _benchmark.description,
+            partial(HubTask, _benchmark),
+            extra="tasks",
+            example=_name,
+            split=_benchmark.split,
+            evaluation=_benchmark.evaluation(_benchmark.split) is not None,
         )
     )

@@ -67,6 +67,14 @@ class HubTask:
         """Number of all questions."""
         return len(self._loaded[0])
 
+    @property
+    def evaluation(self) -> str | None:
+        """The split in words if models are measured on it; None if not, or if nobody can know."""
+        benchmark, options = self._benchmark, self._options
+        if options.path is not None and options.split is None and benchmark.training_split:
+            return None  # a file of the user's: either split may be in it
+        return benchmark.evaluation(options.split or benchmark.split)
+
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0
     ) -> Sequence[Question]:

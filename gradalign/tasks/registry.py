@@ -58,25 +58,24 @@ def load_task(spec: str, verifier: str | None = None) -> Task:
 
 
 def describe() -> list[dict[str, str]]:
-    """Return a record per task: name, description, example, extra."""
-    records = []
-    for name, source in TASKS.items():
-        if isinstance(source, TaskSource):
-            record = (source.description, source.example or name, source.extra)
-        else:
-            record = (str(getattr(source, "description", "") or ""), name, "")
-        records.append(
-            {"name": name, "description": record[0], "example": record[1], "extra": record[2]}
-        )
-    records.append(
+    """Return a record per task: name, description, split, example, extra."""
+    sources = [
+        (name, source)
+        if isinstance(source, TaskSource)
+        else (name, TaskSource(str(getattr(source, "description", "") or ""), source))
+        for name, source in TASKS.items()
+    ]
+    sources.append(("FILE", TaskSource(FileTask.description, FileTask, example="questions.jsonl")))
+    return [
         {
-            "name": "FILE",
-            "description": FileTask.description,
-            "example": "questions.jsonl",
-            "extra": "",
+            "name": name,
+            "description": source.description,
+            "split": f"{source.split}, for evaluation" if source.evaluation else source.split,
+            "example": source.example or name,
+            "extra": source.extra,
         }
-    )
-    return records
+        for name, source in sources
+    ]
 
 
 def _names_source(spec: str) -> bool:
@@ -137,6 +136,11 @@ class _CheckedTask:
     def size(self) -> int | None:
         size = getattr(self._task, "size", None)
         return size if isinstance(size, int) else None
+
+    @property
+    def evaluation(self) -> str | None:
+        evaluation = getattr(self._task, "evaluation", None)
+        return evaluation if isinstance(evaluation, str) else None
 
     def questions(
         self, limit: int | None = None, ids: Sequence[str] = (), seed: int = 0

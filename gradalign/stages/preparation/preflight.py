@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -125,11 +125,15 @@ class Checked:
     notes: list[str] = field(default_factory=list)
 
     def task_record(self) -> dict[str, object]:
-        """Return what run.json keeps of the task: name, fingerprint, questions in all if known."""
+        """Return what run.json keeps of the task.
+
+        That is name, fingerprint, questions in all if known, and its evaluation split in words.
+        """
         return {
             "name": self.config.task,
             "fingerprint": self.task.fingerprint,
             "size": getattr(self.task, "size", None),
+            "evaluation": getattr(self.task, "evaluation", None),
         }
 
 
@@ -184,6 +188,7 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
         shown = _teacher_prompts(config, reader, context, questions)
         teachers.append(CheckedTeacher(spec, reader, context, shown))
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
+    resolved = replace(resolved, warnings=(*_evaluation(task), *resolved.warnings))
     for line in notes.lines:
         warnings.warn(line, stacklevel=2)
     check_servers(config, engine, resolved.max_model_len)
@@ -206,6 +211,16 @@ def _check_methods(config: ScoreConfig) -> None:
     twice = [asked for asked, spec in spec_of.items() if list(spec_of.values()).count(spec) > 1]
     if twice:
         raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
+
+
+def _evaluation(task: Task) -> list[str]:
+    """Say that questions are from an evaluation split, if they are."""
+    split = getattr(task, "evaluation", None)
+    if split is None:
+        return []
+    return [
+        f"questions are from {split}: what is chosen or trained by them cannot be measured there"
+    ]
 
 
 def _resolve(
