@@ -124,6 +124,12 @@ class ScoreConfig(BaseModel):
         "Method, repeatable; see `gradalign methods list`.",
         flag="--method",
     )
+    control: bool = _setting(
+        True,
+        "what",
+        "Score the student told something false beside the teachers: what a verdict must beat. It "
+        "costs a pass over the responses, and no rollout.",
+    )
     verifier: str | None = _setting(
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
     )

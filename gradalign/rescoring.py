@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from gradalign import diagnostics
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
+from gradalign.contexts import parse_teacher
 from gradalign.errors import RunError, UsageError
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
@@ -101,7 +102,8 @@ def _rescore_held(
     )
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
-    new_teachers = [spec for spec in teachers if spec not in before.teachers]
+    scored = {item.label for item in Run(before, Resolved(**log.resolved)).teachers}
+    new_teachers = [spec for spec in teachers if parse_teacher(spec).label not in scored]
     wanted = alignment or before.alignment
     if verifier is None and not (new_methods or new_teachers or wanted != before.alignment):
         raise UsageError(
@@ -119,7 +121,11 @@ def _rescore_held(
         }
     )
     resolved = Resolved(**log.resolved)
-    checked = check(after.model_copy(update={"max_tokens": _longest(folder)}), resolved.clock)
+    checked = check(
+        after.model_copy(update={"max_tokens": _longest(folder)}),
+        resolved.clock,
+        control=bool(resolved.control),
+    )
     stale = []
     if new_methods or new_teachers or verifier is not None:
         kept = (*SAMPLED, *PER_TEACHER, "verdicts", "summary")

@@ -15,10 +15,16 @@ import pytest
 import torch
 from runs import INFORMED, SMALL, FinishedRuns
 
+from gradalign.config import ScoreConfig
 from gradalign.report.report import Report
 from tests.rollouts.servers import FARM
 
 torch.set_num_threads(1)
+
+# Tests count teachers: a run has the control only where a test asks for it, in code and commands.
+os.environ["GRADALIGN_CONTROL"] = "false"
+ScoreConfig.model_fields["control"].default = False
+ScoreConfig.model_rebuild(force=True)
 
 
 GROUPS = {

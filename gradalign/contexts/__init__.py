@@ -15,10 +15,11 @@ from gradalign.contexts import (  # noqa: F401  (they register)
 )
 from gradalign.contexts.base import Context, ContextFactory, SimpleContext, with_note, with_rule
 from gradalign.contexts.registry import CONTEXTS, describe, get
-from gradalign.contexts.teachers import TeacherSpec, parse_teacher
+from gradalign.contexts.teachers import CONTROL, TeacherSpec, parse_teacher
 
 __all__ = [
     "CONTEXTS",
+    "CONTROL",
     "Context",
     "ContextFactory",
     "SimpleContext",

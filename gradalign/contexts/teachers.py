@@ -8,6 +8,10 @@ from pathlib import Path
 from gradalign.errors import UsageError
 
 
+CONTROL = "self+wrong-answer"
+"""The teacher that a run scores beside those it was given: the student, told something false."""
+
+
 @dataclass(frozen=True)
 class TeacherSpec:
     """A model and what it is shown.

@@ -133,7 +133,10 @@ def stages(run: Run) -> list[Stage]:
     """Return the sampling that this diagnostic needs: the student's, then each checkpoint's."""
     return [
         ContinuePrefixes(run.config.student, ()),
-        *(ContinuePrefixes(model, group) for model, group in run.teachers_by_model.items()),
+        *(
+            ContinuePrefixes(model, group)
+            for model, group in run.by_model(run.named_teachers).items()
+        ),
     ]
 
 

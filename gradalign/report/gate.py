@@ -171,9 +171,11 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
             will not have. A question's own split is known only afterwards.
     """
     from gradalign import methods
-    from gradalign.contexts import parse_teacher
+    from gradalign.contexts import CONTROL, parse_teacher
 
     labels = [parse_teacher(spec).label for spec in config.teachers]
+    control = CONTROL if config.control and CONTROL not in labels else ""
+    labels += [control] if control else []
     chosen = [methods.get(spec) for spec in config.methods]
     arms = [
         Arm(label, method.spec)
@@ -182,7 +184,7 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
     ]
     for text in conditions:
         condition = parse_condition(text)
-        if not any(_matches(condition, arm) for arm in arms):
+        if not any(_matches(condition, arm, control) for arm in arms):
             raise UsageError(
                 f"--fail-under {text!r} matches no teacher and method of this run.",
                 f"Known: {', '.join(map(str, arms))}.",
@@ -209,7 +211,8 @@ def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
 def _try(report: Report, condition: Condition) -> list[Outcome]:
     summary = report.summary
     arms = arms_in(summary)
-    chosen = [arm for arm in arms if _matches(condition, arm)]
+    control = str(report.metadata["resolved"].get("control", ""))
+    chosen = [arm for arm in arms if _matches(condition, arm, control)]
     if not chosen:
         raise UsageError(
             f"--fail-under {condition.text!r} matches nothing in {report.path}.",
@@ -302,9 +305,12 @@ def _tells(column: str) -> bool:
     return not column.startswith("update")
 
 
-def _matches(condition: Condition, arm: Arm) -> bool:
+def _matches(condition: Condition, arm: Arm, control: str) -> bool:
+    """Whether a condition is about an arm; about the run's own control only by its very name."""
     if not fnmatchcase(arm.method, condition.method):
         return False
+    if control and arm.teacher == control:
+        return condition.teacher == control
     if not condition.teacher:
         return not arm.teacher or condition.method == "*"
     return any(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +65,7 @@ class Resolved:
             and its output layer has.
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
         warnings: what to mind, in words.
+        control: the control that is scored beside the named teachers; empty if there is none.
         allocated_by: the verifier that rollouts were made under, where another (or the same once
             more) has judged them since; empty otherwise.
     """
@@ -82,6 +83,7 @@ class Resolved:
     token_ranges: Sequence[Sequence[int]]
     common_token_ranges: Mapping[str, Sequence[Sequence[int]]]
     warnings: Sequence[str]
+    control: str = ""
     allocated_by: str = ""
 
 
@@ -98,9 +100,15 @@ class Run:
         return RunFolder(self.config.output_dir)
 
     @cached_property
-    def teachers(self) -> list[TeacherSpec]:
-        """The teachers, parsed, in the order given."""
+    def named_teachers(self) -> list[TeacherSpec]:
+        """The teachers that were asked for, in the order given: their tokens are candidates."""
         return [parse_teacher(spec) for spec in self.config.teachers]
+
+    @cached_property
+    def teachers(self) -> list[TeacherSpec]:
+        """All that is scored: the named teachers, and last the control, if there is one."""
+        control = self.resolved.control
+        return [*self.named_teachers, *([parse_teacher(control)] if control else [])]
 
     @property
     def needs_continuation_scores(self) -> bool:
@@ -166,8 +174,12 @@ class Run:
     @cached_property
     def teachers_by_model(self) -> dict[str, tuple[TeacherSpec, ...]]:
         """The teachers of each checkpoint: it is opened once for all of its contexts."""
+        return self.by_model(self.teachers)
+
+    def by_model(self, teachers: Iterable[TeacherSpec]) -> dict[str, tuple[TeacherSpec, ...]]:
+        """Group teachers by their checkpoints."""
         grouped: dict[str, tuple[TeacherSpec, ...]] = {}
-        for teacher in self.teachers:
+        for teacher in teachers:
             model = self.model_of(teacher)
             grouped[model] = (*grouped.get(model, ()), teacher)
         return grouped

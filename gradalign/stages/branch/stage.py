@@ -142,7 +142,7 @@ def _candidates(
 def _teacher_tokens(run: Run, shard: str) -> TeacherTokens:
     """Return, per node, the fewest tokens that hold `coverage` of each teacher's mass."""
     found: TeacherTokens = {}
-    for teacher in run.teachers:
+    for teacher in run.named_teachers:
         table = run.folder.read_table("distributions", teacher_file(shard, teacher.label))
         ids_NS, _ = padded(table["token_ids"], -1)
         logprob_NS, _ = padded(table["teacher_logprobs"], -np.inf)

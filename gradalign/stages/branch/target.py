@@ -36,7 +36,7 @@ class Target:
         self._work = work
         self._caps = [run.config.budget or CAP * item.branching.budget for item in work]
         self._teachers = [
-            _teacher_probs(run, shard, teacher.label, work) for teacher in run.teachers
+            _teacher_probs(run, shard, teacher.label, work) for teacher in run.named_teachers
         ]
 
     def standard_error(self) -> float:

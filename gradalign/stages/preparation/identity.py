@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTEXTS, parse_teacher
+from gradalign.contexts import CONTEXTS, CONTROL, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ModelError, RunError
 from gradalign.methods.registry import REGISTRY as METHODS
@@ -53,7 +53,7 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
         What it is, in words for messages, to a hash of it.
     """
     found: dict[str, str | None] = {}
-    for spec in config.teachers:
+    for spec in (*config.teachers, *([CONTROL] if config.control else [])):
         name = parse_teacher(spec).context
         base = name.partition(":")[0]
         if base in CONTEXTS:
@@ -95,19 +95,20 @@ def model_files(config: ScoreConfig, model: str) -> dict[str, str]:
     return model_fingerprint(model, revision, trust_remote_code=config.trust_remote_code)
 
 
-def prompt_fingerprints(config: ScoreConfig, clock: str) -> dict[str, str]:
+def prompt_fingerprints(config: ScoreConfig, resolved: Mapping[str, Any]) -> dict[str, str]:
     """Hash the token ids of prompts, as they are rendered now from the run's stored questions.
 
-    Chat templates are told the run's own `clock`, not the time of day.
-
-    A reader whose model is not there any more is left out: a stage that needs it will say so.
+    Chat templates are told the run's own clock, not the time of day. A reader whose model is not
+    there any more is left out: a stage that needs it will say so.
     """
     folder = RunFolder(config.output_dir)
     questions = list(islice(StoredQuestions(folder), RENDERED))
     found = {}
+    clock = resolved["clock"]
+    control = resolved.get("control", "")
     with suppress(ModelError):
         found[_STUDENTS_PROMPTS] = _rendered(config, config.student, questions, None, clock)
-    for spec in map(parse_teacher, config.teachers):
+    for spec in map(parse_teacher, [*config.teachers, *([control] if control else [])]):
         model = config.student if spec.model == "self" else spec.model
         context = get_context(spec.context, StoredQuestions(folder))
         with suppress(ModelError):
@@ -134,7 +135,7 @@ def record_identity(log: RunLog, config: ScoreConfig, verifier: str) -> None:
     """Put what the settings name into run.json; the questions have been written."""
     log.data["fingerprints"] = {
         **fingerprints(config, verifier),
-        **prompt_fingerprints(config, log.resolved["clock"]),
+        **prompt_fingerprints(config, log.resolved),
     }
 
 
@@ -154,7 +155,7 @@ def check_identity(config: ScoreConfig, log: RunLog, *, ignore: Collection[str] 
     now = fingerprints(config, log.resolved["verifier"])
     now = {name: value for name, value in now.items() if name not in ignore}
     if not changed and log.prepared and not _differ(before, now):
-        now |= prompt_fingerprints(config, log.resolved["clock"])
+        now |= prompt_fingerprints(config, log.resolved)
     changed += [f"the {name}" for name in _differ(before, now)]
     if changed:
         raise _changed(config.output_dir, changed)

@@ -10,10 +10,10 @@ from typing import Any
 
 from gradalign import methods
 from gradalign.config import ScoreConfig, chosen_diagnostics
-from gradalign.contexts import Context, TeacherSpec, parse_teacher
+from gradalign.contexts import CONTROL, Context, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.engines import resolve_engine
-from gradalign.errors import ContextOverflowError, TaskError, UsageError
+from gradalign.errors import ContextOverflowError, GradalignError, TaskError, UsageError
 from gradalign.models import (
     commit_hash,
     context_length,
@@ -147,12 +147,13 @@ class CheckedTeacher:
     prompts: RenderedPrompts
 
 
-def check(config: ScoreConfig, clock: str = "") -> Checked:
+def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) -> Checked:
     """Resolve every name, read the questions, render every prompt, and measure it.
 
     Args:
         config: all settings.
         clock: the moment that chat templates are told, in ISO format; empty for now.
+        control: whether the run that is there has a control; None for a new run.
 
     Raises:
         GradalignError: any of the things that can be known to go wrong before models run.
@@ -187,8 +188,18 @@ def check(config: ScoreConfig, clock: str = "") -> Checked:
         context = get_context(spec.context, questions)
         shown = _teacher_prompts(config, reader, context, questions)
         teachers.append(CheckedTeacher(spec, reader, context, shown))
+    why_none: list[str] = []
+    if control is None:
+        made, why_none = _control(config, clock, notes, questions, prompts, student, teachers)
+    else:
+        made = _made_control(config, clock, notes, questions) if control else None
+    teachers += [] if made is None else [made]
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
-    resolved = replace(resolved, warnings=(*_evaluation(task), *resolved.warnings))
+    resolved = replace(
+        resolved,
+        control="" if made is None else CONTROL,
+        warnings=(*_evaluation(task), *why_none, *resolved.warnings),
+    )
     for line in notes.lines:
         warnings.warn(line, stacklevel=2)
     check_servers(config, engine, resolved.max_model_len)
@@ -213,6 +224,56 @@ def _check_methods(config: ScoreConfig) -> None:
         raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
 
 
+def _control(
+    config: ScoreConfig,
+    clock: str,
+    notes: PromptNotes,
+    questions: Sequence[Question],
+    prompts: RenderedPrompts,
+    student: Reader,
+    teachers: Sequence[CheckedTeacher],
+) -> tuple[CheckedTeacher | None, list[str]]:
+    """Make the control of a new run; one that cannot be made is left out.
+
+    Returns:
+        The control, None if it is not wanted, not possible, or a named teacher is one already;
+        and why it is not possible, as a warning.
+    """
+    context = parse_teacher(CONTROL).context
+    if not config.control or any(item.spec.context == context for item in teachers):
+        return None, []
+    try:
+        control = _made_control(config, clock, notes, questions)
+        room = min(_teacher_rooms(config, control, questions), default=None)
+    except GradalignError as error:
+        return None, [f"the control {CONTROL} is left out: {error.message.rstrip('.')}"]
+    rooms = _all_rooms(config, questions, prompts, student, teachers)
+    usual = min([DEFAULT_MAX_TOKENS, *(room for room, _ in rooms)])
+    # A default length may shrink a little for the control, and a length asked for may not.
+    if room is not None and room < (config.max_tokens or (usual + 1) // 2):
+        why = f"its longest prompt leaves room for {room} tokens of response"
+        return None, [f"the control {CONTROL} is left out: {why}"]
+    return control, []
+
+
+def _made_control(
+    config: ScoreConfig, clock: str, notes: PromptNotes, questions: Sequence[Question]
+) -> CheckedTeacher:
+    """Show every question to the student with a false answer.
+
+    Raises:
+        GradalignError: that is not possible for a question, or for none.
+    """
+    spec = parse_teacher(CONTROL)
+    label = f"teacher {spec.label}"
+    reader = _reader(config, config.student, label, clock, notes, teacher=True)
+    context = get_context(spec.context, questions)
+    shown = _teacher_prompts(config, reader, context, questions)
+    if all(context.prompt(question, None, ()) is None for question in questions):
+        raise TaskError("no question has an answer that can be made false.")
+    return CheckedTeacher(spec, reader, context, shown)
+
+
 def _evaluation(task: Task) -> list[str]:
     """Say that questions are from an evaluation split, if they are."""
     split = getattr(task, "evaluation", None)
@@ -232,9 +293,7 @@ def _resolve(
     student: Reader,
     teachers: Sequence[CheckedTeacher],
 ) -> Resolved:
-    rooms = [(room, student) for room in _rooms(student, questions, prompts)]
-    for teacher in teachers:
-        rooms += [(room, teacher.reader) for room in _teacher_rooms(config, teacher, questions)]
+    rooms = _all_rooms(config, questions, prompts, student, teachers)
     room, narrowest = min(rooms, key=lambda item: item[0], default=(DEFAULT_MAX_TOKENS, student))
     max_tokens = config.max_tokens or min(room, DEFAULT_MAX_TOKENS)
     if rooms and max_tokens > room:
@@ -412,6 +471,20 @@ def _rooms(
                 "context.",
             )
         yield reader.limit - length
+
+
+def _all_rooms(
+    config: ScoreConfig,
+    questions: Sequence[Question],
+    prompts: RenderedPrompts,
+    student: Reader,
+    teachers: Sequence[CheckedTeacher],
+) -> list[tuple[int, Reader]]:
+    """Return the rooms of all prompts, each with its reader."""
+    rooms = [(room, student) for room in _rooms(student, questions, prompts)]
+    for teacher in teachers:
+        rooms += [(room, teacher.reader) for room in _teacher_rooms(config, teacher, questions)]
+    return rooms
 
 
 def _teacher_rooms(

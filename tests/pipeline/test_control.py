@@ -1,0 +1,129 @@
+"""The control that a run scores beside its teachers: the student, told something false."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import SMALL, TINY
+
+import gradalign
+from gradalign.config import ScoreConfig
+from gradalign.contexts import CONTROL
+from gradalign.errors import UsageError
+from gradalign.report.gate import check, check_ahead
+from gradalign.stages.preparation.start import check_only
+
+WITH = {**SMALL, "control": True}
+
+
+@pytest.fixture(scope="module")
+def run(finished_runs):
+    return finished_runs.get(**WITH)
+
+
+def own(report, table):
+    """Return a table's rows without the control's."""
+    frame = report.table(table)
+    return frame[frame["teacher"].astype(str) != CONTROL].reset_index(drop=True)
+
+
+def settings(tmp_path, **changed):
+    values = {**TINY, "control": True, "output_dir": str(tmp_path / "run"), **changed}
+    return ScoreConfig.build(values)
+
+
+def test_a_run_has_one_unless_told_otherwise():
+    code = "from gradalign.config import ScoreConfig; print(ScoreConfig.model_fields['control'])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "default=True" in printed
+
+
+def test_numbers_of_named_teachers_are_those_of_a_run_without_it(run, small_run):
+    assert set(run.summary["teacher"]) == {*small_run.summary["teacher"], CONTROL}
+    for table in ("nodes", "branches", "continuations", "spines", "positions"):
+        assert run.table(table).equals(small_run.table(table)), table
+    for table in ("alignment", "branch_teachers", "directions", "distributions", "tokens"):
+        assert own(run, table).equals(own(small_run, table)), table
+
+
+def test_it_is_named_among_the_rest_of_the_verdict(finished_runs):
+    report = finished_runs.get(**{**WITH, "methods": ["gkd"], "limit": 12, "nodes": 12})
+    result = report.recommend()
+    assert [pair.second for pair in result.controls] == [CONTROL]
+    assert result.controls[0].first == result.teachers[0].teacher
+    assert all(place.teacher != CONTROL for place in result.teachers)
+    assert not result.headline.startswith("Leading, no control")
+
+
+def test_it_is_left_out_with_a_warning_where_a_question_has_no_answer(tmp_path, monkeypatch):
+    (tmp_path / "short_answers.py").write_text("def short(text, question): return len(text) < 9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [{"id": "a", "prompt": "12+34=", "answer": "46"}, {"id": "b", "prompt": "1+2="}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(tmp_path, task=str(file), verifier="short_answers:short", limit=2)
+    resolved = check_only(config).resolved
+    assert resolved.control == ""
+    assert [line for line in resolved.warnings if CONTROL in line and "left out" in line]
+
+
+def test_it_is_left_out_where_no_answer_can_be_made_false(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"id": "a", "prompt": "12+34=", "answer": "a word"}) + "\n")
+    resolved = check_only(settings(tmp_path, task=str(file), verifier="exact")).resolved
+    assert resolved.control == ""
+    assert [line for line in resolved.warnings if "can be made false" in line]
+
+
+def test_a_length_that_was_asked_for_is_kept(tmp_path):
+    plain = check_only(settings(tmp_path, control=False)).resolved
+    default = check_only(settings(tmp_path)).resolved
+    assert default.control == CONTROL
+    assert default.max_tokens <= plain.max_tokens
+    asked = check_only(settings(tmp_path, max_tokens=plain.max_tokens)).resolved
+    assert asked.max_tokens == plain.max_tokens
+    shrinks = default.max_tokens < plain.max_tokens
+    assert asked.control == ("" if shrinks else CONTROL)
+    assert any("leaves room for" in line for line in asked.warnings) is shrinks
+
+
+def test_a_named_one_takes_its_place(tmp_path):
+    named = settings(tmp_path, teachers=["demo:strong", "demo:weak+wrong-answer"])
+    assert check_only(named).resolved.control == ""
+
+
+def test_rescoring_counts_it_as_scored(finished_runs, tmp_path):
+    report = finished_runs.copy(tmp_path / "copy", **{**TINY, "control": True})
+    with pytest.raises(UsageError, match="nothing new"):
+        gradalign.rescore(report.path, teachers=[CONTROL])
+    after = gradalign.rescore(report.path, teachers=["demo:weak", "demo:weak+wrong-answer"])
+    assert list(dict.fromkeys(after.summary["teacher"])) == [
+        "demo:strong", "demo:weak", "demo:weak+wrong-answer", CONTROL
+    ]  # fmt: skip
+
+
+def test_more_questions_get_it_too(finished_runs, tmp_path):
+    asked = {**TINY, "control": True, "max_tokens": 64}
+    report = finished_runs.copy(tmp_path / "copy", **asked)
+    more = gradalign.score(**{**asked, "limit": 2}, output_dir=report.path)
+    shown = more.table("tokens")
+    spines = shown[shown["teacher"].astype(str) == CONTROL]["spine_id"].nunique()
+    assert spines == len(more.spines) == 2
+
+
+def test_a_gate_is_about_it_only_by_its_name(run):
+    everything = check(run, ["pooled[gkd@*]>=-1"])
+    assert {outcome.name.partition(",")[0] for outcome in everything} == {
+        "gkd@demo:strong",
+        "gkd@self+answer",
+    }
+    assert len(check(run, [f"pooled[gkd@{CONTROL}]>=-1"])) == 1
+    check_ahead([f"pooled[gkd@{CONTROL}]<=1"], run.config)
+    with pytest.raises(UsageError, match="matches no teacher"):
+        check_ahead([f"pooled[gkd@{CONTROL}]<=1"], run.config.model_copy(update={"control": False}))
