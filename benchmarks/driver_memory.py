@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "shard_size": 16,
     "bootstrap_resamples": 100,
     "engine": "transformers",
+    "control": False,
 }
 ALLOWED = 1.10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, flags
+from runs import SMALL, TINY, flags
 
 import gradalign
 from gradalign.errors import ContextOverflowError, RunError, UsageError
@@ -155,3 +155,9 @@ def test_the_command_prints_a_table(capsys):
         assert text in out
     if not torch.cuda.is_available():
         assert "models run in the machine's memory" in out
+
+
+def test_a_limit_above_what_a_task_has_is_said() -> None:
+    plan = gradalign.plan(**{**TINY, "limit": 100})
+    assert "the task has 64 questions: --limit 100 takes all" in plan.assumptions
+    assert not any("takes all" in line for line in gradalign.plan(**TINY).assumptions)

@@ -135,6 +135,7 @@ def make_config(name: str, folder: Path) -> ScoreConfig:
             "limit": work.questions + work.warm_up,
             "shard_size": work.shard_size or work.questions,
             "engine": "transformers",
+            "control": False,
             "output_dir": str(folder / "run"),
         }
         | work.settings

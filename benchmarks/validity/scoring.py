@@ -75,6 +75,7 @@ def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report
         engine="transformers",
         device="cpu",
         diagnose=["overlap"],
+        control=False,  # the pair's teachers are all that is compared
         alignment="update",
         seed=1,
     )

@@ -286,7 +286,8 @@ def _memory_in_short(memory: Memory) -> tuple[str, str, str]:
     from gradalign.report.format import size
 
     needed = "unknown" if memory.needed_bytes is None else size(memory.needed_bytes)
-    return (f"memory of {size(memory.total_bytes)}", needed, _fit(memory))
+    fit = {True: "fits", False: "EXCEEDS", None: "of"}[memory.fits]
+    return ("memory, at least", needed, f"{fit} {size(memory.total_bytes)}")
 
 
 def _memory(memory: Memory) -> list[tuple[str, str, str]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gradalign.errors import UsageError
 
-
 CONTROL = "self+wrong-answer"
 """The teacher that a run scores beside those it was given: the student, told something false."""
 

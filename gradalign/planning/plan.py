@@ -150,7 +150,7 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
     if "prefix" in chosen(config.diagnose):
         figures = replace(
             figures,
-            prefix_continuations=prefix.num_continuations(spines, len(run.teachers)),
-            prefix_tokens=round(prefix.num_tokens(spine_tokens, len(run.teachers))),
+            prefix_continuations=prefix.num_continuations(spines, len(run.named_teachers)),
+            prefix_tokens=round(prefix.num_tokens(spine_tokens, len(run.named_teachers))),
         )
     return replace(figures, disk_bytes=round(disk_bytes(run, figures)))

@@ -198,7 +198,12 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
     resolved = replace(
         resolved,
         control="" if made is None else CONTROL,
-        warnings=(*_evaluation(task), *why_none, *resolved.warnings),
+        warnings=(
+            *_all_there_are(config, questions),
+            *_evaluation(task),
+            *why_none,
+            *resolved.warnings,
+        ),
     )
     for line in notes.lines:
         warnings.warn(line, stacklevel=2)
@@ -272,6 +277,13 @@ def _made_control(
     if all(context.prompt(question, None, ()) is None for question in questions):
         raise TaskError("no question has an answer that can be made false.")
     return CheckedTeacher(spec, reader, context, shown)
+
+
+def _all_there_are(config: ScoreConfig, questions: Sequence[Question]) -> list[str]:
+    """Say that a task has fewer questions than were asked for, if it has."""
+    if config.limit is None or config.sample_ids or config.limit <= len(questions):
+        return []
+    return [f"the task has {len(questions):,} questions: --limit {config.limit:,} takes all"]
 
 
 def _evaluation(task: Task) -> list[str]:
