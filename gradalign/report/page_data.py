@@ -17,7 +17,7 @@ from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in, directions
-from gradalign.report.plots import best_arm
+from gradalign.report.plots import best_arm, marked
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def page_data(report: Report, max_spines: int) -> dict[str, Any]:
     chosen = choose_questions(report, max_spines)
     return {
         "arms": [[visible(arm.teacher), visible(arm.method)] for arm in arms],
+        "marks": {visible(arm.teacher): marked(arm.teacher) for arm in arms},
         "best": _best(summary, arms),
         "summary": _summary(summary, arms, chosen),
         "histograms": _histograms(report, arms),

@@ -11,6 +11,7 @@ from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in
+from gradalign.report.verdict import role_of
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def plotly_objects() -> Any:
 
 
 def best_arm(summary: pd.DataFrame) -> Arm:
-    """Return the teacher and method with the highest pooled alignment.
+    """Return the teacher and method with the highest pooled alignment; no control beside others.
 
     Raises:
         UsageError: no teacher has one.
     """
-    rows = summary[(summary["split"] == "all") & (summary["teacher"] != "")]
+    rows = _led(summary)
     rows = rows[np.isfinite(rows["pooled"].to_numpy(dtype=float))]
     if not len(rows):
         raise UsageError(
@@ -53,10 +54,22 @@ def best_arm(summary: pd.DataFrame) -> Arm:
     return Arm(str(top["teacher"]), str(top["method"]))
 
 
+def _led(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of arms with a teacher; controls only where there are no others."""
+    rows = summary[(summary["split"] == "all") & (summary["teacher"] != "")]
+    is_control = [role_of(Arm(row.teacher, row.method)) == "control" for row in rows.itertuples()]
+    return rows if all(is_control) else rows[~np.array(is_control, dtype=bool)]
+
+
+def marked(teacher: str) -> str:
+    """Return what is put behind the name of a teacher that was told something false."""
+    return " (control)" if role_of(Arm(teacher, "")) == "control" else ""
+
+
 def shown_arm(summary: pd.DataFrame) -> Arm:
     """Return the best arm, or where none can be said to be, the first that looks at a teacher."""
     rows = summary[summary["split"] == "all"]
-    led = rows[rows["teacher"] != ""]
+    led = _led(summary)
     if led["pooled"].notna().any():
         return best_arm(summary)
     return arms_in(led if len(led) else rows)[0]
@@ -83,7 +96,7 @@ class Plots:
                 x=own["pooled"],
                 y=[visible(method) for method in own["method"]],
                 mode="markers",
-                name=visible(teacher or "(no teacher)"),
+                name=visible(teacher or "(no teacher)") + marked(teacher),
                 marker={"size": 9, "color": COLOURS[i % len(COLOURS)]},
                 error_x=_bars(own),
             )

@@ -16,9 +16,10 @@ from requires import require
 from runs import SMALL, assert_same_tables, flags
 
 import gradalign
-from gradalign.errors import EngineError, UsageError
+from gradalign.errors import EngineError, GateError, UsageError
 from gradalign.executors.cluster import Cluster
 from gradalign.progress import SilentReporter
+from gradalign.store.folder import RunFolder
 
 require("ray")
 
@@ -231,6 +232,19 @@ def test_a_cluster_with_room_for_fewer_workers_does_everything(small_run, tmp_pa
 def test_an_error_in_a_worker_is_the_users_error(workers, tmp_path):
     with pytest.raises(UsageError, match="engine transformers has no argument 'no_such'"):
         score(tmp_path / "wrong", engine_args={"no_such": 1})
+    assert gone(workers)
+
+
+@pytest.mark.slow
+def test_the_gate_stops_a_run_of_workers(workers, tmp_path):
+    """After sampling it is the driver's to judge, while branching the workers'."""
+    with pytest.raises(GateError, match="stopped after sampling"):
+        score(tmp_path / "wrong", verifier="exact", gate_responses=6)
+    assert not RunFolder(str(tmp_path / "wrong")).files("nodes")
+    settings = {"verifier": "graders:by_question", "gate_misread": 1.0, "limit": 24}
+    with pytest.raises(GateError, match="stopped while branching: all"):
+        score(tmp_path / "flat", **settings, nodes=8, coverage=1.0, shard_size=8)
+    assert len(RunFolder(str(tmp_path / "flat")).files("nodes")) < 3
     assert gone(workers)
 
 

@@ -14,6 +14,7 @@ from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTROL
 from gradalign.errors import UsageError
 from gradalign.report.gate import check, check_ahead
+from gradalign.report.plots import best_arm, shown_arm
 from gradalign.stages.preparation.start import check_only
 
 WITH = {**SMALL, "control": True}
@@ -126,3 +127,15 @@ def test_a_gate_is_about_it_only_by_its_name(run):
     check_ahead([f"pooled[gkd@{CONTROL}]<=1"], run.config)
     with pytest.raises(UsageError, match="matches no teacher"):
         check_ahead([f"pooled[gkd@{CONTROL}]<=1"], run.config.model_copy(update={"control": False}))
+
+
+def test_weights_and_figures_are_not_the_controls_by_default(run):
+    """Even where the control has the highest pooled alignment."""
+    summary = run.summary.copy()
+    summary.loc[summary["teacher"] == CONTROL, "pooled"] = 0.999
+    assert shown_arm(summary).teacher != CONTROL
+    summary.loc[summary["teacher"] == "demo:strong", "pooled"] = 0.1
+    assert best_arm(summary).teacher == "demo:strong"
+    names = [trace.name for trace in run.plot.methods().data]
+    assert f"{CONTROL} (control)" in names
+    assert sum("(control)" in name for name in names) == 1

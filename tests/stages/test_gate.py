@@ -422,19 +422,11 @@ def test_a_pilot_is_hopeless_only_where_contrast_was_to_be_expected():
         watch.check()
 
 
-BY_QUESTION = """
-def grade(text, question):
-    return float(len(question.prompt) + ord(question.prompt[-2]) & 1)
-"""
-
-
-def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path, monkeypatch):
-    (tmp_path / "graders_flat.py").write_text(BY_QUESTION)
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path):
     settings = {
         **SETTINGS,
         "task": "demo:addition",
-        "verifier": "graders_flat:grade",
+        "verifier": "graders:by_question",
         "gate_misread": 1.0,
         "limit": 24,
         "num_rollouts": 2,

@@ -25,7 +25,7 @@
   const methods = [...new Set(arms.map((arm) => arm.method))];
   const readers = teachers.filter(Boolean);
   const colour = (teacher) => data.colours[teachers.indexOf(teacher) % data.colours.length];
-  const nameOf = (teacher) => teacher || "(no teacher)";
+  const nameOf = (teacher) => (teacher || "(no teacher)") + data.marks[teacher];
   const signed = (value, digits = 3) => value === null || value === undefined ? "-" : (value < 0 ? "" : "+") + value.toFixed(digits);
   const ranged = (row, value, low, high) =>
     signed(row[value]) + (row[low] === null && row[high] === null ? "" : " [" + signed(row[low]) + ", " + signed(row[high]) + "]");

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gradalign.errors import GradalignError
 from gradalign.estimates import Arm
 from gradalign.report.format import interval, number, share, visible
+from gradalign.report.plots import marked
 from gradalign.report.terminal.tables import (
     Column,
     Row,
@@ -107,8 +108,7 @@ def summary_table(report: Report) -> Table:
     rows: list[Row] = []
     for teacher in dict.fromkeys(row["teacher"] for row in ordered if row["teacher"]):
         own = [row for row in ordered if row["teacher"] == teacher]
-        mark = " (control)" if role_of(Arm(teacher, own[0]["method"])) == "control" else ""
-        rows += [Section(f"{teacher}{mark}"), *map(cells, own)]
+        rows += [Section(f"{teacher}{marked(teacher)}"), *map(cells, own)]
     for role, title in WITHOUT_TEACHER.items():
         own = [
             row for row in ordered if not row["teacher"] and role_of(Arm("", row["method"])) == role
