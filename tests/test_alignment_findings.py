@@ -93,6 +93,15 @@ def test_a_part_allows_for_a_question_that_was_not_drawn():
     assert added[1] < 0.3 * added[0]  # it matters less and less
 
 
+def test_a_part_of_few_questions_has_an_interval_and_no_value():
+    few, enough = made(2, 19), made(2, 20)
+    assert pooled_finding(few).known
+    part = pooled_finding(few, part=True)
+    assert math.isnan(part.value)
+    assert -1.0 <= part.low < part.high <= 1.0
+    assert pooled_finding(enough, part=True).known
+
+
 def test_nothing_to_find_has_no_interval_either():
     flat = pooling_columns(np.zeros(9), np.zeros(9), np.ones(9))
     silent = pooling_columns(np.zeros(9), np.ones(9), np.zeros(9))
