@@ -236,8 +236,9 @@ def test_an_error_in_a_worker_is_the_users_error(workers, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_gate_stops_a_run_of_workers(workers, tmp_path):
+def test_the_gate_stops_a_run_of_workers(workers, tmp_path, monkeypatch):
     """After sampling it is the driver's to judge, while branching the workers'."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     with pytest.raises(GateError, match="stopped after sampling"):
         score(tmp_path / "wrong", verifier="exact", gate_responses=6)
     assert not RunFolder(str(tmp_path / "wrong")).files("nodes")

@@ -422,7 +422,8 @@ def test_a_pilot_is_hopeless_only_where_contrast_was_to_be_expected():
         watch.check()
 
 
-def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path):
+def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     settings = {
         **SETTINGS,
         "task": "demo:addition",
