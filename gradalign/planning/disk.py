@@ -36,7 +36,7 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
-        + (_update_bytes(run, figures) if config.alignment == "update" else 0)
+        + (_update_bytes(run, figures) if "update" in config.alignment else 0)
     )
 
 

@@ -57,7 +57,8 @@ def best_arm(summary: pd.DataFrame) -> Arm:
 def _led(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of arms with a teacher; controls only where there are no others."""
     rows = summary[(summary["split"] == "all") & (summary["teacher"] != "")]
-    is_control = [role_of(Arm(row.teacher, row.method)) == "control" for row in rows.itertuples()]
+    arms = map(Arm, rows["teacher"].astype(str), rows["method"].astype(str))
+    is_control = [role_of(arm) == "control" for arm in arms]
     return rows if all(is_control) else rows[~np.array(is_control, dtype=bool)]
 
 

@@ -166,7 +166,7 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
 
 def _gain(report: Report) -> Gain | None:
     """Return the gains that a run of `--alignment update` holds."""
-    if report.metadata.get("config", {}).get("alignment") != "update":
+    if "update" not in report.metadata.get("config", {}).get("alignment", ()):
         return None
     summary = report.summary
     whole = summary[summary["split"] == "all"]
