@@ -1,4 +1,4 @@
-"""Verifiers that tests name as `graders:NAME`, also in processes that tests start."""
+"""Verifiers that tests name as `tests.graders:NAME`, also in processes that tests start."""
 
 from __future__ import annotations
 

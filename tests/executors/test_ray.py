@@ -241,7 +241,7 @@ def test_the_gate_stops_a_run_of_workers(workers, tmp_path):
     with pytest.raises(GateError, match="stopped after sampling"):
         score(tmp_path / "wrong", verifier="exact", gate_responses=6)
     assert not RunFolder(str(tmp_path / "wrong")).files("nodes")
-    settings = {"verifier": "graders:by_question", "gate_misread": 1.0, "limit": 24}
+    settings = {"verifier": "tests.graders:by_question", "gate_misread": 1.0, "limit": 24}
     with pytest.raises(GateError, match="stopped while branching: all"):
         score(tmp_path / "flat", **settings, nodes=8, coverage=1.0, shard_size=8)
     assert len(RunFolder(str(tmp_path / "flat")).files("nodes")) < 3

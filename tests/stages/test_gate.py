@@ -426,7 +426,7 @@ def test_a_run_whose_pilot_is_flat_stops_while_branching(tmp_path):
     settings = {
         **SETTINGS,
         "task": "demo:addition",
-        "verifier": "graders:by_question",
+        "verifier": "tests.graders:by_question",
         "gate_misread": 1.0,
         "limit": 24,
         "num_rollouts": 2,
