@@ -143,12 +143,13 @@ class Sketch:
 
     Args:
         parameters: what the gradients are of.
-        size: buckets; a space of fewer weights is kept as it is.
+        size: buckets, `SKETCH` by default; a space of fewer weights is kept as it is.
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor], size: int = SKETCH) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], size: int | None = None) -> None:
         import torch
 
+        size = size or SKETCH
         self.num_weights = sum(parameter.numel() for parameter in parameters)
         self.exact = self.num_weights <= size
         self.width = self.num_weights if self.exact else size
