@@ -212,12 +212,12 @@ class ScoreConfig(BaseModel):
         {}, "models", "JSON passed to the teachers' chat template.", form="json"
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
-    alignment: list[Literal["pooled", "update", "weights"]] = _setting(
+    alignment: list[str] = _setting(
         ["pooled"],
         "nodes",
-        "Repeatable. pooled: every node by itself, always there. update: the output layer's "
-        "updates, in which nodes act together; one more pass of the student. weights: the updates "
-        "of all weights; a backward pass of the student per teacher and method.",
+        "pooled, update or weights, repeatable. pooled: every node by itself, always there. "
+        "update: the output layer's updates, in which nodes act together; one more pass of the "
+        "student. weights: those of all weights; a backward pass per teacher and method.",
     )
     weights_space: str = _setting(
         "all",
@@ -388,6 +388,9 @@ class ScoreConfig(BaseModel):
     @classmethod
     def _levels(cls, values: list[str]) -> list[str]:
         """Put them in one order; pooled is always among them."""
+        unknown = sorted(set(values) - set(LEVELS))
+        if unknown:
+            raise ValueError(f"unknown {unknown[0]!r}; known: {', '.join(LEVELS)}")
         return [name for name in LEVELS if name == "pooled" or name in values]
 
     @field_validator("diagnose")

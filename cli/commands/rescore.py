@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from ..completion import complete_method, complete_teacher
+from ..completion import complete_alignment, complete_method, complete_teacher
 from ..help import add_command
 from ..options import RunArgument
 from ..output import DisplayOption, JsonOption, print_report
@@ -49,11 +49,12 @@ def _rescore(
         ),
     ] = None,
     alignment: Annotated[
-        list[Literal["update", "weights"]] | None,
+        list[str] | None,
         typer.Option(
             "--alignment",
             help="`update` or `weights`, repeatable: alignment of the output layer's updates, or "
             "of all weights'.",
+            autocompletion=complete_alignment,
         ),
     ] = None,
     weights_space: Annotated[

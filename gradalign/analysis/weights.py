@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,17 +57,8 @@ def weights_level(run: Run) -> dict[Arm, WeightsEstimate]:
     `weights_batch` questions, each with `num_rollouts` responses. Memory is two sketches per
     question.
     """
-    ideal = _read(run, Arm(NO_TEACHER, IDEAL))
-    ideal_QQ = ideal.sketch_QD @ ideal.sketch_QD.T
     found = {}
-    for arm in arms_of(run):
-        own = _read(run, arm)
-        grams = UpdateGrams(
-            ideal.sketch_QD @ own.sketch_QD.T,
-            ideal_QQ,
-            own.sketch_QD @ own.sketch_QD.T,
-            own.length2_Q,
-        )
+    for arm, grams, own in weight_grams(run):
         batch = update_estimate(grams, step=run.config.weights_batch)
         one = update_estimate(grams, step=1)
         shared, shared_Q = mean_of_shared(grams.method_QQ)
@@ -84,9 +76,20 @@ def weights_level(run: Run) -> dict[Arm, WeightsEstimate]:
     return found
 
 
+def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]:
+    """Yield every arm with the inner products of its questions' updates, and these themselves."""
+    ideal_QD = _read(run, Arm(NO_TEACHER, IDEAL)).sketch_QD
+    ideal_QQ = ideal_QD @ ideal_QD.T
+    for arm in arms_of(run):
+        own = _read(run, arm)
+        cross_QQ = ideal_QD @ own.sketch_QD.T
+        method_QQ = own.sketch_QD @ own.sketch_QD.T
+        yield arm, UpdateGrams(cross_QQ, ideal_QQ, method_QQ, own.length2_Q), own
+
+
 @dataclass(frozen=True, eq=False)
-class _Sketches:
-    """One arm's rows of the table `gradients`, a question each."""
+class QuestionUpdates:
+    """One arm's rows of the table `gradients`, a question each; see there."""
 
     sketch_QD: Floats
     length2_Q: Floats
@@ -94,7 +97,7 @@ class _Sketches:
     response_variance_Q: Floats
 
 
-def _read(run: Run, arm: Arm) -> _Sketches:
+def _read(run: Run, arm: Arm) -> QuestionUpdates:
     place = {question: number for number, question in enumerate(question_ids(run))}
     numbers = {name: np.zeros(len(place)) for name in ("length2", "within2", "response_variance")}
     sketch_QD: Floats | None = None
@@ -113,6 +116,6 @@ def _read(run: Run, arm: Arm) -> _Sketches:
             values_Q[rows] = table[name].to_numpy()
     if sketch_QD is None:
         sketch_QD = np.zeros((len(place), 1))
-    return _Sketches(
+    return QuestionUpdates(
         sketch_QD, numbers["length2"], numbers["within2"], numbers["response_variance"]
     )

@@ -59,6 +59,15 @@ class WeightGradients:
     unit: ClassVar[str] = "updates"
     arms: tuple[Arm, ...]
 
+    def passes(self, run: Run) -> int:
+        """Return how many backward passes every response takes."""
+        some_nodes = run.config.node_sampler != "all"
+        total = 1  # of the ideal direction
+        for arm in self.arms:
+            halves = methods.get(arm.method).uses_continuations
+            total += 1 + (2 if halves else 0) + ((2 if halves else 1) if some_nodes else 0)
+        return total
+
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's updates are there for all arms."""
         return not any(self._missing(run, shard).values())

@@ -170,8 +170,8 @@ def test_influences_give_the_gain_s_interval(report):
 
 def test_the_verdict_goes_by_it(report):
     result = report.recommend()
-    assert result.basis == "weights_gain"
-    gains = main_rows(report)["weights_gain"]
+    assert result.basis == "weights_gain_one"
+    gains = main_rows(report)["weights_gain_one"]
     for item in result.ranking:
         assert item.value.value == pytest.approx(gains[item.teacher, item.method])
 

@@ -82,7 +82,7 @@ def summary_table(report: Report) -> Table:
         for name in ("correct", "incorrect")
     ]
     update, weights = (
-        bool(main[f"{name}_low"].notna().any()) for name in ("update", "weights_gain")
+        bool(main[f"{name}_low"].notna().any()) for name in ("update", "weights_gain_one")
     )
 
     def cells(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ def summary_table(report: Report) -> Table:
             interval(row["pooled"], row["pooled_low"], row["pooled_high"]),
             *(
                 interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-                for name, there in (("weights_gain", weights), ("update", update))
+                for name, there in (("weights_gain_one", weights), ("update", update))
                 if there
             ),
             interval(row["mean_cosine"], row["mean_low"], row["mean_high"]),

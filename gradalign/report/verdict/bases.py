@@ -171,7 +171,13 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
 
 
 GAINS = (
-    ("weights", "weights_gain", "weights_influence", "gain per step of all weights", (0.0, 0.0)),
+    (
+        "weights",
+        "weights_gain_one",
+        "weights_one_influence",
+        "gain per step of the weights",
+        (0.92, 0.98),
+    ),
     ("update", "gain", "gain_influence", "gain per step of the output layer", (0.78, 0.80)),
 )
 """Gains, the best predictor first: the level of alignment, its column of the summary and of its
