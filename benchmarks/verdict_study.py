@@ -1,8 +1,8 @@
 """Does the verdict name the teacher that training gains most from?
 
 Two finished runs of the validity benchmark's pairs (`--alignment update --alignment weights`) are
-judged on many random sets of their questions, and every verdict is held against the gains of real trainings in
-benchmarks/results/predictive_validity.json:
+judged on many random sets of their questions, and every verdict is held against the gains of real
+trainings in benchmarks/results/predictive_validity.json:
 
 - right: the leader's teacher gained at most 0.02 less than the best, or no winner was named;
 - decided: where the best teacher gained more than 0.05, and three standard errors, above the
