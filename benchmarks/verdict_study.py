@@ -1,8 +1,8 @@
 """Does the verdict name the teacher that training gains most from?
 
-Two finished runs of the validity benchmark's pairs (`--alignment update`) are judged on many
-random sets of their questions, and every verdict is held against the gains of real trainings in
-benchmarks/results/predictive_validity.json:
+Two finished runs of the validity benchmark's pairs (`--alignment update --alignment weights`) are
+judged on many random sets of their questions, and every verdict is held against the gains of real
+trainings in benchmarks/results/predictive_validity.json:
 
 - right: the leader's teacher gained at most 0.02 less than the best, or no winner was named;
 - decided: where the best teacher gained more than 0.05, and three standard errors, above the
@@ -30,16 +30,21 @@ from common import environment, write_json
 from scipy.stats import spearmanr
 
 import gradalign
-from gradalign.alignment.update import GramSums, UpdateGrams, update_estimate
+from gradalign.alignment.update import STEP, UpdateGrams, update_estimate
+from gradalign.analysis.align import arms_of
 from gradalign.analysis.update import gram_sums, question_ids
+from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm, Estimate
 from gradalign.report.node_scores import NodeScores, read_scores
-from gradalign.report.verdict.bases import Basis, Gain, Pooled
+from gradalign.report.verdict.bases import GAINS, Basis, Gain, Pooled
 from gradalign.report.verdict.families import judge
 from gradalign.report.verdict.recommendation import Judgement, role_of
 from gradalign.stages.base import Resolved, Run
 
 RESULTS = Path(__file__).parent / "results"
+STEPS = {"weights": 1, "update": STEP}
+"""Questions of the step whose gain each level of alignment is judged by."""
+
 WITHIN = 0.02
 APART, ERRORS = 0.05, 3.0
 
@@ -60,7 +65,11 @@ class Pair:
         )
         self.name = name
         self.scores = read_scores(report)
-        self.grams: GramSums = gram_sums(run)
+        sums = gram_sums(run)
+        self.grams = {
+            "weights": {arm: grams for arm, grams, _ in weight_grams(run)},
+            "update": {arm: sums.grams(arm) for arm in arms_of(run)},
+        }
         self.order = {question: index for index, question in enumerate(question_ids(run))}
         trained = json.loads((RESULTS / "predictive_validity.json").read_text())["pairs"]
         (own,) = [item for item in trained if item["pair"] == name]
@@ -75,14 +84,18 @@ class Pair:
         """Return what the arms with a training are ranked by on a set of questions."""
         scores = _of_questions(self.scores, questions)
         rows = [self.order[self.scores.questions[index]] for index in questions]
-        estimates, influences = {}, {}
-        for arm in self.trained:
-            found = update_estimate(_of_rows(self.grams.grams(arm), rows))
-            if math.isfinite(found.gain.value) and found.gain.bounded:
-                gain = found.gain
-                estimates[arm] = Estimate(gain.value, gain.low, gain.high)
-                influences[arm] = found.influence_Q
-        return [Gain(estimates, influences), Pooled(scores)]
+        found: list[Basis] = []
+        for level, name, _, words, ranks in GAINS:
+            estimates, influences = {}, {}
+            for arm in self.trained:
+                grams = _of_rows(self.grams[level][arm], rows)
+                estimate = update_estimate(grams, step=STEPS[level])
+                gain = estimate.gain
+                if math.isfinite(gain.value) and gain.bounded:
+                    estimates[arm] = Estimate(gain.value, gain.low, gain.high)
+                    influences[arm] = estimate.influence_Q
+            found.append(Gain(estimates, influences, name, words, ranks))
+        return [*found, Pooled(scores)]
 
     def gain(self, teacher: str, methods: Sequence[str]) -> tuple[float, float]:
         """Return a teacher's mean gain in training over methods, and its standard error."""
@@ -157,7 +170,8 @@ def study(pair: Pair, sets: int, sizes: Sequence[int]) -> dict[str, Any]:
         found: dict[tuple[str, ...], dict[str, list[Judgement]]] = {}
         for questions in drawn:
             both = pair.bases(questions)
-            for name, bases in (("gain", both), ("pooled", both[1:])):
+            for place, basis in enumerate(both):
+                name, bases = basis.name, both[place:]
                 for teachers, _ in families(pair):
                     of = found.setdefault(tuple(teachers), {})
                     of.setdefault(name, []).append(judged(pair, bases, teachers))
@@ -217,7 +231,7 @@ def main() -> None:
         print(name, found[-1]["ranks"])
         for row in found[-1]["rows"]:
             print(
-                f"{row['questions']:4} {row['basis']:7} right {row['right']:.3f} named "
+                f"{row['questions']:4} {row['basis']:16} right {row['right']:.3f} named "
                 f"{row['named']:.3f} {'APART' if row['apart'] else '     '} gap {row['gap']:+.3f} "
                 f"{' '.join(row['teachers'])}"
             )

@@ -109,6 +109,13 @@ def complete_diagnostic(incomplete: str) -> list[str]:
     return ["all", "none", *DIAGNOSTICS]
 
 
+def complete_alignment(incomplete: str) -> list[str]:
+    """Return levels of alignment."""
+    from gradalign.config import LEVELS
+
+    return list(LEVELS)
+
+
 def complete_run(incomplete: str) -> list[str]:
     """Return the folders that hold a run: beside what was typed, and one level below it."""
     head, separator, _ = incomplete.rpartition("/")
@@ -139,6 +146,7 @@ COMPLETERS: Mapping[str, Callable[[str], Any]] = {
     "methods": complete_method,
     "verifier": complete_verifier,
     "engine": complete_engine,
+    "alignment": complete_alignment,
     "diagnose": complete_diagnostic,
     "output_dir": complete_run,
 }

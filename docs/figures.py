@@ -18,6 +18,7 @@ import pandas as pd
 import gradalign
 from gradalign import Report
 from gradalign.alignment.value_interval import branch_interval
+from gradalign.report.plots import marked
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
@@ -35,11 +36,11 @@ def pooled_figure(report: Report, path: Path) -> None:
         for t, teacher in enumerate(teachers):
             rows = summary[(summary["split"] == split) & (summary["teacher"] == teacher)]
             rows = rows.set_index("method").loc[names]
-            y = np.arange(len(names)) + 0.22 * (t - (len(teachers) - 1) / 2)
+            y = np.arange(len(names)) + 0.18 * (t - (len(teachers) - 1) / 2)
             error = [rows["pooled"] - rows["pooled_low"], rows["pooled_high"] - rows["pooled"]]
             axis.errorbar(
                 rows["pooled"], y, xerr=np.maximum(error, 0), fmt="o", ms=4, lw=1.4,
-                color=COLOURS[t], label=teacher,
+                color=COLOURS[t], label=teacher + marked(teacher),
             )  # fmt: skip
         axis.axvline(0, color="0.6", lw=0.8)
         axis.set_title({"all": "all spines"}.get(split, f"{split} spines"), fontsize=9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gradalign.config import ScoreConfig
 from gradalign.progress import Display, reporting
@@ -126,7 +126,8 @@ def rescore(
     *,
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
-    alignment: Literal["pooled", "update"] | None = None,
+    alignment: str | Sequence[str] = (),
+    weights_space: str | None = None,
     verifier: str | None = None,
     display: Display = "auto",
 ) -> Report:
@@ -139,7 +140,8 @@ def rescore(
         run: its folder or fsspec URL, or its report.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` to add update-level alignment; the run's own setting by default.
+        alignment: `update` or `weights`, or both, to add to what the run has.
+        weights_space: where `weights` is measured; the run's own setting by default.
         verifier: judges the stored responses and rollouts anew; the former verdicts stay in the
             table `verdicts`.
         display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
@@ -159,7 +161,8 @@ def rescore(
             _path(run),
             methods=_several(methods),
             teachers=_several(teachers),
-            alignment=alignment,
+            alignment=_several(alignment),
+            weights_space=weights_space,
             verifier=verifier,
             reporter=reporter,
         )

@@ -33,6 +33,9 @@ DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "prefix")
 """Every diagnostic, in the order in which they are computed."""
 
+LEVELS = ("pooled", "update", "weights")
+"""What alignment is measured between: directions on logits, and what they make of weights."""
+
 NEED_SAMPLING = ("prefix",)
 """Those that sample, and are therefore done only when they are asked for."""
 
@@ -209,11 +212,20 @@ class ScoreConfig(BaseModel):
         {}, "models", "JSON passed to the teachers' chat template.", form="json"
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
-    alignment: Literal["pooled", "update"] = _setting(
-        "pooled",
+    alignment: list[str] = _setting(
+        ["pooled"],
         "nodes",
-        "pooled: every node by itself. update: beside it the cosine of the output layer's updates, "
-        "in which nodes act together; one more pass of the student.",
+        "pooled, update or weights, repeatable. pooled: every node by itself, always there. "
+        "update: the output layer's updates, in which nodes act together; one more pass of the "
+        "student. weights: those of all weights; a backward pass per teacher and method.",
+    )
+    weights_space: str = _setting(
+        "all",
+        "nodes",
+        "Of --alignment weights: all, layers=PATTERN of parameters' names, or lora:rank=R.",
+    )
+    weights_batch: PositiveInt = _setting(
+        32, "nodes", "Questions of a step of the training that --alignment weights foresees."
     )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
@@ -371,6 +383,15 @@ class ScoreConfig(BaseModel):
     @classmethod
     def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
         return limits.as_json(value)
+
+    @field_validator("alignment")
+    @classmethod
+    def _levels(cls, values: list[str]) -> list[str]:
+        """Put them in one order; pooled is always among them."""
+        unknown = sorted(set(values) - set(LEVELS))
+        if unknown:
+            raise ValueError(f"unknown {unknown[0]!r}; known: {', '.join(LEVELS)}")
+        return [name for name in LEVELS if name == "pooled" or name in values]
 
     @field_validator("diagnose")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradalign import diagnostics
-from gradalign.analysis.align import AlignmentTables
+from gradalign.analysis.align import AlignmentTables, arms_of
 from gradalign.analysis.stage import Analysis
 from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
@@ -18,13 +18,14 @@ from gradalign.stages.distributions import (
     StudentSupports,
     TeacherPositions,
 )
+from gradalign.stages.gradients import WeightGradients
 from gradalign.stages.hidden import StudentHidden
 from gradalign.stages.sample import Sample
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is in memory at a time."""
-    hidden = [StudentHidden()] if run.config.alignment == "update" else []
+    hidden = [StudentHidden()] if "update" in run.config.alignment else []
     return [
         Sample(),
         StudentPositions(),
@@ -34,6 +35,7 @@ def stages(run: Run) -> list[Stage]:
         Reverify() if run.resolved.allocated_by else Branch(),
         *hidden,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
+        *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
     ]
 
 

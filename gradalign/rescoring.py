@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -40,6 +40,7 @@ SAMPLED = (
     "nodes",
     "branches",
     "hidden",
+    "gradients",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 
@@ -52,7 +53,8 @@ def rescore_run(
     *,
     methods: Sequence[str] = (),
     teachers: Sequence[str] = (),
-    alignment: Literal["pooled", "update"] | None = None,
+    alignment: Sequence[str] = (),
+    weights_space: str | None = None,
     verifier: str | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -70,7 +72,8 @@ def rescore_run(
         path: the run's folder or URL.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` to add update-level alignment; the run's own setting by default.
+        alignment: `update` or `weights`, or both, to add to what the run has.
+        weights_space: of `weights`; the run's own setting by default.
         verifier: the verifier to judge with; also the run's own, once more.
         reporter: where progress goes; None for silence.
 
@@ -82,14 +85,17 @@ def rescore_run(
     folder = RunFolder(path)
     RunLog.load(folder)  # a folder without a run is left without a lock, too
     with sole_writer(folder):
-        return _rescore_held(folder, methods, teachers, alignment, verifier, reporter)
+        return _rescore_held(
+            folder, methods, teachers, alignment, weights_space, verifier, reporter
+        )
 
 
 def _rescore_held(
     folder: RunFolder,
     methods: Sequence[str],
     teachers: Sequence[str],
-    alignment: Literal["pooled", "update"] | None,
+    alignment: Sequence[str],
+    weights_space: str | None,
     verifier: str | None,
     reporter: Reporter | None,
 ) -> Report:
@@ -104,8 +110,11 @@ def _rescore_held(
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     scored = {item.label for item in Run(before, Resolved(**log.resolved)).teachers}
     new_teachers = [spec for spec in teachers if parse_teacher(spec).label not in scored]
-    wanted = alignment or before.alignment
-    if verifier is None and not (new_methods or new_teachers or wanted != before.alignment):
+    wanted = [*before.alignment, *alignment]
+    space = weights_space or before.weights_space
+    new_levels = not set(wanted) <= set(before.alignment)
+    new_levels |= "weights" in wanted and space != before.weights_space
+    if verifier is None and not (new_methods or new_teachers or new_levels):
         raise UsageError(
             "nothing new to score.",
             "Give a --method, --teacher or --alignment that it lacks, or a --verifier.",
@@ -117,6 +126,7 @@ def _rescore_held(
             "methods": [*before.methods, *new_methods],
             "teachers": [*before.teachers, *new_teachers],
             "alignment": wanted,
+            "weights_space": space,
             **({} if verifier is None else _of_verifier(before, verifier)),
         }
     )
@@ -140,6 +150,8 @@ def _rescore_held(
         log.save()
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
+    if verifier is not None or space != before.weights_space:
+        stale.append("gradients")
     folder.remove_tables(stale)
     if verifier is not None:
         log.data["resolved"]["verifier"] = checked.resolved.verifier

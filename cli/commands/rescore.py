@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from ..completion import complete_method, complete_teacher
+from ..completion import complete_alignment, complete_method, complete_teacher
 from ..help import add_command
 from ..options import RunArgument
 from ..output import DisplayOption, JsonOption, print_report
 
-HELP = """Add methods, teachers or update-level alignment to a finished run, without sampling again.
+HELP = """Add methods, teachers or levels of alignment to a finished run, without sampling again.
 
 A method costs arithmetic, and passes of the models only where it looks at more than the run stored.
 A teacher reads the stored responses. Another verifier judges the stored responses and rollouts; no
@@ -49,8 +49,17 @@ def _rescore(
         ),
     ] = None,
     alignment: Annotated[
-        Literal["pooled", "update"] | None,
-        typer.Option("--alignment", help="`update` adds update-level alignment to the run."),
+        list[str] | None,
+        typer.Option(
+            "--alignment",
+            help="`update` or `weights`, repeatable: alignment of the output layer's updates, or "
+            "of all weights'.",
+            autocompletion=complete_alignment,
+        ),
+    ] = None,
+    weights_space: Annotated[
+        str | None,
+        typer.Option(help="Of --alignment weights: all, layers=PATTERN, or lora:rank=R."),
     ] = None,
     verifier: Annotated[
         str | None,
@@ -68,7 +77,8 @@ def _rescore(
             run,
             methods=method or [],
             teachers=teacher or [],
-            alignment=alignment,
+            alignment=alignment or [],
+            weights_space=weights_space,
             verifier=verifier,
             reporter=reporter,
         )

@@ -34,7 +34,7 @@ from scipy.sparse import csr_array
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set
-from gradalign.estimates import Arm
+from gradalign.estimates import Arm, Estimate
 from gradalign.rounding import is_residue
 
 Floats = npt.NDArray[np.float64]
@@ -284,6 +284,50 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
         )
         cosine = RatioSet(cross / length, *fieller_set(cross, length, variances, reach))
     return UpdateEstimate(cosine, RatioSet(gain, gain - half, gain + half), influence_Q)
+
+
+def mean_of_shared(gram_QQ: Floats, *, level: float = 0.95) -> tuple[Estimate, Floats]:
+    """Return the mean of a Gram matrix over pairs of different questions, and its influences [Q].
+
+    Of updates that is the squared length of what the questions share. The interval is the
+    delete-one jackknife's, with t.
+    """
+    count = len(gram_QQ)
+    if count < 3:
+        value = _pair_means(gram_QQ)[0] if count == 2 else math.nan
+        return Estimate(value), np.full(count, np.nan)
+    mean, mean_Q = _pair_means(gram_QQ)
+    influence_Q = 2.0 * (count - 1) / (count * (count - 2)) * mean_Q
+    return _estimate(mean, influence_Q, level), influence_Q
+
+
+def mean_of_questions(
+    value_Q: Floats, *, less: tuple[float, Floats] | None = None, level: float = 0.95
+) -> Estimate:
+    """Return a mean over questions with its interval.
+
+    Args:
+        value_Q: a number of every question, [Q]; NaN where it has none, and then there is none.
+        less: an estimate that is taken off, with its influences.
+        level: coverage.
+    """
+    count = len(value_Q)
+    if not count or np.isnan(value_Q).any():
+        return Estimate(math.nan)
+    mean = float(value_Q.mean())
+    influence_Q = (value_Q - mean) / count
+    if less is not None:
+        mean, influence_Q = mean - less[0], influence_Q - less[1]
+    return _estimate(mean, influence_Q, level)
+
+
+def _estimate(value: float, influence_Q: Floats, level: float) -> Estimate:
+    count = len(influence_Q)
+    if count < 2 or np.isnan(influence_Q).any():
+        return Estimate(value)
+    se = math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
+    half = float(stdtrit(count - 1, (1.0 + level) / 2)) * se
+    return Estimate(value, value - half, value + half, se)
 
 
 def _pair_means(gram_QQ: Floats) -> tuple[float, Floats]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from gradalign import methods
 from gradalign.alignment import mean_of_sums, pooled_of_sums
-from gradalign.alignment.fieller import pooled_influence
+from gradalign.alignment.fieller import RatioSet, pooled_influence
 from gradalign.alignment.findings import (
     cosine_finding,
     mean_finding,
@@ -31,6 +31,7 @@ from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.alignment.update import UpdateEstimate
 from gradalign.analysis.align import arms_of
 from gradalign.analysis.update import question_ids, update_level
+from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
@@ -98,10 +99,11 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
         rules += _rules(run, shard)
         noise += _noise(run, shard)
-    updates = update_level(run) if run.config.alignment == "update" else {}
-    _write_question_sums(run, sums, updates)
+    updates = update_level(run) if "update" in run.config.alignment else {}
+    weights = weights_level(run) if "weights" in run.config.alignment else {}
+    _write_question_sums(run, sums, updates, weights)
     rows = Rows("summary")
-    ahead = _rows(run, sums, updates, any_nodes=totals["nodes"] > 0)
+    ahead = _rows(run, sums, updates, weights, any_nodes=totals["nodes"] > 0)
     while some := list(itertools.islice(ahead, ROWS)):
         rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
     table = rows.table_of()
@@ -122,9 +124,13 @@ QUESTION_SUMS = "question_sums"
 
 
 def _write_question_sums(
-    run: Run, sums: dict[Arm, _Sums], updates: dict[Arm, UpdateEstimate]
+    run: Run,
+    sums: dict[Arm, _Sums],
+    updates: dict[Arm, UpdateEstimate],
+    weights: dict[Arm, WeightsEstimate],
 ) -> None:
-    """Write what every arm's pooled alignment and gain are made of, question by question."""
+    """Write what every arm's pooled alignment and gains are made of, question by question."""
+    nothing_Q = np.full(len(question_ids(run)), np.nan)
     place = {question: index for index, question in enumerate(question_ids(run))}
     shard_of = {
         str(question): shard
@@ -138,11 +144,14 @@ def _write_question_sums(
             continue
         sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
         influence_Q = pooled_influence(sums_QY)
-        gain_Q = updates[arm].influence_Q if arm in updates else np.full(len(place), np.nan)
+        gain_Q = updates[arm].influence_Q if arm in updates else nothing_Q
+        whole_Q = weights[arm].influence_Q if arm in weights else nothing_Q
+        one_Q = weights[arm].influence_one_Q if arm in weights else nothing_Q
         in_shard = np.array([shard_of[question] for question in found.questions])
         for shard in dict.fromkeys(in_shard.tolist()):
             at = np.flatnonzero(in_shard == shard)
             names = [found.questions[i] for i in at]
+            numbers = [place[name] for name in names]
             rows[shard].add(
                 len(at),
                 question_id=names,
@@ -150,7 +159,9 @@ def _write_question_sums(
                 method=arm.method,
                 **dict(zip(POOLED, sums_QY[at].T, strict=True)),
                 influence=influence_Q[at],
-                gain_influence=gain_Q[[place[name] for name in names]],
+                gain_influence=gain_Q[numbers],
+                weights_influence=whole_Q[numbers],
+                weights_one_influence=one_Q[numbers],
             )
     for shard, own in rows.items():
         run.folder.write_table(QUESTION_SUMS, shard, own.table_of())
@@ -182,6 +193,7 @@ def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
     updates: dict[Arm, UpdateEstimate],
+    weights: dict[Arm, WeightsEstimate],
     *,
     any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -194,16 +206,20 @@ def _rows(
         if "all" not in found.by_split:
             nothing = _row(run, arm, "all", np.zeros((0, len(COLUMNS))))
             why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
-            yield nothing | _update_columns(None) | {"reason": why}
+            yield nothing | _update_columns(None) | _weights_columns(None) | {"reason": why}
         for split, parts in found.by_split.items():
-            update = updates.get(arm) if split == "all" else None
-            yield _row(run, arm, split, np.concatenate(parts)) | _update_columns(update)
+            whole = split == "all"
+            yield (
+                _row(run, arm, split, np.concatenate(parts))
+                | _update_columns(updates.get(arm) if whole else None)
+                | _weights_columns(weights.get(arm) if whole else None)
+            )
         place = 0
         for part in found.by_split.get("all", []):
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
                 row = _row(run, arm, split, part[i : i + 1])
-                yield row | _update_columns(None)
+                yield row | _update_columns(None) | _weights_columns(None)
                 place += 1
 
 
@@ -330,6 +346,19 @@ def _update_columns(found: UpdateEstimate | None) -> dict[str, float]:
     elif found.gain.bounded:
         gain = Estimate(found.gain.value, found.gain.low, found.gain.high)
     return cosine.columns("update", "update_") | gain.columns("gain", "gain_")
+
+
+def _weights_columns(found: WeightsEstimate | None) -> dict[str, float]:
+    """Return what the table has of alignment in the weights."""
+    cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
+    columns = cosine.columns("weights", "weights_")
+    for name in ("gain", "gain_one", "shared", "between", "within"):
+        number = UNKNOWN if found is None else getattr(found, name)
+        if isinstance(number, RatioSet):
+            ends = (number.value, number.low, number.high)
+            number = Estimate(*ends) if number.bounded else UNKNOWN
+        columns |= number.columns(f"weights_{name}", f"weights_{name}_")
+    return columns
 
 
 def _mean_of_cosines(sums: Floats) -> Floats:

@@ -92,7 +92,8 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
     ideal_NX[:, : nodes.mask_NC.shape[1]] = mass_N[:, None] * np.nan_to_num(
         ideal_gradient(nodes.prob_NC, nodes.value_NC, nodes.mask_NC)
     )
-    directions = {IDEAL: factor_NX * ideal_NX}
+    # Success is that of a response, and a question's own is the mean over its responses.
+    directions = {IDEAL: factor_NX * ideal_NX / run.config.num_rollouts}
     halves = {}
     for arm in arms_of(run):
         directions[arm] = factor_NX * stored.direction(arm)

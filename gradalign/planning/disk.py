@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradalign.analysis.align import arms_of
 from gradalign.models import config_number, load_config
+from gradalign.models.weight_space import SKETCH
 from gradalign.planning.figures import Figures
 from gradalign.stages.base import Run
 
@@ -36,8 +38,15 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
-        + (_update_bytes(run, figures) if config.alignment == "update" else 0)
+        + (_update_bytes(run, figures) if "update" in config.alignment else 0)
+        + (_sketch_bytes(run, figures) if "weights" in config.alignment else 0)
     )
+
+
+def _sketch_bytes(run: Run, figures: Figures) -> float:
+    """Size of the questions' sketched updates, one per arm and one of the ideal direction."""
+    arms = 1 + len(arms_of(run))
+    return float(figures.questions * arms * SKETCH * HIDDEN)
 
 
 def _update_bytes(run: Run, figures: Figures) -> float:

@@ -12,6 +12,9 @@ from gradalign.models.checkpoints.loading import resolve_dtype
 from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.stages.base import Resolved, Run
 
+GRADIENT_VECTORS = 4
+"""Vectors as long as the weights that gradients in all of them hold at once."""
+
 LOGITS_COPIES = 3
 """Blocks of logits alive at once in a teacher-forced pass: raw, in float32, normalised."""
 
@@ -83,7 +86,7 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
     if len(weights) == len(models):
         logits = LOGITS_COPIES * min(LOGITS_BYTES, config.batch_tokens * resolved.vocab_size * 4)
         sampled = (student.weight_bytes or 0) // ranks + (sequence or 0)
-        needed = max(sampled, max(weights) + logits)
+        needed = max(sampled, max(weights) + logits, _gradient_bytes(config, student))
         fits = needed <= total
     return Memory(
         device=device.partition(":")[0],
@@ -96,6 +99,18 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
         needed_bytes=needed,
         fits=fits,
     )
+
+
+def _gradient_bytes(config: ScoreConfig, student: ModelMemory) -> int:
+    """Return what gradients in the weights need beside the weights in float32.
+
+    In all weights that is the updates of two halves of a question's responses, one more gradient,
+    and the signs of the sketch; in other spaces little.
+    """
+    if "weights" not in config.alignment or student.parameters is None:
+        return 0
+    vectors = GRADIENT_VECTORS if config.weights_space == "all" else 0
+    return (1 + vectors) * 4 * student.parameters
 
 
 def model_memory(run: Run, name: str, device: str) -> ModelMemory:

@@ -11,11 +11,15 @@ from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
 from gradalign.stages.distributions import TeacherPositions
+from gradalign.stages.gradients import WeightGradients
 from gradalign.stages.preparation.workload import Workload
 
 OPEN_SECONDS = 0.3
 READ_BYTES_PER_SECOND = 1e9
 """Opening a model: a constant, and its weights from a disk."""
+
+BACKWARD = 2.0
+"""Forward passes that a backward pass takes as long as."""
 
 ARM_SECONDS = 1e-4
 """Arithmetic per node, teacher and method (3 s for the 27,648 of `gradalign demo`)."""
@@ -74,7 +78,10 @@ def _work(
         return len(stage.teachers) * once / read[stage.model]
     if stage.kind == "continuations":
         return once / read[config.student]
-    return (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
+    spines = (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
+    if isinstance(stage, WeightGradients):
+        return spines * (1 + BACKWARD * stage.passes(run))
+    return spines
 
 
 def times_by_kind(run: Run, seconds: Mapping[str, float] | None) -> Times:

@@ -248,6 +248,9 @@ INTERVALS = {
     "balanced": ("balanced_low", "balanced_high"),
     "update": ("update_low", "update_high"),
     "gain": ("gain_low", "gain_high"),
+    "weights": ("weights_low", "weights_high"),
+    "weights_gain": ("weights_gain_low", "weights_gain_high"),
+    "weights_gain_one": ("weights_gain_one_low", "weights_gain_one_high"),
 }
 """Columns of the summary that have an interval, and its ends."""
 

@@ -76,7 +76,7 @@ class StudentPositions:
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
         with open_student_model(run) as model:
-            if run.config.alignment == "update":
+            if "update" in run.config.alignment:
                 check_output_layer(model)
 
             def work(shard: str, tick: Tick) -> Counter[str]:

@@ -271,6 +271,30 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("half1", _F8S, "from the second half"),
     ],
+    "gradients": [
+        ("question_id", _NAME, ""),
+        (
+            "teacher",
+            _NAME,
+            "empty where none is looked at, and for the ideal direction",
+        ),
+        ("method", _NAME, "`ideal` for the ideal direction"),
+        ("num_responses", _ID, "responses that the update is the mean of"),
+        (
+            "sketch",
+            _F4S,
+            "the question's update of the weights as a count sketch: inner products of sketches "
+            "are those of updates",
+        ),
+        (
+            "length2",
+            _F8,
+            "squared length of the update, without noise of nodes and rollouts; null for the ideal "
+            "direction",
+        ),
+        ("within2", _F8, "inner product of two responses' updates; null with one response"),
+        ("response_variance", _F8, "variance of a response's update; null with one response"),
+    ],
     "question_sums": [
         ("question_id", _NAME, ""),
         ("teacher", _NAME, "empty for methods that look at no teacher"),
@@ -287,6 +311,8 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "how far it moves gain; the variance is Q/(Q-1) times the sum of squares; null unless "
             "asked for (--alignment update)",
         ),
+        ("weights_influence", _F8, "likewise of weights_gain (--alignment weights)"),
+        ("weights_one_influence", _F8, "likewise of weights_gain_one"),
     ],
     "diagnostics": [
         ("question_id", _NAME, ""),
@@ -447,6 +473,37 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("gain_low", _F8, "95 % interval"),
         ("gain_high", _F8, "95 % interval"),
+        (
+            "weights",
+            _F8,
+            "cosine of the expected ideal update of the weights and a step on --weights-batch "
+            "questions, of the split all; null unless asked for (--alignment weights)",
+        ),
+        ("weights_low", _F8, "95 % interval"),
+        ("weights_high", _F8, "95 % interval"),
+        (
+            "weights_gain",
+            _F8,
+            "first-order gain in success of such a step of length 1; null as `weights` is",
+        ),
+        ("weights_gain_low", _F8, "95 % interval"),
+        ("weights_gain_high", _F8, "95 % interval"),
+        ("weights_gain_one", _F8, "the same of a step on one question"),
+        ("weights_gain_one_low", _F8, "95 % interval"),
+        ("weights_gain_one_high", _F8, "95 % interval"),
+        (
+            "weights_shared",
+            _F8,
+            "squared length of what the updates of different questions share (s)",
+        ),
+        ("weights_shared_low", _F8, "95 % interval"),
+        ("weights_shared_high", _F8, "95 % interval"),
+        ("weights_between", _F8, "variance of the update between questions (v_q)"),
+        ("weights_between_low", _F8, "95 % interval"),
+        ("weights_between_high", _F8, "95 % interval"),
+        ("weights_within", _F8, "variance between responses to one question (v_r)"),
+        ("weights_within_low", _F8, "95 % interval"),
+        ("weights_within_high", _F8, "95 % interval"),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),

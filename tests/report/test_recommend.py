@@ -212,7 +212,7 @@ def test_controls_and_other_families_change_no_answer(tmp_path):
 def test_a_told_teacher_does_not_beat_a_plain_one_on_pooled_alone(tmp_path):
     result = made(tmp_path, {("self+answer", "gkd"): 0.8, ("strong", "gkd"): 0.3})
     assert (result.verdict, result.teacher) == ("tie", "self+answer")
-    assert "--alignment update" in result.headline
+    assert "--alignment weights" in result.headline
     harmful = {("self+answer", "gkd"): 0.8, ("strong", "gkd"): -0.3}
     write_run(tmp_path / "harmful", harmful)
     assert gradalign.read_report(str(tmp_path / "harmful")).recommend().verdict == "leading"

@@ -83,17 +83,18 @@ class Basis(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """First-order gain of a step of length 1 in the output layer, from the run's summary.
+    """First-order gain of a step of length 1, from the run's summary.
 
     Attributes:
         estimates: of every arm that has one.
         influences: of the same, [Q], in one order of questions.
+        name, words, ranks, tells_told: see Basis.
     """
 
     estimates: Mapping[Arm, Estimate]
     influences: Mapping[Arm, Floats]
     name: str = "gain"
-    words: str = "gain per step"
+    words: str = "gain per step of the output layer"
     ranks: tuple[float, float] = (0.78, 0.80)
     tells_told: bool = True
 
@@ -160,30 +161,49 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
         report: the run.
         scores: its nodes.
     """
-    gain = _gain(report)
-    return [*([gain] if gain is not None else []), Pooled(scores)]
+    levels = report.metadata.get("config", {}).get("alignment", ())
+    gains = [
+        Gain(*found, name, words, ranks)
+        for level, name, influence, words, ranks in GAINS
+        if level in levels and (found := _gains(report, name, influence)) is not None
+    ]
+    return [*gains, Pooled(scores)]
 
 
-def _gain(report: Report) -> Gain | None:
-    """Return the gains that a run of `--alignment update` holds."""
-    if report.metadata.get("config", {}).get("alignment") != "update":
-        return None
+GAINS = (
+    (
+        "weights",
+        "weights_gain_one",
+        "weights_one_influence",
+        "gain per step of the weights",
+        (0.92, 0.98),
+    ),
+    ("update", "gain", "gain_influence", "gain per step of the output layer", (0.78, 0.80)),
+)
+"""Gains, the best predictor first: the level of alignment, its column of the summary and of its
+influences, and what `Basis` says of it."""
+
+
+def _gains(
+    report: Report, name: str, influence: str
+) -> tuple[dict[Arm, Estimate], dict[Arm, Floats]] | None:
+    """Return one of the gains that a run holds, with its influences; None if it has no value."""
     summary = report.summary
     whole = summary[summary["split"] == "all"]
     estimates = {
         Arm(str(row["teacher"]), str(row["method"])): Estimate(
-            row["gain"], row["gain_low"], row["gain_high"]
+            row[name], row[f"{name}_low"], row[f"{name}_high"]
         )
         for row in whole.to_dict("records")
     }
-    sums = report.table("question_sums", ["question_id", "teacher", "method", "gain_influence"])
+    sums = report.table("question_sums", ["question_id", "teacher", "method", influence])
     sums = sums.astype({"question_id": str, "teacher": str, "method": str})
     questions = sorted(set(sums["question_id"]))
     influences = {}
     for key, own in sums.groupby(["teacher", "method"]):
         arm = Arm(*map(str, key))
-        psi_Q = own.set_index("question_id")["gain_influence"].reindex(questions)
-        if arm in estimates and estimates[arm].known and own["gain_influence"].notna().all():
+        psi_Q = own.set_index("question_id")[influence].reindex(questions)
+        if arm in estimates and estimates[arm].known and own[influence].notna().all():
             influences[arm] = psi_Q.fillna(0.0).to_numpy(dtype=np.float64)
     known = {arm: estimates[arm] for arm in influences}
-    return Gain(known, influences) if known else None
+    return (known, influences) if known else None

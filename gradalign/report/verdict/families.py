@@ -195,7 +195,7 @@ def _why_tie(
         if plain:
             return (
                 f"it was told the answer, and by {basis.words} alone such a teacher is not ahead "
-                f"of {', '.join(plain)}: --alignment update compares them"
+                f"of {', '.join(plain)}: --alignment weights compares them"
             )
     return _disagreement(bases, basis, arms, lead, level)
 

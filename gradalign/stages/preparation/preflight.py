@@ -28,6 +28,7 @@ from gradalign.models.checkpoints.weight_check import check_weights
 from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
 from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
+from gradalign.models.weight_space import parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
@@ -159,6 +160,7 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
         GradalignError: any of the things that can be known to go wrong before models run.
     """
     _check_methods(config)
+    parse_space(config.weights_space)
     engine = resolve_engine(config.engine, config.base_urls)
     if config.executor == "local":  # Ray's workers have devices of their own
         resolve_device(config.device)

@@ -67,8 +67,7 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
         *(("--method", spec) for spec in wanted.methods if methods.get(spec).spec not in known),
         *(("--teacher", spec) for spec in wanted.teachers if parse_teacher(spec).label not in read),
     ]
-    if wanted.alignment == "update" and stored.alignment != "update":
-        new.append(("--alignment", "update"))
+    new += [("--alignment", level) for level in wanted.alignment if level not in stored.alignment]
     if wanted.verifier is not None and wanted.verifier != stored.verifier:
         new.append(("--verifier", wanted.verifier))
     if not new:

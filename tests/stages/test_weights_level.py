@@ -1,0 +1,245 @@
+"""Alignment in the space of the weights, of real runs."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import assert_same_tables
+from scipy.stats import t as t_dist
+
+import gradalign
+from gradalign.errors import UsageError
+from gradalign.models import loaded_model, weight_space
+from gradalign.store.schema import schema
+
+SETTINGS = {
+    "student": "demo:student",
+    "teachers": ["demo:strong"],
+    "task": "demo:addition",
+    "methods": ["gkd:beta=0", "opd", "dr_grpo"],
+    "limit": 6,
+    "num_rollouts": 2,
+    "nodes": 8,
+    "continuations": 6,
+    "shard_size": 3,
+    "bootstrap_resamples": 200,
+    "diagnose": ["none"],
+    "engine": "transformers",
+    "device": "cpu",
+}
+LEVEL = ["weights", "weights_gain", "weights_gain_one", "weights_shared", "weights_within"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact():
+    """Sketches that are the gradients themselves: the bundled student is small."""
+    before, weight_space.SKETCH = weight_space.SKETCH, 1 << 17
+    yield
+    weight_space.SKETCH = before
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "run"
+    return gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
+
+
+def main_rows(report):
+    return report.summary.query("split == 'all'").set_index(["teacher", "method"])
+
+
+def responses_by_hand(report, teacher, method):
+    """Every response's gradient, from a loss whose gradient it is: [Q][R] flat vectors."""
+    prompts = report.questions.set_index("question_id")["prompt_ids"]
+    nodes = dict(list(report.nodes.groupby("spine_id", observed=True)))
+    branches = dict(list(report.branches.groupby("node_id", observed=True)))
+    stored = report.table("directions")
+    own = stored[(stored["teacher"] == teacher) & (stored["method"] == method)]
+    direction_of = own.set_index("node_id")
+    found: dict[str, list[torch.Tensor]] = {}
+    with loaded_model("demo:student", device="cpu", dtype="float32") as model:
+        model.requires_grad_(True)
+        for spine in report.spines.itertuples():
+            prompt = list(prompts[spine.question_id])
+            ids = torch.tensor([[*prompt, *spine.token_ids]])
+            logits = model(input_ids=ids).logits[0]
+            loss = torch.zeros(())
+            for node in nodes[spine.spine_id].itertuples():
+                tried = branches[node.node_id]
+                if method == "ideal":
+                    tokens = tried["token_id"].to_numpy()
+                    mass = tried["student_prob"].sum()
+                    values = mass * tried["ideal"].fillna(0.0).to_numpy()
+                else:
+                    row = direction_of.loc[node.node_id]
+                    tokens = np.array([*tried["token_id"], *row["other_ids"]])
+                    values = np.nan_to_num([*row["direction"], *row["other_direction"]])
+                z = logits[len(prompt) + node.position - 1]
+                pushed = torch.from_numpy(np.asarray(values)).float() / node.inclusion_prob
+                loss = loss + z[torch.from_numpy(tokens.astype(np.int64))] @ pushed
+            gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+            flat = torch.cat([g.flatten() for g in gradients]).double()
+            found.setdefault(spine.question_id, []).append(flat)
+    return list(found.values())
+
+
+def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report):
+    ideal = [sum(group) / len(group) for group in responses_by_hand(report, "", "ideal")]
+    responses = responses_by_hand(report, "demo:strong", "opd")
+    own = [sum(group) / len(group) for group in responses]
+    pairs = list(itertools.permutations(range(len(own)), 2))
+    cross = np.mean([float(ideal[q] @ own[r]) for q, r in pairs])
+    shared = np.mean([float(own[q] @ own[r]) for q, r in pairs])
+    row = main_rows(report).loc["demo:strong", "opd"]
+    assert row["weights_shared"] == pytest.approx(shared, rel=1e-3)
+    within = np.mean([float(one @ other) for one, other in responses])
+    assert row["weights_between"] == pytest.approx(within - shared, rel=1e-3)
+    # The rest is of this run: all positions are not nodes, and the excess is taken off at random.
+    table = report.table("gradients").query("teacher == 'demo:strong' and method == 'opd'")
+    length2 = table["length2"].mean()
+    for column, batch in (("weights_gain", 32), ("weights_gain_one", 1)):
+        step2 = shared + (length2 - shared) / batch
+        assert row[column] == pytest.approx(cross / np.sqrt(step2), rel=1e-3)
+        assert row[f"{column}_low"] < row[column] < row[f"{column}_high"]
+
+
+def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_path):
+    settings = {**SETTINGS, "node_sampler": "all", "limit": 3, "methods": ["gkd"]}
+    run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
+    table = run.table("gradients").query("method == 'gkd'").set_index("question_id")
+    for group, (_, row) in zip(
+        responses_by_hand(run, "demo:strong", "gkd"), table.iterrows(), strict=True
+    ):
+        mean = sum(group) / 2
+        assert row["length2"] == pytest.approx(float(mean @ mean), rel=1e-3)
+        inner = float(group[0] @ group[1])
+        assert row["within2"] == pytest.approx(inner, rel=1e-3, abs=1e-9)
+        squares = np.mean([float(one @ one) for one in group])
+        assert row["response_variance"] == pytest.approx(squares - inner, rel=1e-3)
+
+
+def test_of_the_output_layer_alone_it_is_update_level(tmp_path):
+    """Another route to the same numbers: Gram matrices of hidden states, no backward pass."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from gradalign.models import resolve_model
+
+    path = resolve_model("demo:student")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tied = model.get_output_embeddings().weight.detach().clone()
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(tied)
+    model.save_pretrained(tmp_path / "untied")
+    AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path / "untied")
+    settings = {
+        **SETTINGS,
+        "student": str(tmp_path / "untied"),
+        "node_sampler": "all",
+        "limit": 8,
+        "methods": ["gkd", "opd"],
+        "weights_space": "layers=lm_head*",
+    }
+    run = gradalign.score(
+        **settings, alignment=["update", "weights"], output_dir=str(tmp_path / "run")
+    )
+    rows = main_rows(run)
+    assert run.config.alignment == ["pooled", "update", "weights"]
+    for end in ("", "_low", "_high"):
+        np.testing.assert_allclose(rows[f"weights_gain{end}"], rows[f"gain{end}"], rtol=1e-3)
+        np.testing.assert_allclose(rows[f"weights{end}"], rows[f"update{end}"], rtol=2e-3)
+
+
+def test_influences_give_the_gain_s_interval(report):
+    rows, count = main_rows(report), SETTINGS["limit"]
+    for (teacher, method), own in report.table("question_sums").groupby(
+        ["teacher", "method"], observed=True
+    ):
+        for column, influence in (
+            ("weights_gain", "weights_influence"),
+            ("weights_gain_one", "weights_one_influence"),
+        ):
+            row, psi = rows.loc[teacher, method], own[influence].to_numpy()
+            se = np.sqrt(count / (count - 1) * (psi**2).sum())
+            half = (row[f"{column}_high"] - row[f"{column}_low"]) / 2
+            assert half == pytest.approx(t_dist.ppf(0.975, count - 1) * se, rel=1e-6)
+
+
+def test_the_verdict_goes_by_it(report):
+    result = report.recommend()
+    assert result.basis == "weights_gain_one"
+    gains = main_rows(report)["weights_gain_one"]
+    for item in result.ranking:
+        assert item.value.value == pytest.approx(gains[item.teacher, item.method])
+
+
+def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
+    plain = gradalign.score(**{**SETTINGS, "methods": ["opd"]}, output_dir=str(tmp_path / "run"))
+    assert plain.summary["weights_gain"].isna().all()
+    more = gradalign.rescore(plain.path, alignment="weights")
+    wanted, found = main_rows(report), main_rows(more)
+    for column in LEVEL:
+        np.testing.assert_allclose(
+            found.loc["demo:strong", "opd"][column], wanted.loc["demo:strong", "opd"][column]
+        )
+    before = {
+        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+    }
+    more = gradalign.rescore(plain.path, methods=["gkd:beta=0", "dr_grpo"])
+    np.testing.assert_allclose(
+        main_rows(more)["weights_gain"].sort_index(), wanted["weights_gain"].sort_index()
+    )
+    after = {
+        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+    }
+    assert {key: after[key] for key in before} == pytest.approx(before, nan_ok=True)
+    lora = gradalign.rescore(plain.path, alignment="weights", weights_space="lora:rank=2")
+    assert lora.config.weights_space == "lora:rank=2"
+    assert not np.allclose(
+        main_rows(lora)["weights_gain"].sort_index(), wanted["weights_gain"].sort_index()
+    )
+    with pytest.raises(UsageError, match="nothing new"):
+        gradalign.rescore(plain.path, alignment="weights")
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch):
+    from gradalign.stages import gradients
+
+    calls = []
+    plain = gradients.LogitGradients.along
+
+    def failing(self, pushed):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return plain(self, pushed)
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(gradients.LogitGradients, "along", failing)
+    with pytest.raises(KeyboardInterrupt):
+        gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
+    monkeypatch.setattr(gradients.LogitGradients, "along", plain)
+    again = gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
+    assert_same_tables(Path(report.path), Path(again.path))
+
+
+def test_its_table_has_its_schema(report):
+    table = report.table("gradients")
+    assert list(table.columns) == schema("gradients").names
+    arms = 1 + 2 + 1  # ideal, two methods of the teacher, Dr. GRPO
+    assert len(table) == SETTINGS["limit"] * arms
+    assert table.loc[table["method"] == "ideal", "length2"].isna().all()
+
+
+def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
+    with pytest.raises(UsageError, match="is no space of weights"):
+        gradalign.score(
+            **SETTINGS,
+            alignment="weights",
+            weights_space="most",
+            output_dir=str(tmp_path / "run"),
+        )
+    assert not (tmp_path / "run").exists()
