@@ -14,8 +14,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -78,6 +79,12 @@ def _root(
     pass
 
 
+@cache
+def program() -> Any:
+    """Return the command line as a callable; putting it together takes as long as a command."""
+    return typer.main.get_command(app)
+
+
 INTERRUPTED = 130
 TERMINATED = 143
 _KEPT = "interrupted; finished shards are kept, run the same command to go on."
@@ -86,7 +93,7 @@ _KEPT = "interrupted; finished shards are kept, run the same command to go on."
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     if os.environ.get(completion.VARIABLE) == "complete_bash":
-        completion.complete_in_bash(lambda: app(prog_name="gradalign"))
+        completion.complete_in_bash(lambda: program()(prog_name="gradalign"))
         return
     with warnings.catch_warnings(), quiet_processes():
         warnings.showwarning = _warn
@@ -126,7 +133,7 @@ def _terminations() -> Iterator[list[int]]:
 def _status(arguments: list[str] | None) -> int:
     _SAID.clear()
     try:
-        status = app(arguments, standalone_mode=False, prog_name="gradalign")
+        status = program()(arguments, standalone_mode=False, prog_name="gradalign")
         if status == INTERRUPTED:  # typer turns Ctrl-C into this
             _fail(_KEPT)
     except typer.TyperException as error:

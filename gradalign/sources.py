@@ -12,17 +12,20 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
-_LIBRARIES = tuple(
-    Path(sysconfig.get_path(name)).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+_LIBRARIES = (
+    *(
+        Path(sysconfig.get_path(name)).resolve()
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
+    Path(__file__).resolve().parent,  # gradalign, also where it is used from a checkout
 )
 
 
 def source_fingerprint(module: str) -> str | None:
     """Hash a module's file, and every module of the user's own that it imports.
 
-    The files are read and not run. What is installed (the standard library, other packages) is
-    not followed; of an installed module its own file is hashed.
+    The files are read and not run. What is installed (the standard library, gradalign, other
+    packages) is not followed; of an installed module its own file is hashed.
 
     Args:
         module: its dotted name.

@@ -76,6 +76,26 @@ def test_modules_that_import_each_other(path):
     assert None is not before != source_fingerprint("one")
 
 
+def test_what_comes_with_gradalign_is_not_followed(path, monkeypatch):
+    """In a checkout as where it is installed: a verifier imports some of it, that nearly all."""
+    from gradalign import errors
+
+    write(path / "marks.py", "from gradalign.errors import VerifierError")
+    before = source_fingerprint("marks")
+    read, original = [], Path.read_bytes
+
+    def spy(self):
+        read.append(self)
+        return original(self)
+
+    monkeypatch.setattr(Path, "read_bytes", spy)
+    assert source_fingerprint("marks") == before
+    assert read == [path / "marks.py"]
+    read.clear()
+    assert source_fingerprint("gradalign.errors") is not None
+    assert read == [Path(errors.__file__)]
+
+
 def test_no_source(path):
     assert source_fingerprint("nobody_has_written_this") is None
     assert source_fingerprint("sys") is None

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from gradalign.config import ScoreConfig
 from gradalign.planning.memory import Memory
@@ -97,8 +98,12 @@ def allowed_continuations(config: ScoreConfig, open_branches: float) -> float:
     return max(float(config.budget), 2.0 * open_branches)  # every branch gets two
 
 
+@cache
 def matmul_flops(device: str, dtype: str) -> float:
-    """Measure floating-point operations per second of a matrix product, for a tenth of a second."""
+    """Measure floating-point operations per second of a matrix product, once in a process.
+
+    It takes a tenth of a second.
+    """
     import torch
 
     kind = torch.float32

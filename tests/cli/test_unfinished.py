@@ -219,7 +219,7 @@ def test_a_scheduler_is_obeyed_as_the_keyboard_is(monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(30)
 
-    monkeypatch.setattr("gradalign_cli.main.app", work)
+    monkeypatch.setattr("gradalign_cli.main.program", lambda: work)
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 143
@@ -242,7 +242,7 @@ def test_a_forked_process_dies_of_the_signal(monkeypatch):
         ends.append(os.waitpid(child, 0)[1])
         return 0
 
-    monkeypatch.setattr("gradalign_cli.main.app", work)
+    monkeypatch.setattr("gradalign_cli.main.program", lambda: work)
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 0

@@ -10,6 +10,7 @@ answered by the server's process id. At the end of the input everything ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ SERVER = "vllm.entrypoints.openai.api_server"
 def main() -> None:
     """Serve the standard input until it ends."""
     _import_vllm()
+    gc.freeze()  # servers look for garbage when they have started; this is none
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a server that ended is gone at once
     for line in sys.stdin:
         pid = os.fork()

@@ -34,6 +34,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TORCHDYNAMO_DISABLE": "1",
     "HF_HUB_OFFLINE": "1",
+    # The engine core runs the model itself. Else that is a third process, which imports vLLM anew
+    # and waits for work without sleeping.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
 

@@ -229,6 +229,24 @@ def test_errors_are_gradaligns_own(qwen: Path) -> None:
         open_on(["http://127.0.0.1:9"], qwen)
 
 
+def test_seeds_in_a_row_are_samples_of_one_request(engines: EnginePool, server: Server) -> None:
+    """Ten continuations of each prompt: the same tokens as from ten requests, in one."""
+    prompts = [(3, 4, 5), (3, 4, 5, 6), (9, 9)]
+    requests = [
+        Request(prompt, 20, 1000 * n + i) for n, prompt in enumerate(prompts) for i in range(10)
+    ]
+    requests.append(Request((3, 4, 5), 20, 77))  # of no row
+    requests.append(Request((9, 9), 21, 2010))  # in a row, but longer
+    expected = run(engines.get("vllm", STOPS), requests)
+    with (
+        FaultyProxy(server.url, lambda *_: None) as proxy,
+        open_on([proxy.url], server.model, sampling=STOPS) as engine,
+    ):
+        assert_same(run(engine, requests), expected)
+        assert proxy.seen == 1 + 5
+    assert len({tuple(item.token_ids.tolist()) for item in expected[:10]}) > 5
+
+
 def test_one_of_two_servers_killed_then_both(
     server: Server, qwen: Path, expected: list[Completion]
 ) -> None:
@@ -268,21 +286,3 @@ def test_one_of_two_servers_killed_then_both(
     with pytest.raises(EngineError, match="no answer from"):
         open_on([first.url, second.url], qwen)
     assert time.monotonic() - begin < 5
-
-
-def test_seeds_in_a_row_are_samples_of_one_request(engines: EnginePool, server: Server) -> None:
-    """Ten continuations of each prompt: the same tokens as from ten requests, in one."""
-    prompts = [(3, 4, 5), (3, 4, 5, 6), (9, 9)]
-    requests = [
-        Request(prompt, 20, 1000 * n + i) for n, prompt in enumerate(prompts) for i in range(10)
-    ]
-    requests.append(Request((3, 4, 5), 20, 77))  # of no row
-    requests.append(Request((9, 9), 21, 2010))  # in a row, but longer
-    expected = run(engines.get("vllm", STOPS), requests)
-    with (
-        FaultyProxy(server.url, lambda *_: None) as proxy,
-        open_on([proxy.url], server.model, sampling=STOPS) as engine,
-    ):
-        assert_same(run(engine, requests), expected)
-        assert proxy.seen == 1 + 5
-    assert len({tuple(item.token_ids.tolist()) for item in expected[:10]}) > 5

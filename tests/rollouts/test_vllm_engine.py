@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_nothing_behind(qwen: Path) -> None:
     code = f"""
 from gradalign.engines import Request, open_engine
 with open_engine("vllm", {str(qwen)!r}) as engine:
-    requests = (Request((4, i % 9), 200, i) for i in range(10**9))
+    requests = (Request((4, i % 9), 8, i) for i in range(10**9))
     for number, _ in enumerate(engine.generate(requests)):
         if number == 0:
             print(engine.worker_pid, flush=True)
