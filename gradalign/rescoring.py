@@ -39,6 +39,7 @@ SAMPLED = (
     "nodes",
     "branches",
     "hidden",
+    "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 

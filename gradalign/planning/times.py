@@ -10,7 +10,7 @@ from gradalign.planning.figures import Figures, Times, times_of
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
-from gradalign.stages.distributions import TeacherPositions
+from gradalign.stages.distributions import StudentPositions, TeacherPositions
 from gradalign.stages.preparation.workload import Workload
 
 OPEN_SECONDS = 0.3
@@ -74,7 +74,9 @@ def _work(
         return len(stage.teachers) * once / read[stage.model]
     if stage.kind == "continuations":
         return once / read[config.student]
-    return (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
+    if isinstance(stage, StudentPositions):
+        return (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
+    return figures.nodes / read[config.student]  # by the output layer alone
 
 
 def times_by_kind(run: Run, seconds: Mapping[str, float] | None) -> Times:
