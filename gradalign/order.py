@@ -13,27 +13,25 @@ from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
 from gradalign.stages.distributions import (
-    CommonPositions,
     StudentPositions,
     StudentSupports,
     TeacherPositions,
 )
 from gradalign.stages.gradients import WeightGradients
-from gradalign.stages.hidden import StudentHidden
 from gradalign.stages.sample import Sample
+from gradalign.stages.slopes import StudentSlopes
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is in memory at a time."""
-    hidden = [StudentHidden()] if "update" in run.config.alignment else []
+    slopes = [StudentSlopes()] if "update" in run.config.alignment else []
     return [
         Sample(),
         StudentPositions(),
-        *(CommonPositions(model) for model in run.lacking_models()),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
-        *hidden,
+        *slopes,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
         *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
     ]

@@ -41,6 +41,7 @@ SAMPLED = (
     "branches",
     "hidden",
     "gradients",
+    "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 

@@ -27,7 +27,7 @@ from gradalign.analysis.align import arms_of
 from gradalign.analysis.node_views import NodeTable, read_nodes
 from gradalign.estimates import Arm
 from gradalign.stages.base import Run
-from gradalign.store.shard import padded
+from gradalign.store.shard import padded, read_hidden
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -103,7 +103,7 @@ def _read(run: Run, shard: str, index_of: dict[str, int]) -> Updates:
         token_NC=np.concatenate(
             [np.where(nodes.mask_NC, nodes.token_NC, -1), stored.token_NX], axis=1
         ),
-        hidden_ND=_hidden(run, shard, len(weight_N)),
+        hidden_ND=_hidden(run, shard, nodes),
         question_N=np.array([index_of[name] for name in nodes.ids("question_id")], dtype=np.int64),
         directions=directions,
         halves=halves,
@@ -184,12 +184,14 @@ def _flat(lists: pa.ChunkedArray) -> tuple[Ints, npt.NDArray[Any]]:
 def _slopes(run: Run, shard: str, nodes: NodeTable) -> Floats:
     """Return the slope of each candidate's logit, [N, C]; 1 at padding."""
     slope_NC = np.ones(nodes.mask_NC.shape)
-    found_NC, there_NC = padded(run.folder.read_table("hidden", shard)["slopes"], 0.0)
+    found_NC, there_NC = padded(run.folder.read_table("slopes", shard)["slopes"], 0.0)
     slope_NC[:, : found_NC.shape[1]][there_NC] = found_NC[there_NC]
     return slope_NC
 
 
-def _hidden(run: Run, shard: str, count: int) -> Floats:
-    lists = run.folder.read_table("hidden", shard)["hidden"].combine_chunks()
-    flat = np.asarray(lists.flatten().to_numpy(), dtype=np.float64)
-    return flat.reshape(count, -1) if count else np.zeros((0, 0))
+def _hidden(run: Run, shard: str, nodes: NodeTable) -> Floats:
+    """Return what the output layer reads at each node, [N, D]."""
+    hidden = read_hidden(run.folder, shard) or {}
+    if not nodes.row_of:
+        return np.zeros((0, 0))
+    return np.stack([hidden[node_id] for node_id in nodes.row_of]).astype(np.float64)

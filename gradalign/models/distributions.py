@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gradalign.errors import ContextOverflowError, EngineError
 from gradalign.models.checkpoints.loading import context_length
-from gradalign.models.forward import Sharing, last_logits, sharing_of
+from gradalign.models.forward import Sharing, last_logits, output_layer_inputs, sharing_of
 from gradalign.models.frequencies import length_note
 from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
@@ -69,6 +69,19 @@ class SupportView:
     tail_powers: dict[float, npt.NDArray[np.float64]]
 
 
+@dataclass(frozen=True)
+class ForcedPass:
+    """What one pass gave along a response.
+
+    Attributes:
+        logits_LV: in float32.
+        hidden_LD: what the output layer read there, in float32; None where it was not asked for.
+    """
+
+    logits_LV: torch.Tensor
+    hidden_LD: torch.Tensor | None
+
+
 def forced_log_probs(
     model: torch.nn.Module,
     sequences: Sequence[ForcedSequence],
@@ -79,10 +92,30 @@ def forced_log_probs(
     """Yield (index, log-probabilities [L, V] in float32) for every sequence, longest first.
 
     Args:
+        model: as for `forced_passes`; so are the errors.
+        sequences: as for `forced_passes`.
+        batch_tokens: as for `forced_passes`.
+        sampling: temperature and truncation to apply, None for the plain distribution.
+    """
+    for i, read in forced_passes(model, sequences, batch_tokens=batch_tokens):
+        yield i, response_distribution(read.logits_LV, sampling)
+
+
+def forced_passes(
+    model: torch.nn.Module,
+    sequences: Sequence[ForcedSequence],
+    *,
+    batch_tokens: int = 16384,
+    with_hidden: bool = False,
+) -> Iterator[tuple[int, ForcedPass]]:
+    """Read every sequence once; yield (index, what came of it), longest first.
+
+    Args:
         model: a causal language model.
         sequences: prompts with the responses to force; empty responses are left out.
         batch_tokens: padded tokens per forward pass at most (one sequence always runs).
-        sampling: temperature and truncation to apply, None for the plain distribution.
+        with_hidden: keep what the output layer reads; only for a model of which
+            `output_layer.repeats_logits` holds.
 
     Raises:
         ContextOverflowError: a sequence is longer than the model's context.
@@ -99,12 +132,17 @@ def forced_log_probs(
     )
     sharing = sharing_of(model) if order else Sharing.NONE
     for batch in _batches(order, sequences, batch_tokens, vocab, sharing):
-        logits_BPV = _forward(model, [sequences[i] for i in batch])
+        with output_layer_inputs(model, on=with_hidden) as caught:
+            logits_BPV = _forward(model, [sequences[i] for i in batch])
         for row, i in enumerate(batch):
-            length = len(sequences[i].response_ids)
-            logits_LV = logits_BPV[row, -length - 1 : -1].float()
+            at = slice(-len(sequences[i].response_ids) - 1, -1)
+            logits_LV = logits_BPV[row, at].float()
             check_logits(logits_LV, i)
-            yield i, response_distribution(logits_LV, sampling)
+            hidden_LD = None
+            if with_hidden:
+                hidden_LD = caught[-1][row, at].float()
+                check_logits(hidden_LD, i)  # a cap makes numbers of infinite ones
+            yield i, ForcedPass(logits_LV, hidden_LD)
 
 
 def response_distribution(
@@ -179,12 +217,21 @@ def at_tokens(
     rows_NV = torch.nn.functional.pad(rows_NV, (0, 1), value=-torch.inf)  # for absent tokens
     asked_NS = _numpy(rows_NV.gather(1, ids_NS))
     rows_NV.scatter_(1, ids_NS, -torch.inf)  # padding repeats an asked id: nothing is lost
-    rows_NV = rows_NV.double()
     return SupportView(
         logprobs=[asked_NS[n, : len(ids)] for n, ids in enumerate(token_ids)],
-        log_tail_N=rows_NV.logsumexp(-1).cpu().numpy(),
-        tail_powers={t: (rows_NV / t).logsumexp(-1).cpu().numpy() for t in temperatures},
+        log_tail_N=_log_sum(rows_NV),
+        tail_powers={t: _log_sum(rows_NV / t) for t in temperatures},
     )
+
+
+def _log_sum(rows_NV: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Return the log of each row's sum of exponentials; only the sum is in float64."""
+    import torch
+
+    top_N = rows_NV.amax(dim=-1)
+    shift_N = top_N.where(top_N.isfinite(), 0.0)  # a row of zero mass has none
+    sum_N = (rows_NV - shift_N[:, None]).exp().sum(dim=-1, dtype=torch.float64)
+    return np.asarray((sum_N.log() + shift_N.double()).cpu().numpy())
 
 
 def _numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -110,28 +110,41 @@ def only(model: torch.nn.Module, space: EventSpace | None) -> Iterator[None]:
     if space is None:
         yield
         return
-    missing: dict[tuple[int, Any], torch.Tensor] = {}
+    cut = Cut(space)
 
-    def cut(_: torch.nn.Module, __: Any, output: Any) -> Any:
-        logits: torch.Tensor = output.logits
-        if logits.shape[-1] > space.end:
-            logits = logits[..., : space.end]
-        if len(space.ranges) > 1 or space.ranges[0][0] > 0:
-            key = (logits.shape[-1], logits.device)
-            if key not in missing:
-                missing[key] = _tensor(space.missing(key[0]), logits.device)
-            logits = logits.index_fill(-1, missing[key], -np.inf)
-        output.logits = logits
+    def hook(_: torch.nn.Module, __: Any, output: Any) -> Any:
+        output.logits = cut(output.logits)
         return output
 
-    handle = model.register_forward_hook(cut)
+    handle = model.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _tensor(ids: Ints, device: Any) -> torch.Tensor:
-    import torch
+class Cut:
+    """Cuts logits to a space, as `only` does.
 
-    return torch.from_numpy(ids).to(device)
+    Args:
+        space: the tokens.
+    """
+
+    def __init__(self, space: EventSpace) -> None:
+        self._space = space
+        self._missing: dict[tuple[int, Any], torch.Tensor] = {}
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits [..., V] without what lies behind the space, and with its holes closed."""
+        import torch
+
+        space = self._space
+        if logits.shape[-1] > space.end:
+            logits = logits[..., : space.end]
+        if len(space.ranges) > 1 or space.ranges[0][0] > 0:
+            key = (logits.shape[-1], logits.device)
+            if key not in self._missing:
+                ids = torch.from_numpy(space.missing(key[0]))
+                self._missing[key] = ids.to(logits.device)
+            logits = logits.index_fill(-1, self._missing[key], -np.inf)
+        return logits

@@ -6,7 +6,8 @@ Axes: _B rows, _P columns, _T tokens, _V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -98,6 +99,26 @@ def last_logits(model: torch.nn.Module, rows: Sequence[TokenRow], keep: int) -> 
             **taken_arguments(model, wanted),
         ).logits
     return logits[:, -keep:]
+
+
+@contextmanager
+def output_layer_inputs(model: torch.nn.Module, *, on: bool = True) -> Iterator[list[torch.Tensor]]:
+    """Collect what a model's output layer is given in the block's passes, [B, P, D] each.
+
+    Args:
+        model: a causal language model.
+        on: whether to; else the list stays empty.
+    """
+    caught: list[torch.Tensor] = []
+    if not on:
+        yield caught
+        return
+    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
+    hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        yield caught
+    finally:
+        hook.remove()
 
 
 _known_sharing: WeakKeyDictionary[torch.nn.Module, Sharing] = WeakKeyDictionary()

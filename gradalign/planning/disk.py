@@ -27,11 +27,11 @@ def disk_bytes(run: Run, figures: Figures) -> float:
     """Add the tables up without compression, which gains something on all of them."""
     config, teachers = run.config, len(run.teachers)
     support = 2 * min(config.support_size, run.resolved.vocab_size) + 1
-    nodes = figures.nodes
+    nodes, width = figures.nodes, _hidden_size(run)
     scored = figures.scored_tokens * LOGPROB
     return float(
         figures.spine_tokens * (TOKEN + POSITION_ROW + teachers * TOKEN_ROW)
-        + nodes * config.support_size * (TOKEN + LOGPROB)
+        + nodes * (config.support_size * (TOKEN + LOGPROB) + width * HIDDEN)
         + nodes * teachers * support * (2 * TOKEN + 3 * LOGPROB)
         + figures.continuations * (CONTINUATION_ROW + PASS_ROW)
         + figures.continuation_tokens * TOKEN
@@ -49,12 +49,15 @@ def _sketch_bytes(run: Run, figures: Figures) -> float:
     return float(figures.questions * arms * SKETCH * HIDDEN)
 
 
-def _update_bytes(run: Run, figures: Figures) -> float:
-    """Size of the hidden states and directions that update-level alignment keeps."""
+def _hidden_size(run: Run) -> int:
     config = run.config
     settings: Any = load_config(
         config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    width = config_number(settings, "hidden_size") or 0
-    arms = 1 + (1 + len(run.teachers)) * len(config.methods)
-    return float(figures.nodes * width * HIDDEN + figures.branches * arms * DIRECTION)
+    return config_number(settings, "hidden_size") or 0
+
+
+def _update_bytes(run: Run, figures: Figures) -> float:
+    """Size of the slopes and directions that update-level alignment looks at."""
+    arms = 1 + (1 + len(run.teachers)) * len(run.config.methods)
+    return float(figures.branches * arms * DIRECTION)

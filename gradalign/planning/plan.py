@@ -110,14 +110,6 @@ def scored_by(run: Run) -> int:
     return 1 + len(run.lacking_models()) + len(run.teachers) if scores else 0
 
 
-def student_reads(run: Run) -> int:
-    """Return how many times the student reads every spine."""
-    own = 3 if "update" in run.config.alignment else 2
-    # A teacher that lacks tokens has the student read once more, without them.
-    spaces = {run.compared_tokens(teacher.label) for teacher in run.teachers}
-    return own + len(run.lacking_models()) + max(len(spaces) - 1, 0)
-
-
 def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
     config, questions = run.config, workload.num_questions
     spines = questions * config.num_rollouts
@@ -141,9 +133,9 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
         continuations=round(continuations),
         continuation_prompt_tokens=round(continuations * start),
         continuation_tokens=round(continuation_tokens),
-        student_passes=student_reads(run) * spines,
+        student_passes=spines,
         teacher_passes=teacher_passes,
-        forced_tokens=round(student_reads(run) * (prompt_tokens + spine_tokens) + teacher_tokens),
+        forced_tokens=round(prompt_tokens + spine_tokens + teacher_tokens),
         scored_tokens=round(scored_by(run) * continuation_tokens),
         disk_bytes=0,
     )

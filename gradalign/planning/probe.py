@@ -20,7 +20,6 @@ from gradalign.stages.base import Resolved, Run, Stage
 from gradalign.stages.branch.question import QuestionWork
 from gradalign.stages.branch.stage import plan_shard
 from gradalign.stages.distributions import (
-    CommonPositions,
     StudentPositions,
     StudentSupports,
     TeacherPositions,
@@ -41,8 +40,8 @@ ROLLOUTS = 192
 def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = None) -> Calibration:
     """Measure lengths, candidates and speeds with the run's own models, on this machine.
 
-    Every model is loaded once (the student twice). The spines are the run's own first ones, so
-    that nothing about them is assumed; they are drawn again by the run itself.
+    Every model is loaded once (the student three times). The spines are the run's own first ones,
+    so that nothing about them is assumed; they are drawn again by the run itself.
 
     Raises:
         GradalignError: whatever would go wrong in these stages of the run.
@@ -102,7 +101,6 @@ def _stages(run: Run) -> list[Stage]:
     return [
         Sample(),
         StudentPositions(),
-        *(CommonPositions(model) for model in run.lacking_models()),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
     ]
@@ -191,12 +189,11 @@ def _speeds(run: Run, shard: str, timed: dict[Stage, _Timed]) -> dict[str, float
         len(spine.prompt_ids) + len(spine.token_ids)
         for spine in read_shard(run.folder, shard).spines
     )
-    student = timed[StudentPositions()].working + timed[StudentSupports()].working
     speeds = {}
     for stage in _stages(run):
         if isinstance(stage, TeacherPositions):
             # Its prompts are longer by what its context shows; the student's are close enough.
             seconds = timed[stage].working / len(stage.teachers)
             speeds[stage.model] = own / max(seconds, 1e-6)
-    speeds[run.config.student] = 2 * own / max(student, 1e-6)
+    speeds[run.config.student] = own / max(timed[StudentPositions()].working, 1e-6)
     return speeds

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradalign.planning.figures import Figures, times_of
-from gradalign.planning.plan import make_plan, scored_by, student_reads
+from gradalign.planning.plan import make_plan, scored_by
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter
 from gradalign.stages.base import Run, teacher_file
@@ -50,6 +50,7 @@ def actual_figures(run: Run, data: dict[str, Any]) -> Figures:
     spines, teachers = totals["spines"], len(run.teachers)
     prompt_tokens = workload.prompt_tokens * config.num_rollouts
     teacher_prompts = sum(workload.teacher_prompt_tokens.values()) * config.num_rollouts
+    passes = _counted(data, "student_passes")
     own = prompt_tokens + totals["spine_tokens"]
     return Figures(
         questions=totals["questions"],
@@ -61,10 +62,10 @@ def actual_figures(run: Run, data: dict[str, Any]) -> Figures:
         continuations=totals["continuations"],
         continuation_prompt_tokens=sum(_started_from(run, shard) for shard in run.shards()),
         continuation_tokens=totals["continuation_tokens"],
-        student_passes=student_reads(run) * spines,
+        student_passes=passes,
         teacher_passes=spines * teachers - totals["skipped_pairs"],
         # Contexts that show attempts are counted without these.
-        forced_tokens=student_reads(run) * own
+        forced_tokens=round(passes / spines * own)
         + teacher_prompts
         + teachers * totals["spine_tokens"],
         scored_tokens=sum(_scored(run, shard) for shard in run.shards()) if scored_by(run) else 0,

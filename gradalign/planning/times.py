@@ -10,7 +10,7 @@ from gradalign.planning.figures import Figures, Times, times_of
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
-from gradalign.stages.distributions import TeacherPositions
+from gradalign.stages.distributions import StudentPositions, TeacherPositions
 from gradalign.stages.gradients import WeightGradients
 from gradalign.stages.preparation.workload import Workload
 
@@ -81,7 +81,9 @@ def _work(
     spines = (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
     if isinstance(stage, WeightGradients):
         return spines * (1 + BACKWARD * stage.passes(run))
-    return spines
+    if isinstance(stage, StudentPositions):
+        return spines
+    return figures.nodes / read[config.student]  # by the output layer alone
 
 
 def times_by_kind(run: Run, seconds: Mapping[str, float] | None) -> Times:

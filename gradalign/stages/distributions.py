@@ -1,8 +1,9 @@
 """Stage 2: what student and teachers would have said at every position of every spine.
 
-Three passes, so that one model is in memory at a time. The student's first pass chooses the
-nodes and keeps the student's top tokens there; each teacher's pass adds its own top tokens; the
-student's second pass reads P on the union. A stage object is one pass over all shards.
+One model is in memory at a time, and reads every sequence once. The student chooses the nodes and
+keeps its top tokens there, and what its output layer read; each teacher adds its own top tokens.
+The student's output layer then gives P on the union, from what it read. A stage object is one
+model's work on all shards.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from gradalign.branching import choose_nodes
 from gradalign.contexts import TeacherSpec
 from gradalign.models.checkpoints.tokenizers import check_common
 from gradalign.models.distributions import (
+    ForcedPass,
     ForcedSequence,
     PositionView,
     SupportView,
     at_tokens,
-    forced_log_probs,
+    forced_passes,
     position_view,
+    response_distribution,
     top_tokens,
 )
-from gradalign.models.event_space import EventSpace, only
-from gradalign.models.numbers import naming
-from gradalign.models.output_layer import check_output_layer
+from gradalign.models.event_space import Cut, EventSpace, only
+from gradalign.models.numbers import check_logits, naming
+from gradalign.models.output_layer import check_output_layer, logits_of, repeats_logits
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
@@ -46,6 +49,7 @@ from gradalign.store.shard import (
     TOP_K,
     SpinePositions,
     StoredSpine,
+    read_hidden,
     read_positions,
     read_shard,
 )
@@ -60,17 +64,30 @@ COMMON = "common_positions"
 """The student cut to the tokens of a teacher that lacks some."""
 
 
+OWN = ("hidden", "positions")
+"""Tables of the student on all of its tokens, in the order in which they are written."""
+
+LAYER_ROWS = 256
+"""Nodes that the student's output layer is applied to at once, so that few [N, V] are in memory."""
+
+
 @dataclass(frozen=True)
 class StudentPositions:
-    """First pass of the student: every position's figures, and the choice of nodes."""
+    """The student along every spine: figures of every position, and the choice of nodes.
+
+    Where a teacher lacks some of the student's tokens, the same pass gives the figures of the
+    student cut to the others. At the nodes it keeps what the output layer read, for P on
+    whatever tokens teachers will add.
+    """
 
     kind: ClassVar[StageKind] = "distributions"
     name: ClassVar[str] = "distribute student"
     unit: ClassVar[str] = "spines"
 
     def done(self, run: Run, shard: str) -> bool:
-        """Whether the shard's positions are there."""
-        return run.folder.has_table("positions", shard)
+        """Whether the shard's positions are there, for every set of tokens."""
+        own = all(run.folder.has_table(name, shard) for name in OWN)
+        return own and not _missing_common(run, shard)
 
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
@@ -78,42 +95,76 @@ class StudentPositions:
         with open_student_model(run) as model:
             if "update" in run.config.alignment:
                 check_output_layer(model)
+            yield lambda shard, tick: _positions_shard(run, model, shard, tick)
 
-            def work(shard: str, tick: Tick) -> Counter[str]:
-                spines, sequences = student_sequences(run, shard)
-                pieces: dict[int, Rows] = {}
-                num_nodes = 0
-                num_top = min(run.config.support_size, run.tokens.size)
-                for i, log_probs_LV in student_passes(run, model, spines, sequences):
-                    spine = spines[i]
-                    view = position_view(log_probs_LV, spine.token_ids, TOP_K)
-                    chosen, inclusion = choose_nodes(
-                        view.entropy_L.astype(np.float64),
-                        run.config.nodes,
-                        run.config.node_sampler,
-                        rng=run.rng("nodes", spine.spine_id),
-                    )
-                    num_nodes += len(chosen)
-                    top = top_tokens(log_probs_LV, chosen, num_top)
-                    inclusion_L = np.full(len(spine.token_ids), np.nan)
-                    inclusion_L[chosen] = inclusion
-                    pieces[i] = _position_rows("positions", spine, view, chosen, top, inclusion_L)
-                    tick(len(pieces), len(sequences), 1)
-                run.folder.write_table("positions", shard, _in_order("positions", pieces))
-                return Counter(nodes=num_nodes, positions=sum(len(s.token_ids) for s in spines))
 
-            yield work
+def _missing_common(run: Run, shard: str) -> list[str]:
+    """Return the checkpoints that lack tokens, and for which the student was not read yet."""
+    return [
+        model
+        for model in run.lacking_models()
+        if not run.folder.has_table(COMMON, teacher_file(shard, model))
+    ]
+
+
+def _positions_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> Counter[str]:
+    spines, sequences = student_sequences(run, shard)
+    own = all(run.folder.has_table(name, shard) for name in OWN)
+    known = read_positions(run.folder, shard) if own else {}
+    common = {name: run.common_tokens(name) for name in _missing_common(run, shard)}
+    for name, tokens in common.items():
+        for spine in spines:
+            check_common(tokens, spine.token_ids, name, spine.spine_id)
+    cuts = {name: Cut(tokens) for name, tokens in common.items()}
+    pieces: dict[int, Rows] = {}
+    hidden: dict[int, Rows] = {}
+    cut_pieces: dict[str, dict[int, Rows]] = {name: {} for name in common}
+    for i, read in student_passes(run, model, spines, sequences, repeats_logits(model)):
+        spine = spines[i]
+        log_probs_LV = response_distribution(read.logits_LV, run.sampling)
+        view = position_view(log_probs_LV, spine.token_ids, TOP_K)
+        if spine.spine_id in known:
+            nodes = (known[spine.spine_id].chosen, known[spine.spine_id].inclusion_N)
+        else:
+            nodes = choose_nodes(
+                view.entropy_L.astype(np.float64),
+                run.config.nodes,
+                run.config.node_sampler,
+                rng=run.rng("nodes", spine.spine_id),
+            )
+        num_top = min(run.config.support_size, run.tokens.size)
+        pieces[i] = _position_rows("positions", spine, view, nodes, log_probs_LV, num_top)
+        hidden[i] = _hidden_rows(spine, nodes[0], read)
+        for name, cut in cuts.items():
+            log_probs_LV = response_distribution(cut(read.logits_LV), run.sampling)
+            view = position_view(log_probs_LV, spine.token_ids, TOP_K)
+            num_top = min(run.config.support_size, common[name].size)
+            cut_pieces[name][i] = _position_rows(COMMON, spine, view, nodes, log_probs_LV, num_top)
+        tick(len(pieces), len(sequences), 1)
+    for name, found in cut_pieces.items():
+        run.folder.write_table(COMMON, teacher_file(shard, name), _in_order(COMMON, found))
+    counts = Counter(student_passes=len(sequences))
+    if not own:  # else only those for a new teacher were missing
+        kept = _in_order("hidden", hidden)
+        run.folder.write_table("hidden", shard, kept)
+        run.folder.write_table("positions", shard, _in_order("positions", pieces))
+        counts.update(nodes=len(kept), positions=sum(len(s.token_ids) for s in spines))
+    return counts
 
 
 def _position_rows(
     table: str,
     spine: StoredSpine,
     view: PositionView,
-    chosen: npt.NDArray[np.int64],
-    top: tuple[Int32s, npt.NDArray[np.float32]],
-    inclusion_L: npt.NDArray[np.float64],
+    nodes: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]],
+    log_probs_LV: torch.Tensor,
+    num_top: int,
 ) -> Rows:
-    """Return a spine's positions; where a node is chosen, with `top`, the more top tokens."""
+    """Return a spine's positions; at its nodes (positions, inclusion) with more top tokens."""
+    chosen, inclusion = nodes
+    inclusion_L = np.full(len(spine.token_ids), np.nan)
+    inclusion_L[chosen] = inclusion
+    top = top_tokens(log_probs_LV, chosen, num_top)
     top_ids, top_logprobs = list(view.top_ids_LW), list(view.top_logprobs_LW)
     for position, ids_W, logprobs_W in zip(chosen, *top, strict=True):
         top_ids[position], top_logprobs[position] = ids_W, logprobs_W
@@ -133,53 +184,21 @@ def _position_rows(
     return rows
 
 
-@dataclass(frozen=True)
-class CommonPositions:
-    """A pass of the student over the tokens that one teacher has too, where it lacks some.
-
-    Attributes:
-        model: the teacher's checkpoint.
-    """
-
-    kind: ClassVar[StageKind] = "distributions"
-    unit: ClassVar[str] = "spines"
-    model: str
-
-    @property
-    def name(self) -> str:
-        """See Stage."""
-        return f"distribute student for {self.model}"
-
-    def done(self, run: Run, shard: str) -> bool:
-        """Whether the shard's positions are there."""
-        return run.folder.has_table(COMMON, teacher_file(shard, self.model))
-
-    @contextmanager
-    def session(self, run: Run) -> Iterator[Work]:
-        """Hold the student, cut to these tokens."""
-        tokens = run.common_tokens(self.model)
-        num_top = min(run.config.support_size, tokens.size)
-        with open_student_model(run, tokens) as model:
-
-            def work(shard: str, tick: Tick) -> Counter[str]:
-                spines, sequences = student_sequences(run, shard)
-                own = read_positions(run.folder, shard)
-                pieces: dict[int, Rows] = {}
-                for spine in spines:
-                    check_common(tokens, spine.token_ids, self.model, spine.spine_id)
-                for i, log_probs_LV in student_passes(run, model, spines, sequences):
-                    spine, chosen = spines[i], own[spines[i].spine_id].chosen
-                    inclusion_L = np.full(len(spine.token_ids), np.nan)
-                    inclusion_L[chosen] = own[spine.spine_id].inclusion_N
-                    view = position_view(log_probs_LV, spine.token_ids, TOP_K)
-                    top = top_tokens(log_probs_LV, chosen, num_top)
-                    pieces[i] = _position_rows(COMMON, spine, view, chosen, top, inclusion_L)
-                    tick(len(pieces), len(sequences), 1)
-                table = _in_order(COMMON, pieces)
-                run.folder.write_table(COMMON, teacher_file(shard, self.model), table)
-                return Counter(student_passes=len(sequences))
-
-            yield work
+def _hidden_rows(spine: StoredSpine, chosen: npt.NDArray[np.int64], read: ForcedPass) -> Rows:
+    """Return what the output layer read at a spine's nodes; null if that is not all of it."""
+    rows = Rows("hidden")
+    kept: list[npt.NDArray[np.float32] | None] = [None] * len(chosen)
+    if read.hidden_LD is not None:
+        kept = list(read.hidden_LD[chosen].cpu().numpy())
+    rows.add(
+        len(chosen),
+        question_id=spine.question_id,
+        spine_id=spine.spine_id,
+        position=chosen,
+        node_id=[node_id(spine.spine_id, position) for position in chosen.tolist()],
+        hidden=kept,
+    )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -302,7 +321,7 @@ def _readings(
 
 @dataclass(frozen=True)
 class StudentSupports:
-    """Second pass of the student: P on each teacher's support."""
+    """P on each teacher's support, from what the student's output layer read."""
 
     kind: ClassVar[StageKind] = "distributions"
     name: ClassVar[str] = "distribute support"
@@ -335,19 +354,23 @@ def _student_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> 
             by_spine[label].setdefault(row["spine_id"], []).append(row)
     temperatures = tempering(run)
     pieces: dict[str, dict[int, Rows]] = {label: {} for label in labels}
+    hidden, positions = read_hidden(run.folder, shard), read_positions(run.folder, shard)
+    num_passes = 0
     for tokens, group in _by_tokens(run, labels).items():
-        done = 0
         with only(model, tokens):
-            for i, log_probs_LV in student_passes(run, model, spines, sequences):
-                done += 1
+            if hidden is None:
+                read = _nodes_again(run, model, spines, sequences, positions)
+                num_passes += len(sequences)
+            else:
+                read = _nodes_from_hidden(run, model, spines, hidden, positions)
+            for done, (i, log_probs_NV) in enumerate(read, start=1):
                 tick(done, len(sequences), 1)
                 for label in group:
                     nodes = by_spine[label].get(spines[i].spine_id, [])
                     if not nodes:
                         continue
-                    chosen = np.asarray([row["position"] for row in nodes], dtype=np.int64)
                     unions = [np.asarray(row["token_ids"], dtype=np.int32) for row in nodes]
-                    at = at_tokens(log_probs_LV, chosen, unions, temperatures)
+                    at = at_tokens(log_probs_NV, np.arange(len(nodes)), unions, temperatures)
                     pieces[label][i] = _distributions(spines[i], label, nodes, unions, at, tokens)
     for label in labels:
         run.folder.write_table(
@@ -355,7 +378,56 @@ def _student_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> 
             teacher_file(shard, label),
             _in_order("distributions", pieces[label]),
         )
-    return Counter(student_passes=len(spines))
+    return Counter(student_passes=num_passes)
+
+
+def _nodes_from_hidden(
+    run: Run,
+    model: torch.nn.Module,
+    spines: Sequence[StoredSpine],
+    hidden: Mapping[str, npt.NDArray[np.float32]],
+    positions: Mapping[str, SpinePositions],
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (index of a spine, log P [N, V] at its nodes) by the output layer alone."""
+    with naming(f"student {run.config.student}", lambda i: spines[i].question_id):
+        for group in _grouped([len(positions[spine.spine_id].chosen) for spine in spines]):
+            parts = [
+                [hidden[node_id(spines[i].spine_id, place)] for place in at.chosen.tolist()]
+                for i in group
+                for at in [positions[spines[i].spine_id]]
+            ]
+            logits_NV = logits_of(model, np.stack([row_D for part in parts for row_D in part]))
+            sizes = [len(part) for part in parts]
+            for i, end, size in zip(group, np.cumsum(sizes).tolist(), sizes, strict=True):
+                rows_NV = logits_NV[end - size : end]
+                check_logits(rows_NV, i)
+                yield i, response_distribution(rows_NV, run.sampling)
+
+
+def _grouped(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the indices of neighbours of up to `LAYER_ROWS` in sum; sizes of 0 are left out."""
+    group: list[int] = []
+    for i, size in enumerate(sizes):
+        if group and size + sum(sizes[j] for j in group) > LAYER_ROWS:
+            yield group
+            group = []
+        if size:
+            group.append(i)
+    if group:
+        yield group
+
+
+def _nodes_again(
+    run: Run,
+    model: torch.nn.Module,
+    spines: Sequence[StoredSpine],
+    sequences: Sequence[ForcedSequence],
+    positions: Mapping[str, SpinePositions],
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the same by a second pass, for a model whose output layer does not do by itself."""
+    for i, read in student_passes(run, model, spines, sequences):
+        chosen = positions[spines[i].spine_id].chosen
+        yield i, response_distribution(read.logits_LV[chosen], run.sampling)
 
 
 def _distributions(
@@ -401,15 +473,16 @@ def student_passes(
     model: torch.nn.Module,
     spines: Sequence[StoredSpine],
     sequences: Sequence[ForcedSequence],
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (index, log P [L, V]) of a shard's spines, as they are sampled.
+    with_hidden: bool = False,
+) -> Iterator[tuple[int, ForcedPass]]:
+    """Yield (index, what the student gave along that spine) of a shard.
 
     Raises:
         NotNumbersError: naming the student and the question.
     """
     with naming(f"student {run.config.student}", lambda i: spines[i].question_id):
-        yield from forced_log_probs(
-            model, sequences, batch_tokens=run.config.batch_tokens, sampling=run.sampling
+        yield from forced_passes(
+            model, sequences, batch_tokens=run.config.batch_tokens, with_hidden=with_hidden
         )
 
 

@@ -182,6 +182,7 @@ class Prompter:
         prompts: dict[str, list[int] | None] = {}
         for item, group in shard.by_question():
             shown = without_begin([spine.attempt for spine in group], self._tokenizer)
+            rendered: dict[Prompt, list[int]] = {}
             for spine, attempt in zip(group, shown, strict=True):
                 foreign = self._foreign & set(spine.token_ids.tolist())
                 check_ids_known(
@@ -189,7 +190,12 @@ class Prompter:
                 )
                 others = [other for other in shown if other.spine_id != spine.spine_id]
                 prompt = self._context.prompt(item.question, attempt, others)
-                ids = None if prompt is None else self.render(item.question, prompt)
+                ids = None
+                if prompt is not None:  # most contexts show the same to all of a question's spines
+                    key = prompt if isinstance(prompt, str) else tuple(prompt)
+                    if key not in rendered:
+                        rendered[key] = self.render(item.question, prompt)
+                    ids = rendered[key]
                 if (
                     ids is not None
                     and self._limit

@@ -237,8 +237,19 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
     ],
     "hidden": [
         ("question_id", _NAME, ""),
+        ("spine_id", _NAME, ""),
+        ("position", _ID, ""),
+        ("node_id", _NAME, "spine id / position"),
+        (
+            "hidden",
+            _F4S,
+            "what the student's output layer reads at the node; null where that layer alone does "
+            "not make its logits",
+        ),
+    ],
+    "slopes": [
+        ("question_id", _NAME, ""),
         ("node_id", _NAME, ""),
-        ("hidden", _F4S, "what the student's output layer reads at the node"),
         (
             "slopes",
             _F8S,

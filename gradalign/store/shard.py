@@ -197,6 +197,19 @@ def read_positions(
     return spines
 
 
+def read_hidden(folder: RunFolder, shard: str) -> dict[str, npt.NDArray[np.float32]] | None:
+    """Read what the student's output layer read at each node, [D] by node id.
+
+    None if it was not kept, because that layer alone does not make the model's logits of it.
+    """
+    table = folder.read_table("hidden", shard)
+    column = table["hidden"].combine_chunks()
+    if column.null_count:
+        return None
+    ids = table["node_id"].to_pylist()
+    return {str(node): row.values.to_numpy() for node, row in zip(ids, column, strict=True)}
+
+
 def padded(
     column: pa.ChunkedArray, fill: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

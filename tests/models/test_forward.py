@@ -12,9 +12,8 @@ from gradalign.engines import Request
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.errors import ModelError
 from gradalign.models.continuations import Offshoot, copies_agree, offshoot_logprobs
-from gradalign.models.distributions import ForcedSequence, forced_log_probs
+from gradalign.models.distributions import ForcedSequence, forced_log_probs, forced_passes
 from gradalign.models.forward import Sharing, logit_gap, sharing_of
-from gradalign.stages.hidden import output_layer_inputs
 from tests.models.architectures import VOCAB, make
 
 
@@ -156,7 +155,7 @@ def test_what_the_output_layer_reads_is_that_of_each_sequence_alone(name: str) -
         ForcedSequence(rng.integers(3, VOCAB, p).tolist(), rng.integers(3, VOCAB, r).tolist())
         for p, r in ((2, 6), (9, 3), (4, 4))
     ]
-    together = dict(output_layer_inputs(model, sequences))
+    together = {i: read.hidden_LD for i, read in forced_passes(model, sequences, with_hidden=True)}
     assert sorted(together) == [0, 1, 2]
     caught: list[torch.Tensor] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(

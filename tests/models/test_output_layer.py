@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from runs import SMALL
 
 import gradalign
 from gradalign.analysis.update import update_level
 from gradalign.errors import UsageError
-from gradalign.models.distributions import ForcedSequence
-from gradalign.models.output_layer import check_output_layer, logit_slopes
+from gradalign.models.distributions import ForcedSequence, forced_passes
+from gradalign.models.event_space import EventSpace, only
+from gradalign.models.output_layer import (
+    check_output_layer,
+    logit_slopes,
+    logits_of,
+    repeats_logits,
+)
 from gradalign.report.report import Report
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.hidden import output_layer_inputs
 from tests.models.altered import random_checkpoint
 
 SIZES = {
@@ -65,7 +71,8 @@ def test_directions_on_logits_reach_the_weight_as_autograd_says(kind):
 
     model.requires_grad_(False)
     check_output_layer(model)
-    ((_, hidden_ND),) = output_layer_inputs(model, [ForcedSequence(prompt, response)])
+    ((_, read),) = forced_passes(model, [ForcedSequence(prompt, response)], with_hidden=True)
+    hidden_ND = read.hidden_LD.numpy()
     slope_NC = logit_slopes(model, hidden_ND, token_NC)
     found = np.zeros(weight.shape)
     for n, tokens_C in enumerate(token_NC):
@@ -103,6 +110,70 @@ class Mixing(torch.nn.Module):
 def test_logits_that_mix_are_refused():
     with pytest.raises(UsageError, match="--alignment update: Mixing computes each logit"):
         check_output_layer(Mixing(make("tied").requires_grad_(False)))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_logits_come_again_from_what_the_layer_read(kind):
+    """Whatever follows the layer, and cut to some tokens as a whole pass is."""
+    model = make(kind).requires_grad_(False)
+    rng = np.random.default_rng(2)
+    ids = rng.integers(3, 61, 12).tolist()
+    ((_, read),) = forced_passes(model, [ForcedSequence(ids[:4], ids[4:])], with_hidden=True)
+    hidden_LD = read.hidden_LD.numpy()
+    assert repeats_logits(model)
+    truth_TV = model(input_ids=torch.tensor([ids])).logits[0, 3:-1]
+    torch.testing.assert_close(logits_of(model, hidden_LD), truth_TV, rtol=1e-5, atol=1e-4)
+    with only(model, EventSpace(((0, 20), (25, 50)))):
+        some_TV = logits_of(model, hidden_LD[2:5])
+    assert some_TV.shape == (3, 50)
+    assert (some_TV[:, 20:25] == -torch.inf).all()
+    torch.testing.assert_close(some_TV[:, 25:], truth_TV[2:5, 25:50], rtol=1e-5, atol=1e-4)
+
+
+class Beside(torch.nn.Module):
+    """Logits that follow the tokens beside the output layer."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.config = model.config
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.inner.get_output_embeddings()
+
+    def forward(self, input_ids: torch.Tensor, **inputs: object) -> object:
+        output = self.inner(input_ids=input_ids, **inputs)
+        count = output.logits.shape[1]
+        table = torch.nn.functional.one_hot(input_ids[:, -count:], output.logits.shape[-1])
+        output.logits = output.logits + 3.0 * table
+        return output
+
+
+class Bypassing(Beside):
+    """Logits of the layer's weight, without the layer."""
+
+    def forward(self, input_ids: torch.Tensor, **inputs: object) -> object:
+        output = self.inner.model(input_ids=input_ids)
+        output.logits = output.last_hidden_state @ self.get_output_embeddings().weight.T
+        return output
+
+
+@pytest.mark.parametrize("wrapper", [Beside, Bypassing])
+def test_a_layer_that_does_not_make_the_logits_by_itself_is_found_out(wrapper):
+    assert not repeats_logits(wrapper(make("tied").requires_grad_(False)))
+
+
+def test_such_a_student_is_read_twice_with_the_same_result(finished_runs, tmp_path, monkeypatch):
+    once = finished_runs.get(**SMALL)
+    monkeypatch.setattr("gradalign.stages.distributions.repeats_logits", lambda model: False)
+    twice = gradalign.score(**SMALL, output_dir=str(tmp_path / "twice"))
+    spines = len(once.spines)
+    assert once.metadata["actual"]["figures"]["student_passes"] == spines
+    assert twice.metadata["actual"]["figures"]["student_passes"] == 2 * spines
+    assert twice.table("hidden")["hidden"].isna().all()
+    for table, column in (("distributions", "student_logprobs"), ("alignment", "cosine")):
+        found, expected = (np.hstack(run.table(table)[column]) for run in (twice, once))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +217,7 @@ def test_a_run_keeps_the_slopes_of_its_candidates(capped_run):
     spines = capped_run.spines.set_index("spine_id")
     prompts = capped_run.questions.set_index("question_id")["prompt_ids"]
     with loaded_model(capped_run.metadata["config"]["student"], device="cpu") as model:
-        for row in capped_run.table("hidden").itertuples():
+        for row in capped_run.table("slopes").itertuples():
             node = nodes.loc[row.node_id]
             spine = spines.loc[node["spine_id"]]
             ids = [*prompts[row.question_id], *spine["token_ids"][: node["position"]]]
@@ -160,7 +231,8 @@ def test_update_level_alignment_carries_the_slopes(capped_run):
     """The gain of [V, D] sums per question, each direction times its slopes, written out."""
     weights = 1 / capped_run.nodes.set_index("node_id")["inclusion_prob"]
     branches = dict(list(capped_run.branches.groupby("node_id", observed=True)))
-    states = capped_run.table("hidden").set_index("node_id")
+    states = capped_run.table("hidden").merge(capped_run.table("slopes"), on="node_id")
+    states = states.set_index("node_id")
     directions = capped_run.table("directions").set_index("node_id")
     ideal, method = ({q: np.zeros((259, 32)) for q in capped_run.questions["question_id"]}
                      for _ in range(2))  # fmt: skip

@@ -19,7 +19,7 @@ from gradalign.store.schema import schema, table_names
 # update-level alignment when asked for: see tests/stages/test_update_level.py; those of teachers
 # that lack tokens of the student: see tests/models/test_event_space.py; those of responses that
 # are verified anew: see tests/stages/test_gate.py and tests/cli/test_rescore_verifier.py.
-ASKED_FOR = {"summary", "hidden", "common_positions", "sampled", "verdicts"}
+ASKED_FOR = {"summary", "slopes", "common_positions", "sampled", "verdicts"}
 ALWAYS = [n for n in table_names() if n not in ASKED_FOR and not n.startswith("diagnostics_")]
 
 

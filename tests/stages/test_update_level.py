@@ -17,9 +17,8 @@ from scipy.stats import t as t_dist
 import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
-from gradalign.models.distributions import ForcedSequence
+from gradalign.models.distributions import ForcedSequence, forced_passes
 from gradalign.report.format import interval
-from gradalign.stages.hidden import output_layer_inputs
 from gradalign.store.schema import schema
 from gradalign_cli.main import main
 
@@ -141,7 +140,7 @@ def test_influences_give_the_gain_s_interval(report):
         assert half == pytest.approx(t_dist.ppf(0.975, count - 1) * se, rel=1e-6)
 
 
-@pytest.mark.parametrize("table", ["hidden", "directions"])
+@pytest.mark.parametrize("table", ["hidden", "slopes", "directions"])
 def test_its_tables_have_their_schemas(report, table):
     files = sorted((Path(report.path) / table).glob("*.parquet"))
     assert len(files) == 2
@@ -151,13 +150,13 @@ def test_its_tables_have_their_schemas(report, table):
 
 
 def test_the_plan_counts_it(report):
-    """A third pass of the student, and room for hidden states of 48 numbers and directions."""
+    """No further pass of the student; room for directions beside 48 numbers of every node."""
     plain = gradalign.plan(**SETTINGS).as_dict()["figures"]
     figures = gradalign.plan(**SETTINGS, alignment="update").as_dict()["figures"]
     spines = SETTINGS["limit"] * SETTINGS["num_rollouts"]
-    assert figures["student_passes"] == plain["student_passes"] + spines == 3 * spines
-    assert figures["forced_tokens"] > plain["forced_tokens"]
-    assert figures["disk_bytes"] - plain["disk_bytes"] > figures["nodes"] * 48 * 4
+    assert figures["student_passes"] == plain["student_passes"] == spines
+    assert figures["forced_tokens"] == plain["forced_tokens"]
+    assert figures["disk_bytes"] > plain["disk_bytes"] > figures["nodes"] * 48 * 4
     actual = report.metadata["actual"]["figures"]
     assert actual["student_passes"] == figures["student_passes"]
 
@@ -178,10 +177,12 @@ def test_hidden_states_are_what_the_output_layer_reads_however_batched():
             for index, length in enumerate((5, 9, 1, 7, 3))
         ]
         for batch_tokens in (1, 30, 16384):
-            found = dict(output_layer_inputs(model, sequences, batch_tokens=batch_tokens))
+            found = dict(
+                forced_passes(model, sequences, batch_tokens=batch_tokens, with_hidden=True)
+            )
             assert sorted(found) == list(range(5))
-            for index, hidden in found.items():
-                sequence = sequences[index]
+            for index, read in found.items():
+                sequence, hidden = sequences[index], read.hidden_LD.numpy()
                 log_p, expected = read_by_hand(model, sequence.prompt_ids, sequence.response_ids)
                 np.testing.assert_allclose(hidden, expected, atol=2e-4)
                 weight = model.get_output_embeddings().weight.detach().numpy()
@@ -216,7 +217,7 @@ def test_a_finished_run_gets_it_by_rescoring_and_keeps_it(report, tmp_path):
 def test_an_interrupted_run_finishes_it(report, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(report.path, folder)
-    for table in ("hidden", "directions"):
+    for table in ("hidden", "slopes", "directions"):
         sorted((folder / table).glob("*.parquet"))[-1].unlink()
     (folder / "summary.parquet").unlink()
     gradalign.score(**SETTINGS, alignment="update", output_dir=str(folder))

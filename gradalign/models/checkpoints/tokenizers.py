@@ -106,8 +106,8 @@ def check_ids_known(ids: Iterable[int], tokenizer: Any, label: str, where: str =
     Raises:
         TokenizerMismatchError: an id is unknown.
     """
-    known = _tokens(tokenizer)
-    unknown = sorted(set(ids) - known.keys())
+    asked = set(ids)
+    unknown = sorted(asked - _tokens(tokenizer).keys()) if asked else []
     if unknown:
         raise TokenizerMismatchError(
             f"{where + ': ' if where else ''}{label} has no token for the id"

