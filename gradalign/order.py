@@ -19,6 +19,7 @@ from gradalign.stages.distributions import (
     TeacherPositions,
 )
 from gradalign.stages.hidden import StudentHidden
+from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
 
 
@@ -34,6 +35,16 @@ def stages(run: Run) -> list[Stage]:
         Reverify() if run.resolved.allocated_by else Branch(),
         *hidden,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
+    ]
+
+
+def student_samplers(run: Run) -> list[Stage]:
+    """Return the stages that sample from the student, in order."""
+    return [
+        stage
+        for stage in stages(run)
+        if isinstance(stage, Sample | Branch)
+        or (isinstance(stage, ContinuePrefixes) and not stage.teachers)
     ]
 
 

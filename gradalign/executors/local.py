@@ -25,7 +25,7 @@ class LocalExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to close: a stage closes what it opened."""
+        """Nothing to close: a stage closes what it opened, and the run what it keeps."""
 
     def run_stage(self, stage: Stage, run: Run, log: RunLog, reporter: Reporter) -> None:
         """Do every shard of a stage that is not there yet; see Executor."""
@@ -42,6 +42,7 @@ class LocalExecutor:
             frozen_heap(),
         ):
             opening = timer.seconds
+            log.add_engine_starts(run.student_engine.taken_starts())
             check_models(run, log.data["models"])  # they may have been changed while they were read
             for shard, following in zip_longest(pending, pending[1:]):
                 announce(work, following)

@@ -80,6 +80,7 @@ class RayExecutor:
                         opening_seconds=outcome.opening_seconds,
                         worker_seconds=outcome.seconds,
                     )
+                    log.add_engine_starts(outcome.engine_starts)
                     timer = Timer()
                     progress.finish_shard()
                 self._workers.close_stage()

@@ -106,6 +106,7 @@ class VllmEngine(Engine):
             self.close()
             raise
         self.usage.extra.update(about)
+        self.can_sleep = about["can_sleep"]
         self.limits = ModelLimits(
             vocab_size=about["vocab_size"], max_model_len=min(longest, about["max_model_len"])
         )
@@ -179,6 +180,16 @@ class VllmEngine(Engine):
         self._sent.clear()
         with suppress(EngineError):  # if the worker is gone, the next call will say so
             self._worker.send(Kind.ABORT)
+
+    def _fall_asleep(self) -> None:
+        """Move the weights to the machine's memory, and leave the GPU's to others."""
+        self._worker.send(Kind.SLEEP)
+        self._wait_for(Kind.SLEPT)
+
+    def _wake_up(self) -> None:
+        """Move the weights back."""
+        self._worker.send(Kind.WAKE)
+        self._wait_for(Kind.WOKEN)
 
     def _free(self) -> None:
         """End the worker process, and with it everything that vLLM holds."""

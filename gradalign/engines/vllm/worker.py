@@ -66,6 +66,7 @@ class Worker:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "block_size": int(config.cache_config.block_size),
             "num_blocks": int(config.cache_config.num_gpu_blocks or 0),
+            "can_sleep": bool(config.model_config.enable_sleep_mode),
         }
         self._running: set[str] = set()
         self._done: list[tuple[tuple[int, int, int], list[int]]] = []
@@ -88,6 +89,13 @@ class Worker:
                     self._running.clear()
                 elif kind is Kind.SCORE:
                     self._score(payload)
+                elif kind is Kind.SLEEP:
+                    self.llm.reset_prefix_cache()  # keys and values are forgotten
+                    self.llm.sleep(level=1)  # weights stay, in the machine's memory
+                    send(self._sock, Kind.SLEPT)
+                elif kind is Kind.WAKE:
+                    self.llm.wake_up()
+                    send(self._sock, Kind.WOKEN)
             if self._running:
                 self._step()
 
@@ -208,6 +216,8 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         "disable_log_stats": True,
         "max_num_seqs": 128 if on_cpu else 256,
     }
+    if not on_cpu:
+        arguments["enable_sleep_mode"] = _can_sleep()
     if on_cpu:
         arguments["dtype"] = "float32" if settings["dtype"] == "auto" else settings["dtype"]
         arguments["enforce_eager"] = True  # compiling brought nothing on CPU
@@ -224,6 +234,21 @@ def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
         arguments |= {"load_format": "safetensors", "config_format": "hf"}
     arguments |= settings["engine_args"]
     return arguments
+
+
+def _can_sleep() -> bool:
+    """Whether vLLM can leave the GPU's memory to others while it has nothing to do."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_sleep_mode_available():
+        return False
+    if current_platform.is_cuda():
+        from vllm.device_allocator.cumem import cumem_available
+
+        if not cumem_available:
+            return False
+    allocator = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))
+    return "expandable_segments:true" not in allocator.lower()  # the two exclude each other
 
 
 def _config(settings: dict[str, Any]) -> Any:
