@@ -93,10 +93,11 @@ def available_bytes(device: str) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_machine_bytes(), _group_bytes(Path("/sys/fs/cgroup")))
+    return min(machine_bytes(), group_bytes(Path("/sys/fs/cgroup")))
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
+    """Return what the machine has left, files that are only cached included."""
     with suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -106,8 +107,8 @@ def _machine_bytes() -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _group_bytes(root: Path) -> int:
-    """Return what a control group (of version 2) leaves; no limit is the largest number."""
+def group_bytes(root: Path) -> int:
+    """Return what a control group (of version 2) leaves; the largest number without a limit."""
     try:
         limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
         fields = (line.split() for line in (root / "memory.stat").read_text().splitlines())
