@@ -124,6 +124,7 @@ class Engine(ABC):
         sampling: how tokens are drawn. May be set while nothing is running.
         holds_memory: whether its model is in this machine's memory.
         can_sleep: whether it can leave its device's memory to others, and come back to it.
+        instead_of: a sentence that says so, if `auto` would have had another that did not start.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Engine(ABC):
     sampling: SamplingSettings
     holds_memory = True
     can_sleep = False
+    instead_of = ""
 
     _closed = False
     _asleep = False

@@ -55,13 +55,17 @@ class EngineStart:
         use: the stage that needed it.
         reason: why none was open.
         seconds: from nothing to an engine that takes requests.
-        engine: what it says of itself, such as its version.
+        engine: its name.
+        instead_of: see `Engine`.
+        about: what it says of itself, such as its version.
     """
 
     use: str
     reason: str
     seconds: float
-    engine: dict[str, Any]
+    engine: str
+    instead_of: str
+    about: dict[str, Any]
 
 
 FIRST = "no engine was open yet"
@@ -141,8 +145,10 @@ class HeldEngine:
     def _opened(self, opener: Callable[[], Engine], use: str) -> Engine:
         begin = monotonic()
         engine = self._engine = opener()
-        seconds = round(monotonic() - begin, 3)
-        self._starts.append(EngineStart(use, self._why_none, seconds, dict(engine.usage.extra)))
+        seconds, about = round(monotonic() - begin, 3), dict(engine.usage.extra)
+        self._starts.append(
+            EngineStart(use, self._why_none, seconds, engine.name, engine.instead_of, about)
+        )
         return engine
 
     def _put_to_rest(self, engine: Engine, use: str) -> None:

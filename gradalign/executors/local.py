@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from types import TracebackType
 
+from gradalign.executors.base import note_engine_starts
 from gradalign.executors.heap import frozen_heap
 from gradalign.progress import Reporter
 from gradalign.runtime import model_seconds
@@ -42,7 +43,7 @@ class LocalExecutor:
             frozen_heap(),
         ):
             opening = timer.seconds
-            log.add_engine_starts(run.student_engine.taken_starts())
+            note_engine_starts(run.student_engine.taken_starts(), log, reporter)
             check_models(run, log.data["models"])  # they may have been changed while they were read
             for shard, following in zip_longest(pending, pending[1:]):
                 announce(work, following)

@@ -140,6 +140,7 @@ def _teacher_engine(run: Run, model: str, max_model_len: int) -> Iterator[Engine
         engine_args=run.config.engine_args if engine_name == run.resolved.engine else None,
         base_urls=urls,
         tokens=run.common_tokens(model),
+        or_transformers=run.config.engine == "auto",
         **run.model_options(model),
     ) as engine:
         yield engine

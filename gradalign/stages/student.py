@@ -148,6 +148,7 @@ def student_engine(run: Run, use: str, max_model_len: int | None = None) -> Iter
             engine_args=config.engine_args,
             base_urls=config.base_urls,
             tokens=run.tokens,
+            or_transformers=config.engine == "auto",
         )
 
     with run.student_engine.lent(opener, use, max_model_len=longest) as engine:

@@ -27,4 +27,5 @@ def test_a_whole_run_on_vllm(tmp_path):
     assert runs["vllm"].metadata["resolved"]["engine"] == "vllm"
     (start,) = runs["vllm"].metadata["engine_starts"]
     assert start["use"] == "sample"
-    assert start["engine"]["vllm"]
+    assert start["engine"] == "vllm"
+    assert start["about"]["max_num_seqs"] > 0

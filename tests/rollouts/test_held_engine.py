@@ -67,7 +67,7 @@ def test_two_uses_have_one_engine_which_draws_as_a_fresh_one_does(opener: Opener
     (start,) = held.taken_starts()
     assert (start["use"], start["reason"]) == ("sample", "no engine was open yet")
     assert start["seconds"] > 0
-    assert start["engine"] == {"store": "SlicedStore"}
+    assert (start["engine"], start["about"]) == ("transformers", {"store": "SlicedStore"})
     assert held.taken_starts() == []
     with opener() as fresh:
         assert drawn(fresh) == found

@@ -15,17 +15,28 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.vllm.faults import (
+    Fault,
+    FaultKind,
+    installed_for,
+    other_device,
+    standing_fault,
+)
 from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
 from gradalign.models.checkpoints.loading import config_number, context_length, load_config
 from gradalign.models.checkpoints.weight_files import has_consolidated
 
 STOP, LENGTH = 0, 1
+
+_DOCUMENTED = "See the engine arguments in vLLM's documentation."
+_NOT_ON_CPU = "Leave enable_chunked_prefill out."
 
 
 class BrokenLogits(Exception):
@@ -281,21 +292,21 @@ def _cpu_cache_bytes(settings: dict[str, Any], dtype: str, rows: int) -> int:
     return int(max(min(wanted, free * 0.4), 2 * longest * per_token, 64 * 2**20))
 
 
-def _check_environment(settings: dict[str, Any]) -> str:
-    """Return what is wrong with this machine for the installed vLLM, or an empty string."""
+def _check_environment(settings: dict[str, Any]) -> Fault | None:
+    """Return what is wrong with this machine for the installed vLLM."""
     from vllm.platforms import current_platform
 
     kind = current_platform.device_type
     if not kind:
-        return "the installed vllm has no device to run on here"
+        return standing_fault(installed_for(), None) or Fault(
+            "missing", "the installed vllm finds no device that it runs on"
+        )
     wanted = str(settings["device"]).partition(":")[0]
-    if wanted not in ("auto", kind):
-        return f"--device {wanted} was asked for, but the installed vllm runs on {kind}"
-    return ""
+    return None if wanted in ("auto", kind) else other_device(wanted, kind)
 
 
-def _check_arguments(settings: dict[str, Any]) -> str:
-    """Return what is wrong with the user's engine arguments, or an empty string."""
+def _check_arguments(settings: dict[str, Any]) -> Fault | None:
+    """Return what is wrong with the user's engine arguments."""
     import dataclasses
 
     from vllm import EngineArgs
@@ -304,10 +315,10 @@ def _check_arguments(settings: dict[str, Any]) -> str:
     given = settings["engine_args"]
     unknown = sorted(set(given) - {field.name for field in dataclasses.fields(EngineArgs)})
     if unknown:
-        return f"vllm has no engine argument {unknown[0]!r}"
+        return Fault("usage", f"vllm has no engine argument {unknown[0]!r}", _DOCUMENTED)
     if given.get("enable_chunked_prefill") and current_platform.is_cpu():
-        return "on CPU vllm cannot split a prompt (enable_chunked_prefill) and keep seeds"
-    return ""
+        return Fault("usage", "on CPU vllm cannot split a prompt and keep seeds", _NOT_ON_CPU)
+    return None
 
 
 def _import_vllm() -> Exception | None:
@@ -325,22 +336,18 @@ def _open(
     sock: socket.socket, settings: dict[str, Any], failure: Exception | None
 ) -> Worker | None:
     """Start the engine, or tell the parent why it did not start."""
-    fault, message = "platform", ""
     try:
         if failure is not None:
             raise failure
-        message = _check_environment(settings)
-        if not message and (message := _check_arguments(settings)):
-            fault = "usage"
-        if not message:
-            fault = "engine"
+        fault = _check_environment(settings) or _check_arguments(settings)
+        if fault is None:
             return Worker(sock, settings)
     except Exception as error:  # vLLM raises whatever its many parts raise
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        fault = "platform" if isinstance(error, ImportError) else fault
-        message = f"{type(error).__name__}: {lines[0]}"
-    send_json(sock, Kind.ERROR, {"fault": fault, "message": message})
+        lines = str(error).strip().splitlines() or [""]
+        kind: FaultKind = "missing" if isinstance(error, ImportError) else "engine"
+        fault = Fault(kind, f"{type(error).__name__}: {lines[0]}")
+    send_json(sock, Kind.ERROR, asdict(fault))
     return None
 
 
