@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydantic
 import pytest
 from runs import TINY
 
 from gradalign.config import ScoreConfig
 from gradalign.engines import open_engine
 from gradalign.engines.vllm.engine import start_error
-from gradalign.engines.vllm.faults import Fault, Gpu, errors_in, fault_of, standing_fault
+from gradalign.engines.vllm.faults import (
+    Fault,
+    Gpu,
+    errors_in,
+    fault_of,
+    in_a_line,
+    standing_fault,
+)
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from gradalign.pipeline import score_config
 from gradalign.progress import SilentReporter
@@ -167,6 +175,25 @@ def test_what_is_not_recognised_is_shown_as_it_is() -> None:
     assert "gradalign[vllm]" in error.hint
     error = start_error(Fault("usage", "vllm has no engine argument 'x'", "See."), "", "a-model")
     assert isinstance(error, UsageError)
+
+
+def test_an_error_is_told_in_a_line() -> None:
+    assert in_a_line(KeyError("x")) == "KeyError: 'x'"
+    assert in_a_line(RuntimeError("a\nb")) == "RuntimeError: a"
+    assert len(in_a_line(RuntimeError("a" * 1000))) == 300
+
+    class Settings(pydantic.BaseModel):
+        size: int
+
+        @pydantic.field_validator("size")
+        @classmethod
+        def small(cls, size: int) -> int:
+            raise ValueError(f"{size} is too much")
+
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Settings(size=3)
+    said = in_a_line(caught.value)
+    assert said.startswith("ValueError: 3 is too much")
 
 
 def test_what_is_known_before_a_start() -> None:

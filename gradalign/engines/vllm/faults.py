@@ -11,6 +11,12 @@ from typing import Literal
 LOWEST_CAPABILITY = (7, 0)
 """Compute capability that vLLM's kernels are built for at least."""
 
+LONGEST = 300
+"""Characters of an error that are shown."""
+
+_OWN = "Value error, "
+"""What pydantic puts before the words of a check of vLLM's own."""
+
 FaultKind = Literal["missing", "usage", "engine"]
 
 
@@ -86,6 +92,19 @@ def fault_of(lines: Sequence[str]) -> Fault | None:
             if found := re.search(pattern, line, re.IGNORECASE):
                 return explain(found)
     return None
+
+
+def in_a_line(error: Exception) -> str:
+    """Return what an error says in a line that is not too long.
+
+    The first line of an error of pydantic, which vLLM checks settings with, is a count only.
+    """
+    name = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    told = [line.removeprefix(_OWN) for line in lines if line.startswith(_OWN)]
+    if name == "ValidationError" and told:
+        name, lines = "ValueError", told
+    return f"{name}: {lines[0]}"[:LONGEST]
 
 
 def errors_in(log: str) -> list[str]:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from gradalign.engines.vllm.faults import (
     Fault,
     FaultKind,
+    in_a_line,
     installed_for,
     other_device,
     standing_fault,
@@ -344,9 +345,8 @@ def _open(
             return Worker(sock, settings)
     except Exception as error:  # vLLM raises whatever its many parts raise
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
         kind: FaultKind = "missing" if isinstance(error, ImportError) else "engine"
-        fault = Fault(kind, f"{type(error).__name__}: {lines[0]}")
+        fault = Fault(kind, in_a_line(error))
     send_json(sock, Kind.ERROR, asdict(fault))
     return None
 
@@ -372,9 +372,7 @@ def main() -> int:
         return 1
     except Exception as error:  # after any failure the engine may hang: it is given up
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
-        message = f"{type(error).__name__}: {lines[0]}"
-        send_json(sock, Kind.ERROR, {"fault": "engine", "message": message})
+        send_json(sock, Kind.ERROR, {"fault": "engine", "message": in_a_line(error)})
         return 1
     worker.engine.engine_core.shutdown()
     return 0
