@@ -76,6 +76,21 @@ class EngineUsage:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """The work that an engine is opened for.
+
+    Attributes:
+        requests: how many there will be in all.
+        tokens: how many they will draw in all.
+        weight_bytes: the model's weights, None if unknown.
+    """
+
+    requests: int
+    tokens: int
+    weight_bytes: int | None
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """What an engine is opened with.
 
@@ -92,6 +107,7 @@ class EngineSpec:
         base_urls: the servers of engine `server`.
         tokens: the tokens that may be drawn and that every distribution is over; None for all
             rows of the output layer.
+        foreseen: the work, None if nothing is known of it.
     """
 
     model: str
@@ -105,6 +121,7 @@ class EngineSpec:
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     base_urls: tuple[str, ...] = ()
     tokens: EventSpace | None = None
+    foreseen: Foreseen | None = None
 
 
 class Engine(ABC):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
 
-from gradalign.engines.base import Engine
+from gradalign.engines.base import Engine, Foreseen
 from gradalign.errors import EngineError
 from gradalign.models import resolve_device
 from gradalign.runtime import available_bytes
@@ -28,16 +28,14 @@ class Prospect:
 
     Attributes:
         uses: names of the stages that sample from it, in order.
-        requests: how many they make in all.
-        tokens: how many they draw in all.
+        work: what they do in all.
         device: where the models are, as `--device`.
-        student_bytes: the student's weights, None if unknown.
+        student_bytes: the weights that sleep, of all workers; None if unknown.
         others_bytes: memory that other models need between two uses, None if unknown.
     """
 
     uses: tuple[str, ...]
-    requests: int
-    tokens: int
+    work: Foreseen
     device: str
     student_bytes: int | None
     others_bytes: int | None

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from gradalign.engines.base import Engine, EngineSpec
+from gradalign.engines.base import Engine, EngineSpec, Foreseen
 from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
@@ -90,6 +90,7 @@ def open_engine(
     engine_args: Mapping[str, Any] | None = None,
     base_urls: Sequence[str] = (),
     tokens: EventSpace | None = None,
+    foreseen: Foreseen | None = None,
     or_transformers: bool = False,
 ) -> Engine:
     """Open an engine by name (`auto` included); close it, or use it in a with statement.
@@ -110,6 +111,7 @@ def open_engine(
         engine_args: strings as typed by the user, or typed values.
         base_urls: the servers of engine `server`, which is what `auto` becomes with them.
         tokens: the tokens that distributions are over; None for all rows of the output layer.
+        foreseen: the work, if it is known: an engine that is slow to start fits itself to it.
         or_transformers: the name is what `auto` was resolved to before.
 
     Raises:
@@ -132,6 +134,7 @@ def open_engine(
         engine_args=parse_engine_args(engine_args),
         base_urls=tuple(base_urls),
         tokens=tokens,
+        foreseen=foreseen,
     )
     try:
         return ENGINES.get(chosen)(spec)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gradalign.config import ScoreConfig
+from gradalign.engines.base import Foreseen
 from gradalign.engines.held import Prospect
 from gradalign.errors import GateError, GradalignError, RunError
 from gradalign.executors.heap import frozen_heap
@@ -110,7 +111,10 @@ def run_from_json(text: str) -> tuple[Run, Prospect | None]:
     data: dict[str, Any] = json.loads(text)
     run = Run(ScoreConfig.build(data["config"]), Resolved(**_with_tuples(data["resolved"])))
     prospect = data["prospect"]
-    return run, None if prospect is None else Prospect(**_with_tuples(prospect))
+    if prospect is None:
+        return run, None
+    work = Foreseen(**prospect.pop("work"))
+    return run, Prospect(work=work, **_with_tuples(prospect))
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradalign.engines.base import Foreseen
 from gradalign.engines.held import Prospect, shortage
 from gradalign.order import student_samplers
 from gradalign.planning.memory import Memory
@@ -65,8 +66,11 @@ def prospect(run: Run, plan: Mapping[str, Any]) -> Prospect:
             for stage in student_samplers(run)
             if not all(stage.done(run, shard) for shard in shards)
         ),
-        requests=sum(figures[name] for name in counts) // workers,
-        tokens=sum(figures[name] for name in tokens) // workers,
+        work=Foreseen(
+            requests=sum(figures[name] for name in counts) // workers,
+            tokens=sum(figures[name] for name in tokens) // workers,
+            weight_bytes=memory["models"][0]["weight_bytes"],
+        ),
         device=run.config.device,
         # Workers may be on one machine, and are all at the same stage.
         student_bytes=_of_all(memory["models"][0]["weight_bytes"], workers),

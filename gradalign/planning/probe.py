@@ -13,7 +13,7 @@ import numpy as np
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion, Foreseen, Request
 from gradalign.engines.held import Prospect
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.planning.memory import plan_memory
@@ -87,13 +87,12 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
 
 def _prospect(run: Run) -> Prospect:
     memory = plan_memory(run.config, run.resolved)
-    requests = QUESTIONS * SPINES + ROLLOUTS
+    requests, weights = QUESTIONS * SPINES + ROLLOUTS, memory.models[0].weight_bytes
     return Prospect(
         uses=(Sample.name, Branch.name),
-        requests=requests,
-        tokens=requests * run.resolved.max_tokens // 2,
+        work=Foreseen(requests, requests * run.resolved.max_tokens // 2, weights),
         device=run.config.device,
-        student_bytes=memory.models[0].weight_bytes,
+        student_bytes=weights,
         others_bytes=memory.needed_bytes,
     )
 

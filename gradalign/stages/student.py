@@ -134,6 +134,7 @@ def student_engine(run: Run, use: str, max_model_len: int | None = None) -> Iter
     """
     config = run.config
     longest = max_model_len or run.resolved.max_model_len
+    prospect = run.student_engine.prospect
 
     def opener() -> Engine:
         return open_engine(
@@ -148,6 +149,7 @@ def student_engine(run: Run, use: str, max_model_len: int | None = None) -> Iter
             engine_args=config.engine_args,
             base_urls=config.base_urls,
             tokens=run.tokens,
+            foreseen=None if prospect is None else prospect.work,
             or_transformers=config.engine == "auto",
         )
 

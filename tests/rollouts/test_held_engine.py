@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradalign.engines import Engine, Request, open_engine
+from gradalign.engines import Engine, Foreseen, Request, open_engine
 from gradalign.engines.held import HeldEngine, Prospect, shortage
 from gradalign.errors import EngineError
 from tests.rollouts.conftest import assert_closed, tree_requests
@@ -16,9 +16,8 @@ HUGE = 2**60
 
 
 def prospect(*uses: str, others: int | None = 1, student: int | None = 1) -> Prospect:
-    return Prospect(
-        uses, requests=1, tokens=1, device="cpu", student_bytes=student, others_bytes=others
-    )
+    work = Foreseen(requests=1, tokens=1, weight_bytes=student)
+    return Prospect(uses, work, device="cpu", student_bytes=student, others_bytes=others)
 
 
 class Opener:

@@ -31,8 +31,7 @@ from gradalign.engines.vllm.faults import (
     standing_fault,
 )
 from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
-from gradalign.models.checkpoints.loading import config_number, context_length, load_config
-from gradalign.models.checkpoints.weight_files import has_consolidated
+from gradalign.engines.vllm.settings import engine_arguments
 
 STOP, LENGTH = 0, 1
 
@@ -75,10 +74,14 @@ class Worker:
             "vocab_size": int(config.model_config.get_vocab_size()),
             "max_model_len": self.max_model_len,
             "max_num_seqs": int(config.scheduler_config.max_num_seqs),
+            "max_num_batched_tokens": int(config.scheduler_config.max_num_batched_tokens),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "block_size": int(config.cache_config.block_size),
             "num_blocks": int(config.cache_config.num_gpu_blocks or 0),
+            "eager": bool(config.model_config.enforce_eager),
             "can_sleep": bool(config.model_config.enable_sleep_mode),
+            # The first draws rows with seeds one by one, the second all at once.
+            "runner": "V2" if getattr(config, "use_v2_model_runner", False) else "V1",
         }
         self._running: set[str] = set()
         self._done: list[tuple[tuple[int, int, int], list[int]]] = []
@@ -207,90 +210,6 @@ def _scores(output: Any, ids: list[int], start: int) -> npt.NDArray[np.float32]:
     if len(entries) < len(ids):
         entries.append(output.outputs[0].logprobs[0])
     return np.array([entries[t][ids[t]].logprob for t in range(start, len(ids))], np.float32)
-
-
-def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of vllm.LLM: what suits many short requests, then the user's own."""
-    from vllm.platforms import current_platform
-
-    on_cpu = current_platform.is_cpu()
-    longest = settings["max_model_len"]
-    arguments: dict[str, Any] = {
-        "model": settings["model"],
-        "revision": settings["revision"],
-        "trust_remote_code": settings["trust_remote_code"],
-        "dtype": settings["dtype"],
-        "max_model_len": longest,
-        "seed": settings["seed"],
-        "skip_tokenizer_init": True,
-        "enable_prefix_caching": True,
-        "worker_extension_cls": "gradalign.engines.vllm.extension.CutLogits",
-        "disable_log_stats": True,
-        "max_num_seqs": 128 if on_cpu else 256,
-    }
-    if not on_cpu:
-        arguments["enable_sleep_mode"] = _can_sleep()
-    if on_cpu:
-        arguments["dtype"] = "float32" if settings["dtype"] == "auto" else settings["dtype"]
-        arguments["enforce_eager"] = True  # compiling brought nothing on CPU
-        arguments["block_size"] = 32  # the default of 128 shares far fewer prefixes
-        # A prompt split over two steps makes vLLM rewind the request's generator, which a CPU
-        # generator cannot do; unsplit, a step must have room for the longest prompt.
-        arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(4096, longest or _configured_length(settings))
-        rows = int(settings["engine_args"].get("max_num_seqs", arguments["max_num_seqs"]))
-        # Without this vLLM takes nearly all of the machine's memory.
-        arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(settings, arguments["dtype"], rows)
-    if has_consolidated(Path(settings["model"])):
-        # vLLM prefers Mistral's own files; all other passes read those of transformers.
-        arguments |= {"load_format": "safetensors", "config_format": "hf"}
-    arguments |= settings["engine_args"]
-    return arguments
-
-
-def _can_sleep() -> bool:
-    """Whether vLLM can leave the GPU's memory to others while it has nothing to do."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_sleep_mode_available():
-        return False
-    if current_platform.is_cuda():
-        from vllm.device_allocator.cumem import cumem_available
-
-        if not cumem_available:
-            return False
-    allocator = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))
-    return "expandable_segments:true" not in allocator.lower()  # the two exclude each other
-
-
-def _config(settings: dict[str, Any]) -> Any:
-    return load_config(
-        settings["model"],
-        revision=settings["revision"],
-        trust_remote_code=settings["trust_remote_code"],
-    )
-
-
-def _configured_length(settings: dict[str, Any]) -> int:
-    return context_length(_config(settings)) or 4096
-
-
-def _cpu_cache_bytes(settings: dict[str, Any], dtype: str, rows: int) -> int:
-    """Return room for the running rows at full length and as much again for cached prefixes."""
-    import torch
-
-    config = _config(settings)
-    layers = config_number(config, "num_hidden_layers") or 1
-    heads = config_number(config, "num_attention_heads") or 1
-    kv_heads = config_number(config, "num_key_value_heads") or heads
-    size = config_number(config, "head_dim")
-    size = size or (config_number(config, "hidden_size") or 0) // heads
-    item = torch.empty(0, dtype=getattr(torch, dtype, torch.float32)).element_size()
-    per_token = 2 * layers * kv_heads * size * item
-    longest = settings["max_model_len"] or _configured_length(settings)
-    wanted = 2 * rows * longest * per_token
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(max(min(wanted, free * 0.4), 2 * longest * per_token, 64 * 2**20))
 
 
 def _check_environment(settings: dict[str, Any]) -> Fault | None:
