@@ -24,7 +24,7 @@ from gradalign.stages.sample import Sample
 
 
 def stages(run: Run) -> list[Stage]:
-    """Return the stages of a run; one model is in memory at a time."""
+    """Return the stages of a run; one model is at work at a time."""
     hidden = [StudentHidden()] if run.config.alignment == "update" else []
     return [
         Sample(),

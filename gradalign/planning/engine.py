@@ -8,6 +8,7 @@ from typing import Any
 
 from gradalign.engines.base import Foreseen
 from gradalign.engines.held import Prospect, shortage
+from gradalign.engines.vllm.settings import CPU_ROWS, cpu_cache_bytes
 from gradalign.order import student_samplers
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run
@@ -40,12 +41,21 @@ def foreseen_starts(run: Run, memory: Memory, workers: int) -> EngineStarts:
         stays = "sleeps while other models are read"
     else:
         others = None if student is None else memory.needed_bytes
-        left = memory.free_bytes - workers * (student or 0)
+        left = memory.free_bytes - workers * ((student or 0) + _cache_bytes(run, memory))
         why = shortage("other models", others if on_gpu else _of_all(others, workers), left)
         stays = "idles while other models are read"
     if why:
         return EngineStarts(uses * workers, why)
     return EngineStarts(workers, stays)
+
+
+def _cache_bytes(run: Run, memory: Memory) -> int:
+    """Return what an idle engine keeps for keys and values: vLLM all of it, transformers none."""
+    if run.resolved.engine != "vllm":
+        return 0
+    rows = int(run.config.engine_args.get("max_num_seqs", CPU_ROWS))
+    token_bytes = memory.models[0].kv_bytes_per_token or 0
+    return cpu_cache_bytes(rows, run.resolved.max_model_len, token_bytes, memory.free_bytes)
 
 
 def prospect(run: Run, plan: Mapping[str, Any]) -> Prospect:

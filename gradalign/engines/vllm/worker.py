@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, sen
 from gradalign.engines.vllm.settings import engine_arguments
 
 STOP, LENGTH = 0, 1
+
+BACKLOG = 64
+"""Requests that wait inside vLLM, beyond those that it does at once."""
+
+Row = tuple[tuple[int, int, int], npt.NDArray[Any]]
+"""A request on the line: (number, max_tokens, seed) and the prompt."""
 
 _DOCUMENTED = "See the engine arguments in vLLM's documentation."
 _NOT_ON_CPU = "Leave enable_chunked_prefill out."
@@ -83,6 +90,7 @@ class Worker:
             # The first draws rows with seeds one by one, the second all at once.
             "runner": "V2" if getattr(config, "use_v2_model_runner", False) else "V1",
         }
+        self._waiting: deque[Row] = deque()
         self._running: set[str] = set()
         self._done: list[tuple[tuple[int, int, int], list[int]]] = []
         self._seconds = 0.0
@@ -98,10 +106,11 @@ class Worker:
                 if kind is Kind.SAMPLING:
                     self._sampling = json.loads(payload)
                 elif kind is Kind.ADD:
-                    self._add(payload)
+                    self._waiting.extend(unpack_rows(payload, "<i4"))
                 elif kind is Kind.ABORT:
                     self.engine.abort_request(sorted(self._running))
                     self._running.clear()
+                    self._waiting.clear()
                 elif kind is Kind.SCORE:
                     self._score(payload)
                 elif kind is Kind.SLEEP:
@@ -111,11 +120,18 @@ class Worker:
                 elif kind is Kind.WAKE:
                     self.llm.wake_up()
                     send(self._sock, Kind.WOKEN)
+            self._feed()
             if self._running:
                 self._step()
 
-    def _add(self, payload: bytes) -> None:
-        for (number, max_tokens, seed), ids in unpack_rows(payload, "<i4"):
+    def _feed(self) -> None:
+        """Hand vLLM as many requests as it can begin with in a step, in order, and a few more.
+
+        Each takes some time: handed over all at once, a GPU would wait for the last.
+        """
+        most = self.about["max_num_seqs"] + BACKLOG
+        while self._waiting and len(self._running) < most:
+            (number, max_tokens, seed), ids = self._waiting.popleft()
             params = self._params(
                 temperature=self._sampling["temperature"],
                 top_p=self._sampling["top_p"],
