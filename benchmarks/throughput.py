@@ -44,16 +44,19 @@ DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "medium": STAGES + SCORES,
     "long-prefix": ("stage, vllm", "stage, vllm, no cache"),
     "prefixes": ("stage, vllm", "stage, vllm, no cache", "stage, transformers", "plain script"),
+    "real": ("raw LLM.generate", "stage, vllm"),
     "workers": tuple(row for row in ROWS if row.startswith(("bare", "ray"))),
     "long": ("score, vllm",),
 }
 
 
-def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, Any]:
+def run_workload(
+    name: str, rows: tuple[str, ...], repeats: int, student: str = ""
+) -> dict[str, Any]:
     """Measure the rows of a workload in turns."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepare_run(name, folder)
+        prepare_run(name, folder, student)
         found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
         for repeat in range(repeats):
             for number, row in enumerate(rows):
@@ -62,7 +65,7 @@ def run_workload(name: str, rows: tuple[str, ...], repeats: int) -> dict[str, An
                 figures = _in_a_process(row, name, folder, work_folder)
                 if figures is not None:
                     found[row].append(figures)
-        config = make_config(name, folder).model_dump_json()
+        config = make_config(name, folder, student).model_dump_json()
     return {
         **environment(),
         "about": WORKLOADS[name].about,
@@ -121,6 +124,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS))
     parser.add_argument("--row", action="append", choices=list(ROWS))
+    parser.add_argument("--student", default="", help="checkpoint of the workload `real`")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT / "throughput.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -132,9 +136,12 @@ def main() -> None:
         print(json.dumps(measure(row, name, options.folder, options.work_folder)))
         return
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name in options.workload or list(WORKLOADS):
+    named = [name for name, work in WORKLOADS.items() if options.student or not work.real]
+    for name in options.workload or named:
+        if WORKLOADS[name].real and not options.student:
+            parser.error(f"workload {name} needs --student")
         rows = tuple(options.row or DEFAULT_ROWS[name])
-        report[name] = run_workload(name, rows, options.repeats)
+        report[name] = run_workload(name, rows, options.repeats, options.student)
         print(table(name, report[name]) + "\n", flush=True)
         write_json(options.out, report)
     print(f"written to {options.out}")

@@ -18,12 +18,13 @@ from gradalign.stages.distributions import (
     TeacherPositions,
 )
 from gradalign.stages.gradients import WeightGradients
+from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
 from gradalign.stages.slopes import StudentSlopes
 
 
 def stages(run: Run) -> list[Stage]:
-    """Return the stages of a run; one model is in memory at a time."""
+    """Return the stages of a run; one model is at work at a time."""
     slopes = [StudentSlopes()] if "update" in run.config.alignment else []
     return [
         Sample(),
@@ -34,6 +35,16 @@ def stages(run: Run) -> list[Stage]:
         *slopes,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
         *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
+    ]
+
+
+def student_samplers(run: Run) -> list[Stage]:
+    """Return the stages that sample from the student, in order."""
+    return [
+        stage
+        for stage in stages(run)
+        if isinstance(stage, Sample | Branch)
+        or (isinstance(stage, ContinuePrefixes) and not stage.teachers)
     ]
 
 

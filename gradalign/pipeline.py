@@ -12,7 +12,7 @@ from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.errors import UsageError
 from gradalign.executors import open_executor
 from gradalign.order import analysis_stages, stages
-from gradalign.planning import Plan, expected, make_plan, record_actual, record_plan
+from gradalign.planning import Plan, expected, make_plan, prospect, record_actual, record_plan
 from gradalign.planning.probe import probe
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.report.report import Report
@@ -74,7 +74,8 @@ def run_held(
         for warning in [*run.resolved.warnings, *sampling_warning(config.model_dump())]:
             reporter.remark(warning)
         reporter.expect(expected(run, log.data["plan"].get("stages")), model_names(config))
-        with open_executor(config) as executor:
+        kept = run.student_engine.kept(prospect(run, log.data["plan"]))
+        with kept, open_executor(config) as executor:
             for stage in stages(run):
                 executor.run_stage(stage, run, log, reporter)
                 if isinstance(stage, Sample):
@@ -106,6 +107,8 @@ def _end_recorded(run: Run, log: RunLog) -> Iterator[None]:
         if not (was_done and missing_stage(run) is None):
             log.stop(error)
         raise
+    finally:
+        log.add_engine_starts(run.student_engine.taken_starts())
 
 
 def plan_config(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,13 @@ import torch
 from runs import SMALL, TINY, flags
 
 import gradalign
+from gradalign.config import ScoreConfig
 from gradalign.errors import ContextOverflowError, RunError, UsageError
 from gradalign.models import loaded_model
+from gradalign.planning.engine import EngineStarts, foreseen_starts
 from gradalign.planning.memory import count_parameters, kv_numbers_per_token
+from gradalign.stages.base import Run
+from gradalign.stages.preparation.preflight import check
 from gradalign_cli.main import main
 
 EXACT = ("questions", "spines", "spine_prompt_tokens", "student_passes", "teacher_passes")
@@ -112,6 +116,40 @@ def test_a_machine_without_gpu():
             gradalign.plan(**{**SMALL, "device": "cuda"})
 
 
+def starts(memory, *, engine="transformers", workers=1, **settings):
+    """What is foretold for a machine with that memory."""
+    given = {**SMALL, **settings, "output_dir": "nowhere"}
+    if workers > 1:
+        given |= {"executor": "ray", "num_workers": workers}
+    checked = check(ScoreConfig.build(given))
+    run = Run(checked.config, replace(checked.resolved, engine=engine))
+    return foreseen_starts(run, memory, workers)
+
+
+def test_openings_of_the_engine_are_foretold():
+    memory = gradalign.plan(**{**SMALL, "device": "cpu"}).memory
+    gib = 2**30
+    roomy = replace(memory, free_bytes=16 * gib, host_free_bytes=16 * gib, needed_bytes=gib)
+    assert starts(roomy) == EngineStarts(1, "idles while other models are read")
+    assert starts(roomy, workers=3).number == 3
+    assert starts(roomy, engine="server").number == 1
+    tight = starts(replace(roomy, needed_bytes=16 * gib))
+    assert (tight.number, "20.5 GiB where 16.0 GiB" in tight.reason) == (2, True)
+    assert starts(replace(roomy, needed_bytes=None)).number == 2
+    # vLLM keeps its cache of keys and values on CPU: two fifths of what is free at most.
+    close = replace(roomy, needed_bytes=9 * gib)
+    greedy = replace(close, models=(replace(close.models[0], kv_bytes_per_token=gib),))
+    assert starts(close).number == starts(close, engine="vllm").number == 1
+    assert starts(greedy, engine="vllm").number == 2
+    # On a GPU it sleeps, whatever the others need there, if its weights have room outside.
+    gpu = replace(roomy, device="cuda", free_bytes=gib, needed_bytes=16 * gib)
+    assert starts(gpu).number == 2
+    assert starts(gpu, engine="vllm") == EngineStarts(1, "sleeps while other models are read")
+    assert starts(replace(gpu, host_free_bytes=1000), engine="vllm").number == 2
+    prefixes = {"diagnose": ["prefix"]}
+    assert starts(replace(roomy, needed_bytes=16 * gib), **prefixes).number == 3
+
+
 def test_a_budget_bounds_the_rollouts():
     plan = gradalign.plan(**{**SMALL, "budget": 2000})
     assert plan.figures.continuations == 3 * 2000
@@ -151,7 +189,14 @@ def test_the_command_prints_a_table(capsys):
         main(["plan", *flags(SMALL), "--full"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    for text in ("targeted rollouts", "teacher passes", "time: branch", "upper bounds", "fits"):
+    for text in (
+        "targeted rollouts",
+        "teacher passes",
+        "time: branch",
+        "upper bounds",
+        "fits",
+        "opened once",
+    ):
         assert text in out
     if not torch.cuda.is_available():
         assert "models run in the machine's memory" in out

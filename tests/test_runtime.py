@@ -86,3 +86,17 @@ def test_out_of_memory_collects_whatever_the_size(monkeypatch):
         monkeypatch.setattr(model, "forward", scarce)
         assert len(list(engine.generate(requests))) == len(requests)
     assert calls[0]() is None
+
+
+def test_free_memory_is_the_machines_or_what_a_container_leaves(tmp_path):
+    import os
+
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**26 < runtime.available_bytes("cpu") <= total
+    assert runtime.group_bytes(tmp_path) > total, "no group, no limit"
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 500\n")
+    assert runtime.group_bytes(tmp_path) > total
+    (tmp_path / "memory.max").write_text("10000\n")
+    assert runtime.group_bytes(tmp_path) == 7500

@@ -38,7 +38,7 @@ class RawEngine:
         from vllm.sampling_params import RequestOutputKind
 
         from gradalign.engines.base import EngineSpec
-        from gradalign.engines.vllm.worker import engine_arguments
+        from gradalign.engines.vllm.settings import engine_arguments
         from gradalign.models import resolve_model
 
         model = resolve_model(run.config.student)

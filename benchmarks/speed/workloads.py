@@ -38,6 +38,7 @@ class Workload:
         warm_up: questions of a last shard, which is done first and not timed.
         prepared: what its rows want done beforehand: the model and the questions alone, every
             stage before the branch stage, or also the branch stage, to record its requests.
+        real: its student is a checkpoint of the caller's.
     """
 
     about: str
@@ -48,6 +49,7 @@ class Workload:
     shard_size: int = 0
     warm_up: int = 1
     prepared: Literal["questions", "run", "requests"] = "requests"
+    real: bool = False
 
 
 _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
@@ -74,6 +76,19 @@ WORKLOADS: dict[str, Workload] = {
         questions=4,
         settings={**_MEDIUM, "continuations": 4, "max_tokens": 64, "allocation": "uniform"},
         prompt_tokens=96,
+    ),
+    "real": Workload(
+        "a checkpoint of your own (--student) on the bundled sums",
+        questions=3,
+        settings={
+            **_MEDIUM,
+            "teachers": ["self+answer"],
+            "nodes": 8,
+            "continuations": 4,
+            "max_tokens": 64,
+            "allocation": "uniform",
+        },
+        real=True,
     ),
     "long-prefix": Workload(
         "the same model, prompts of 768 tokens",
@@ -109,8 +124,14 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
-def make_config(name: str, folder: Path) -> ScoreConfig:
-    """Return the configuration of a workload; its model and task are made in `folder`."""
+def make_config(name: str, folder: Path, student: str = "") -> ScoreConfig:
+    """Return the configuration of a workload; its model and task are made in `folder`.
+
+    Args:
+        name: the workload.
+        folder: its folder.
+        student: the checkpoint of a workload that is `real`.
+    """
     work = WORKLOADS[name]
     settings: dict[str, Any] = {
         "student": "demo:student",
@@ -139,12 +160,13 @@ def make_config(name: str, folder: Path) -> ScoreConfig:
             "output_dir": str(folder / "run"),
         }
         | work.settings
+        | ({"student": student} if work.real else {})
     )
 
 
-def prepare_run(name: str, folder: Path) -> None:
-    """Do what the rows of a workload want done beforehand."""
-    config = make_config(name, folder)
+def prepare_run(name: str, folder: Path, student: str = "") -> None:
+    """Do what the rows of a workload want done beforehand; see `make_config`."""
+    config = make_config(name, folder, student)
     if WORKLOADS[name].prepared == "questions":
         return
     run, log = prepare(config)

@@ -167,9 +167,13 @@ def print_plan(plan: Plan, *, full: bool = False) -> None:
         [*rows, None, *(_memory(plan.memory) if full else [_memory_in_short(plan.memory)])],
         title="Plan (measured by a probe)" if plan.measured else "Plan (most: upper bounds)",
     )
+    engine = plan.engine
+    times = "once" if engine.number == 1 else f"{engine.number} times"
+    starts = f"- The student's engine will be opened {times}: {engine.reason}."
     kept = plan.assumptions if full else plan.assumptions[: _warnings(plan)]
     more = [] if full else ["--full has every row and what is assumed."]
-    print_table(table, notes=[*(f"- {line}" for line in kept), BASIS[plan.likely.basis], *more])
+    notes = [starts, *(f"- {line}" for line in kept), BASIS[plan.likely.basis], *more]
+    print_table(table, notes=notes)
 
 
 def _print_sentence(text: str) -> None:

@@ -8,6 +8,7 @@ from gradalign.engines.base import (
     EngineSpec,
     EngineUsage,
     FinishReason,
+    Foreseen,
     Request,
 )
 from gradalign.engines.registry import (
@@ -33,6 +34,7 @@ __all__ = [
     "EngineSpec",
     "EngineUsage",
     "FinishReason",
+    "Foreseen",
     "LocalEngine",
     "ModelLimits",
     "Request",

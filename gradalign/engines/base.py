@@ -76,6 +76,21 @@ class EngineUsage:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """The work that an engine is opened for.
+
+    Attributes:
+        requests: how many there will be in all.
+        tokens: how many they will draw in all.
+        weight_bytes: the model's weights, None if unknown.
+    """
+
+    requests: int
+    tokens: int
+    weight_bytes: int | None
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """What an engine is opened with.
 
@@ -92,6 +107,7 @@ class EngineSpec:
         base_urls: the servers of engine `server`.
         tokens: the tokens that may be drawn and that every distribution is over; None for all
             rows of the output layer.
+        foreseen: the work, None if nothing is known of it.
     """
 
     model: str
@@ -105,6 +121,7 @@ class EngineSpec:
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     base_urls: tuple[str, ...] = ()
     tokens: EventSpace | None = None
+    foreseen: Foreseen | None = None
 
 
 class Engine(ABC):
@@ -122,14 +139,21 @@ class Engine(ABC):
         usage: what it has done so far.
         limits: what the model can take; every request is checked against it.
         sampling: how tokens are drawn. May be set while nothing is running.
+        holds_memory: whether its model is in this machine's memory.
+        can_sleep: whether it can leave its device's memory to others, and come back to it.
+        instead_of: a sentence that says so, if `auto` would have had another that did not start.
     """
 
     name: str
     usage: EngineUsage
     limits: ModelLimits
     sampling: SamplingSettings
+    holds_memory = True
+    can_sleep = False
+    instead_of = ""
 
     _closed = False
+    _asleep = False
     _num_running = 0
     # Whoever has the engine for a block; None if it is whoever calls `submit`.
     _owner: object | None = None
@@ -209,6 +233,29 @@ class Engine(ABC):
             NotNumbersError: the model gave no distribution, on the sequence of that index.
         """
 
+    def sleep(self) -> None:
+        """Leave the device's memory to others, if it can; what is under way is dropped.
+
+        Raises:
+            EngineError: the engine failed, or has been closed.
+        """
+        self._check_open()
+        self.abort()
+        if self.can_sleep and not self._asleep:
+            self._asleep = True
+            self._fall_asleep()
+
+    def wake(self) -> None:
+        """Come back after `sleep`; nothing else may be asked for before that.
+
+        Raises:
+            EngineError: the engine failed, has been closed, or its memory is not free any more.
+        """
+        self._check_open()
+        if self._asleep:
+            self._wake_up()
+            self._asleep = False
+
     def close(self) -> None:
         """Free the model; the engine cannot be used afterwards."""
         if not self._closed:
@@ -245,6 +292,16 @@ class Engine(ABC):
     @abstractmethod
     def _free(self) -> None:
         """Free what is held; called once."""
+
+    # Only an engine that can sleep defines these.
+
+    def _fall_asleep(self) -> None:
+        """Leave the device's memory."""
+        raise NotImplementedError
+
+    def _wake_up(self) -> None:
+        """Take it again."""
+        raise NotImplementedError
 
     # What subclasses use.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from gradalign.engines.base import Engine, EngineSpec
-from gradalign.errors import UsageError
+from gradalign.engines.base import Engine, EngineSpec, Foreseen
+from gradalign.errors import EngineError, MissingDependencyError, UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.registry import Registry, parse_value
@@ -90,8 +90,13 @@ def open_engine(
     engine_args: Mapping[str, Any] | None = None,
     base_urls: Sequence[str] = (),
     tokens: EventSpace | None = None,
+    foreseen: Foreseen | None = None,
+    or_transformers: bool = False,
 ) -> Engine:
     """Open an engine by name (`auto` included); close it, or use it in a with statement.
+
+    Where vllm was chosen by `auto` and does not start, transformers is taken instead, and the
+    engine's `instead_of` says why.
 
     Args:
         name: a registered engine, or `auto`.
@@ -106,6 +111,8 @@ def open_engine(
         engine_args: strings as typed by the user, or typed values.
         base_urls: the servers of engine `server`, which is what `auto` becomes with them.
         tokens: the tokens that distributions are over; None for all rows of the output layer.
+        foreseen: the work, if it is known: an engine that is slow to start fits itself to it.
+        or_transformers: the name is what `auto` was resolved to before.
 
     Raises:
         UnknownNameError: no such engine.
@@ -114,22 +121,30 @@ def open_engine(
         ModelError: the model cannot be loaded.
         EngineError: the engine does not start.
     """
-    factory = ENGINES.get(resolve_engine(name, base_urls))
-    return factory(
-        EngineSpec(
-            model=os.fspath(model_path),
-            sampling=sampling or SamplingSettings(),
-            max_model_len=max_model_len,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            seed=seed,
-            engine_args=parse_engine_args(engine_args),
-            base_urls=tuple(base_urls),
-            tokens=tokens,
-        )
+    chosen = resolve_engine(name, base_urls)
+    spec = EngineSpec(
+        model=os.fspath(model_path),
+        sampling=sampling or SamplingSettings(),
+        max_model_len=max_model_len,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+        engine_args=parse_engine_args(engine_args),
+        base_urls=tuple(base_urls),
+        tokens=tokens,
+        foreseen=foreseen,
     )
+    try:
+        return ENGINES.get(chosen)(spec)
+    except (MissingDependencyError, EngineError) as error:
+        if chosen != "vllm" or not (or_transformers or name == "auto"):
+            raise
+        # Engine arguments were meant for the other engine.
+        engine = ENGINES.get("transformers")(replace(spec, engine_args={}))
+        engine.instead_of = f"engine transformers instead of vllm: {error.message.splitlines()[0]}"
+        return engine
 
 
 def start_engine_ahead(name: str, base_urls: Sequence[str] = (), device: str = "auto") -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradalign.config import ScoreConfig
 from gradalign.progress import Reporter
@@ -21,6 +22,16 @@ class Executor(Protocol):
             GradalignError: what went wrong in a shard; finished shards are kept.
         """
         ...
+
+
+def note_engine_starts(
+    starts: Sequence[Mapping[str, Any]], log: RunLog, reporter: Reporter
+) -> None:
+    """Put openings of the student's engine into run.json, and tell of one that was not meant."""
+    log.add_engine_starts(starts)
+    for line in dict.fromkeys(start["instead_of"] for start in starts):
+        if line:
+            reporter.remark(line)
 
 
 def open_executor(config: ScoreConfig) -> AbstractContextManager[Executor]:

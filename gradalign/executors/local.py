@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from types import TracebackType
 
+from gradalign.executors.base import note_engine_starts
 from gradalign.executors.heap import frozen_heap
 from gradalign.progress import Reporter
 from gradalign.runtime import model_seconds
@@ -25,7 +26,7 @@ class LocalExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to close: a stage closes what it opened."""
+        """Nothing to close: a stage closes what it opened, and the run what it keeps."""
 
     def run_stage(self, stage: Stage, run: Run, log: RunLog, reporter: Reporter) -> None:
         """Do every shard of a stage that is not there yet; see Executor."""
@@ -42,6 +43,7 @@ class LocalExecutor:
             frozen_heap(),
         ):
             opening = timer.seconds
+            note_engine_starts(run.student_engine.taken_starts(), log, reporter)
             check_models(run, log.data["models"])  # they may have been changed while they were read
             for shard, following in zip_longest(pending, pending[1:]):
                 announce(work, following)

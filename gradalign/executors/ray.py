@@ -19,6 +19,7 @@ from typing import Any
 
 from gradalign.config import ScoreConfig
 from gradalign.errors import EngineError
+from gradalign.executors.base import note_engine_starts
 from gradalign.executors.cluster import open_cluster
 from gradalign.executors.worker import Outcome, Tidings
 from gradalign.executors.workers import ATTEMPTS, Workers, error_of
@@ -80,6 +81,7 @@ class RayExecutor:
                         opening_seconds=outcome.opening_seconds,
                         worker_seconds=outcome.seconds,
                     )
+                    note_engine_starts(outcome.engine_starts, log, reporter)
                     timer = Timer()
                     progress.finish_shard()
                 self._workers.close_stage()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gradalign.config import ScoreConfig
+from gradalign.engines.base import Foreseen
+from gradalign.engines.held import Prospect
 from gradalign.errors import GateError, GradalignError, RunError
 from gradalign.executors.heap import frozen_heap
 from gradalign.runtime import model_seconds
@@ -48,6 +50,7 @@ class Outcome:
         model_seconds: of these, inside engines and model passes.
         opening_seconds: of these, on opening the stage.
         units: how many units of progress there were.
+        engine_starts: openings of the student's engine, for run.json.
         failure: None if the shard is done.
     """
 
@@ -56,6 +59,7 @@ class Outcome:
     model_seconds: float = 0.0
     opening_seconds: float = 0.0
     units: int = 0
+    engine_starts: Sequence[Mapping[str, Any]] = ()
     failure: Failure | None = None
 
 
@@ -85,25 +89,42 @@ class ProgressBoard:
 
 
 def run_to_json(run: Run) -> str:
-    """Write a run as plain data; a local folder by its absolute path."""
+    """Write a run as plain data; a local folder by its absolute path.
+
+    What is to come of the student's engine goes with it.
+    """
     config = run.config.model_dump(mode="json")
     if "://" not in config["output_dir"]:
         config["output_dir"] = os.path.abspath(config["output_dir"])
-    return json.dumps({"config": config, "resolved": asdict(run.resolved)})
+    prospect = run.student_engine.prospect
+    return json.dumps(
+        {
+            "config": config,
+            "resolved": asdict(run.resolved),
+            "prospect": None if prospect is None else asdict(prospect),
+        }
+    )
 
 
-def run_from_json(text: str) -> Run:
+def run_from_json(text: str) -> tuple[Run, Prospect | None]:
     """Read what `run_to_json` wrote."""
     data: dict[str, Any] = json.loads(text)
-    resolved: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in data["resolved"].items()
+    run = Run(ScoreConfig.build(data["config"]), Resolved(**_with_tuples(data["resolved"])))
+    prospect = data["prospect"]
+    if prospect is None:
+        return run, None
+    work = Foreseen(**prospect.pop("work"))
+    return run, Prospect(work=work, **_with_tuples(prospect))
+
+
+def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
     }
-    return Run(ScoreConfig.build(data["config"]), Resolved(**resolved))
 
 
 class Worker:
-    """Holds one stage's session and does shards with it.
+    """Holds one stage's session and does shards with it; an engine of its own outlives stages.
 
     Args:
         run_json: the run, from `run_to_json`.
@@ -114,7 +135,10 @@ class Worker:
     def __init__(self, run_json: str, working_folder: str, board: Any) -> None:
         if os.path.isdir(working_folder):
             os.chdir(working_folder)
-        self._run_json = run_json
+        self._run, prospect = run_from_json(run_json)
+        self._kept = ExitStack()
+        if prospect is not None:
+            self._kept.enter_context(self._run.student_engine.kept(prospect))
         self._board = board
         self._number = -1
         self._session = ExitStack()
@@ -145,6 +169,7 @@ class Worker:
             model_seconds=model_seconds() - before,
             opening_seconds=opening,
             units=ticker.units,
+            engine_starts=self._run.student_engine.taken_starts(),
         )
 
     def close(self) -> Outcome:
@@ -161,7 +186,7 @@ class Worker:
             from gradalign.stages.preparation.identity import check_models
 
             self._close()
-            run = run_from_json(self._run_json)
+            run = self._run
             if not run.folder.exists("run.json"):
                 raise RunError(
                     f"a worker on {os.uname().nodename} does not see the run in "

@@ -10,6 +10,7 @@ from gradalign.config import ScoreConfig
 from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.checkpoints.loading import resolve_dtype
 from gradalign.models.distributions import LOGITS_BYTES
+from gradalign.runtime import available_bytes
 from gradalign.stages.base import Resolved, Run
 
 GRADIENT_VECTORS = 4
@@ -40,7 +41,10 @@ class ModelMemory:
 
 @dataclass(frozen=True)
 class Memory:
-    """Needs against what is there. One model is loaded at a time.
+    """Needs against what is there. One model is at work at a time.
+
+    The student's engine may stay beside the others, where there is memory for it: see
+    `gradalign.planning.engine`.
 
     Attributes:
         device: cuda, cpu or mps.
@@ -48,6 +52,7 @@ class Memory:
         num_devices: GPUs that are visible; 0 without any.
         total_bytes: of one GPU, or of the machine.
         free_bytes: of it, now.
+        host_free_bytes: of the machine, now.
         models: the student first.
         sequence_bytes: the student's keys and values for the longest prompt and response.
         needed_bytes: the largest model with one such sequence, or with its logits.
@@ -59,6 +64,7 @@ class Memory:
     num_devices: int
     total_bytes: int
     free_bytes: int
+    host_free_bytes: int
     models: tuple[ModelMemory, ...]
     sequence_bytes: int | None
     needed_bytes: int | None
@@ -94,6 +100,7 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
         num_devices=number,
         total_bytes=total,
         free_bytes=free,
+        host_free_bytes=available_bytes("cpu"),
         models=models,
         sequence_bytes=sequence,
         needed_bytes=needed,
@@ -168,10 +175,5 @@ def device_memory(device: str) -> tuple[str, int, int, int]:
     if device.startswith("cuda"):
         free, total = torch.cuda.mem_get_info(device)
         return torch.cuda.get_device_name(device), torch.cuda.device_count(), total, free
-    pages = os.sysconf("SC_PAGE_SIZE")
-    total = pages * os.sysconf("SC_PHYS_PAGES")
-    try:
-        free = pages * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError):  # not every system has it
-        free = total
-    return f"{device}, {os.cpu_count()} cores", 0, total, free
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{device}, {os.cpu_count()} cores", 0, total, available_bytes("cpu")

@@ -11,6 +11,7 @@ from gradalign.diagnostics import chosen
 from gradalign.order import stages
 from gradalign.planning.calibration import Calibration, assumed
 from gradalign.planning.disk import disk_bytes
+from gradalign.planning.engine import EngineStarts, foreseen_starts
 from gradalign.planning.figures import Figures, Times
 from gradalign.planning.likely import Basis, Likely, around, likely_disk, probed, seen, typical
 from gradalign.planning.memory import Memory, plan_memory
@@ -31,6 +32,7 @@ class Plan:
         memory: what the models need and what is there.
         workers: how many share the work.
         assumptions: in words.
+        engine: how often the student's engine will be opened.
         likely: what it will likely come to, where the figures above are bounds.
         stages: likely seconds of every stage by name, in order; None where speeds are not known.
     """
@@ -41,6 +43,7 @@ class Plan:
     memory: Memory
     workers: int
     assumptions: tuple[str, ...]
+    engine: EngineStarts
     likely: Likely
     stages: Mapping[str, float] | None
 
@@ -70,12 +73,13 @@ def make_plan(
     per = calibration or assumed(config, resolved, memory)
     run = Run(config, resolved)
     workers = config.num_workers if config.executor == "ray" else 1
+    engine = foreseen_starts(run, memory, workers)
     remarks = (*resolved.warnings, *per.findings, *per.assumptions)
     if config.executor == "ray":
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
 
     def stages(counts: Figures, rates: Calibration) -> dict[str, float] | None:
-        return stage_seconds(run, workload, counts, rates, memory, workers)
+        return stage_seconds(run, workload, counts, rates, memory, workers=workers, engine=engine)
 
     figures = _figures(run, workload, per)
     likely_per = probed(config, per) if per.measured else typical(config, resolved, per)
@@ -99,6 +103,7 @@ def make_plan(
         memory=memory,
         workers=workers,
         assumptions=remarks,
+        engine=engine,
         likely=around(likely, seconds, basis, figures),
         stages=planned,
     )

@@ -13,12 +13,14 @@ import numpy as np
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion, Foreseen, Request
+from gradalign.engines.held import Prospect
 from gradalign.planning.calibration import Calibration, allowed_continuations
+from gradalign.planning.memory import plan_memory
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.stages.base import Resolved, Run, Stage
 from gradalign.stages.branch.question import QuestionWork
-from gradalign.stages.branch.stage import plan_shard
+from gradalign.stages.branch.stage import Branch, plan_shard
 from gradalign.stages.distributions import (
     StudentPositions,
     StudentSupports,
@@ -40,8 +42,8 @@ ROLLOUTS = 192
 def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = None) -> Calibration:
     """Measure lengths, candidates and speeds with the run's own models, on this machine.
 
-    Every model is loaded once (the student three times). The spines are the run's own first ones,
-    so that nothing about them is assumed; they are drawn again by the run itself.
+    The student samples from one engine, as in the run. The spines are the run's own first ones, so
+    that nothing about them is assumed; they are drawn again by the run itself.
 
     Raises:
         GradalignError: whatever would go wrong in these stages of the run.
@@ -60,23 +62,38 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
         prepared, _ = prepare(small)
         run = Run(small, resolved)
         shard = prepared.shards()[0]
-        timed = {stage: _timed(stage, run, shard, reporter) for stage in _stages(run)}
-        reporter.activity(f"probe: {ROLLOUTS} targeted rollouts")
-        start = time.monotonic()
-        with open_student(run) as tools:
-            opened = time.monotonic() - start
-            work = plan_shard(run, shard)
-            first = [(item, request) for item in work for request in item.branching.next_requests()]
-            requests = list(_spread(run, first))
+        with run.student_engine.kept(_prospect(run)):
+            timed = {stage: _timed(stage, run, shard, reporter) for stage in _stages(run)}
+            reporter.activity(f"probe: {ROLLOUTS} targeted rollouts")
             start = time.monotonic()
-            drawn = [completion for _, completion in tools.engine.generate(requests)]
-            seconds = time.monotonic() - start
+            with open_student(run, Branch.name) as tools:
+                opened = time.monotonic() - start
+                work = plan_shard(run, shard)
+                first = [
+                    (item, request) for item in work for request in item.branching.next_requests()
+                ]
+                requests = list(_spread(run, first))
+                start = time.monotonic()
+                drawn = [completion for _, completion in tools.engine.generate(requests)]
+                seconds = time.monotonic() - start
         findings = few_words(run, read_sampled(run))
         sizes = _sizes(work, first, config.num_rollouts / small.num_rollouts)
         return replace(
             _calibration(run, config, shard, timed, opened, sizes, drawn, seconds),
             findings=tuple(findings),
         )
+
+
+def _prospect(run: Run) -> Prospect:
+    memory = plan_memory(run.config, run.resolved)
+    requests, weights = QUESTIONS * SPINES + ROLLOUTS, memory.models[0].weight_bytes
+    return Prospect(
+        uses=(Sample.name, Branch.name),
+        work=Foreseen(requests, requests * run.resolved.max_tokens // 2, weights),
+        device=run.config.device,
+        student_bytes=weights,
+        others_bytes=memory.needed_bytes,
+    )
 
 
 _Ask = tuple[QuestionWork, BranchRequest]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradalign.order import stages
+from gradalign.order import stages, student_samplers
 from gradalign.planning.calibration import Calibration
+from gradalign.planning.engine import EngineStarts
 from gradalign.planning.figures import Figures, Times, times_of
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run, Stage
@@ -26,13 +27,23 @@ ARM_SECONDS = 1e-4
 
 
 def stage_seconds(
-    run: Run, workload: Workload, figures: Figures, per: Calibration, memory: Memory, workers: int
+    run: Run,
+    workload: Workload,
+    figures: Figures,
+    per: Calibration,
+    memory: Memory,
+    *,
+    workers: int,
+    engine: EngineStarts,
 ) -> dict[str, float] | None:
     """Return how long each stage takes, in order, by name; None where speeds are not known."""
     if per.sampled_per_second is None or not per.forced_per_second:
         return None
     listed = stages(run)
     opening = [stage for stage in listed if stage.kind != "analysis"]
+    if engine.number <= workers:  # the others find the student's engine open
+        kept = student_samplers(run)[1:]
+        opening = [stage for stage in opening if stage not in kept]
     weights = {model.name: model.weight_bytes or 0 for model in memory.models}
     found = {}
     for stage in listed:

@@ -17,6 +17,7 @@ import numpy as np
 from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
 from gradalign.contexts import get as get_context
+from gradalign.engines.held import HeldEngine
 from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
@@ -89,7 +90,10 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: its settings and its folder. Plain data, so that workers can have it."""
+    """A run in progress: its settings and its folder. Plain data, so that workers can have it.
+
+    What is opened for it in this process is a property of it, and no part of that data.
+    """
 
     config: ScoreConfig
     resolved: Resolved
@@ -98,6 +102,14 @@ class Run:
     def folder(self) -> RunFolder:
         """The folder that all tables are read from and written to."""
         return RunFolder(self.config.output_dir)
+
+    @cached_property
+    def student_engine(self) -> HeldEngine:
+        """The engine that samples from the student; it outlives stages for as long as it is kept.
+
+        It is this process's own: workers have others.
+        """
+        return HeldEngine()
 
     @cached_property
     def named_teachers(self) -> list[TeacherSpec]:

@@ -36,7 +36,7 @@ def engine_scores(
         NotNumbersError: the engine gave no log-probability; its index is that of the spine.
     """
     found: list[npt.NDArray[np.float32] | None] = [None] * len(spines)
-    if run.resolved.engine == SCORER or not run.sampling.is_plain or not spines:
+    if engine.name == SCORER or not run.sampling.is_plain or not spines:
         return found
     few = min(SPINES_PER_SHARD, len(spines))
     chosen = sorted({int(i) for i in np.linspace(0, len(spines) - 1, few).round()})

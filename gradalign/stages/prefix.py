@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,14 +16,20 @@ import numpy as np
 
 from gradalign.contexts import TeacherSpec
 from gradalign.engines import open_engine, resolve_engine
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion, Engine, Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import resolve_model
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
 from gradalign.stages.servers import teacher_servers
-from gradalign.stages.student import Prompter, StudentTools, open_reader, with_engine
+from gradalign.stages.student import (
+    Prompter,
+    StudentTools,
+    open_reader,
+    student_engine,
+    with_engine,
+)
 from gradalign.store.shard import StoredSpine, read_shard
 from gradalign.store.table_builder import Rows
 
@@ -96,7 +102,8 @@ class ContinuePrefixes:
             default=0,
         )
         room = longest + run.resolved.max_tokens
-        with _open(run, self.model, room, teacher=bool(self.teachers)) as tools:
+        with open_reader(run) as reader, self._engine(run, room) as engine:
+            tools = with_engine(reader, engine)
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 counts: Counter[str] = Counter()
@@ -106,6 +113,11 @@ class ContinuePrefixes:
                 return counts
 
             yield work
+
+    def _engine(self, run: Run, max_model_len: int) -> AbstractContextManager[Engine]:
+        if self.teachers:
+            return _teacher_engine(run, self.model, max_model_len)
+        return student_engine(run, self.name)
 
 
 def _prompts(run: Run, prompters: Sequence[Prompter], shard: str) -> dict[str, Prompts]:
@@ -117,30 +129,25 @@ def _prompts(run: Run, prompters: Sequence[Prompter], shard: str) -> dict[str, P
 
 
 @contextmanager
-def _open(run: Run, model: str, max_model_len: int, *, teacher: bool) -> Iterator[StudentTools]:
-    """Open a checkpoint as a sampler that stops where the student does."""
-    config = run.config
-    engine_name, urls = _engine_of(run, model, teacher=teacher)
-    with open_reader(run) as tools, ExitStack() as stack:
-        engine = stack.enter_context(
-            open_engine(
-                engine_name,
-                resolve_model(model),
-                sampling=run.sampling,
-                max_model_len=max_model_len,
-                engine_args=config.engine_args if engine_name == run.resolved.engine else None,
-                base_urls=urls,
-                tokens=run.common_tokens(model),
-                **run.model_options(model),
-            )
-        )
-        yield with_engine(tools, engine)
+def _teacher_engine(run: Run, model: str, max_model_len: int) -> Iterator[Engine]:
+    """Open a teacher's checkpoint as a sampler that stops where the student does."""
+    engine_name, urls = _engine_of(run, model)
+    with open_engine(
+        engine_name,
+        resolve_model(model),
+        sampling=run.sampling,
+        max_model_len=max_model_len,
+        engine_args=run.config.engine_args if engine_name == run.resolved.engine else None,
+        base_urls=urls,
+        tokens=run.common_tokens(model),
+        or_transformers=run.config.engine == "auto",
+        **run.model_options(model),
+    ) as engine:
+        yield engine
 
 
-def _engine_of(run: Run, model: str, *, teacher: bool) -> tuple[str, Sequence[str]]:
-    """Return the engine that samples from a checkpoint, and its servers if it is on some."""
-    if not teacher:
-        return run.resolved.engine, run.config.base_urls
+def _engine_of(run: Run, model: str) -> tuple[str, Sequence[str]]:
+    """Return the engine that samples from a teacher, and its servers if it is on some."""
     served = teacher_servers(run.config).get(model, [])
     if served:
         return "server", served

@@ -41,7 +41,7 @@ class Sample:
             with open_reader(run) as reader:
                 yield lambda shard, tick: _verify_again(run, reader, shard, tick)
             return
-        with open_student(run) as tools:
+        with open_student(run, self.name) as tools:
             yield (
                 lambda shard, tick: (
                     _verify_again(run, tools, shard, tick)
@@ -49,8 +49,9 @@ class Sample:
                     else _sample(run, tools, shard, tick)
                 )
             )
-        # The branch stage is the next to open it, after the stages of the teachers.
-        start_engine_ahead(run.resolved.engine, run.config.base_urls, run.config.device)
+        if not run.student_engine.is_open:
+            # The branch stage is the next to open it, after the stages of the teachers.
+            start_engine_ahead(run.resolved.engine, run.config.base_urls, run.config.device)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,26 +112,49 @@ def open_reader(run: Run, failures: FailureWatch | None = None) -> Iterator[Resp
 
 
 @contextmanager
-def open_student(run: Run) -> Iterator[StudentTools]:
-    """Open the student's engine and the verifier processes for a stage."""
-    config = run.config
-    with open_reader(run) as reader, ExitStack() as stack:
-        engine = stack.enter_context(
-            open_engine(
-                run.resolved.engine,
-                resolve_model(config.student),
-                sampling=run.sampling,
-                max_model_len=run.resolved.max_model_len,
-                dtype=config.dtype,
-                device=config.device,
-                revision=run.revision_of(config.student),
-                trust_remote_code=config.trust_remote_code,
-                engine_args=config.engine_args,
-                base_urls=config.base_urls,
-                tokens=run.tokens,
-            )
-        )
+def open_student(run: Run, use: str) -> Iterator[StudentTools]:
+    """Have the student's engine and the verifier processes for a stage.
+
+    Args:
+        run: the run.
+        use: the stage's name.
+    """
+    with open_reader(run) as reader, student_engine(run, use) as engine:
         yield with_engine(reader, engine)
+
+
+@contextmanager
+def student_engine(run: Run, use: str, max_model_len: int | None = None) -> Iterator[Engine]:
+    """Have the student's engine, which may be open from a stage before.
+
+    Args:
+        run: the run.
+        use: the name of the stage that samples.
+        max_model_len: longest prompt and response, where it is not the run's own.
+    """
+    config = run.config
+    longest = max_model_len or run.resolved.max_model_len
+    prospect = run.student_engine.prospect
+
+    def opener() -> Engine:
+        return open_engine(
+            run.resolved.engine,
+            resolve_model(config.student),
+            sampling=run.sampling,
+            max_model_len=longest,
+            dtype=config.dtype,
+            device=config.device,
+            revision=run.revision_of(config.student),
+            trust_remote_code=config.trust_remote_code,
+            engine_args=config.engine_args,
+            base_urls=config.base_urls,
+            tokens=run.tokens,
+            foreseen=None if prospect is None else prospect.work,
+            or_transformers=config.engine == "auto",
+        )
+
+    with run.student_engine.lent(opener, use, max_model_len=longest) as engine:
+        yield engine
 
 
 def with_engine(reader: ResponseReader, engine: Engine) -> StudentTools:

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -179,6 +179,12 @@ class RunLog:
         for key, value in counts.items():
             stage["counts"][key] = stage["counts"].get(key, 0) + int(value)
         self.save()
+
+    def add_engine_starts(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Add openings of the student's engine: for which stage, why, and how long it took."""
+        if starts:
+            self.data.setdefault("engine_starts", []).extend(starts)
+            self.save()
 
     def finish(self) -> None:
         """Record that the run is complete."""

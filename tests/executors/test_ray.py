@@ -124,6 +124,9 @@ def test_two_workers_equal_a_local_run(small_run, workers, tmp_path):
     assert bar.stages["sample"]["units"] == 6
     assert bar.stages["branch"]["units"] <= local["branch"]["counts"]["continuations"]
     assert report.metadata["status"] == "done"
+    starts = report.metadata["engine_starts"]
+    assert len(starts) == 2  # each worker's own, from stage to stage
+    assert {start["reason"] for start in starts} == {"no engine was open yet"}
 
 
 @pytest.mark.slow

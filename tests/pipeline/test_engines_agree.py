@@ -25,3 +25,7 @@ def test_a_whole_run_on_vllm(tmp_path):
     assert (joined["pooled_low_vllm"] <= joined["pooled_high_transformers"]).all()
     assert (joined["pooled_low_transformers"] <= joined["pooled_high_vllm"]).all()
     assert runs["vllm"].metadata["resolved"]["engine"] == "vllm"
+    (start,) = runs["vllm"].metadata["engine_starts"]
+    assert start["use"] == "sample"
+    assert start["engine"] == "vllm"
+    assert start["about"]["max_num_seqs"] > 0

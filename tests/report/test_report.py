@@ -77,3 +77,7 @@ def test_run_json_says_what_ran(small_run):
     assert data["models"]["demo:student"]["template"].startswith("sha256:")
     assert data["stages"]["branch"]["counts"]["continuations"] == (data["totals"]["continuations"])
     assert data["task"]["name"] == "demo:addition"
+    (start,) = data["engine_starts"]  # from sampling to targeted rollouts one engine
+    assert start["use"] == "sample"
+    assert 0 < start["seconds"] <= data["stages"]["sample"]["opening_seconds"]
+    assert data["plan"]["engine"]["number"] == 1

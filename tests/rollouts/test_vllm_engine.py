@@ -142,8 +142,9 @@ def test_unknown_argument_names_it(qwen: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a vllm that is not for this machine")
 def test_a_device_that_this_vllm_does_not_run_on(qwen: Path) -> None:
-    with pytest.raises(MissingDependencyError, match="--engine transformers"):
+    with pytest.raises(MissingDependencyError, match="--engine transformers") as caught:
         open_engine("vllm", qwen, device="cuda")
+    assert "--device cpu, or install gradalign[vllm]" in caught.value.hint
 
 
 def test_a_model_that_vllm_cannot_load(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
@@ -151,9 +152,12 @@ def test_a_model_that_vllm_cannot_load(tmp_path: Path, checkpoints: Callable[[st
     shutil.copytree(checkpoints("gpt2"), folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Nope"]}))
-    with pytest.raises(EngineError, match="did not start") as caught:
+    with pytest.raises(EngineError, match=r"architecture \(Nope\)") as caught:
         open_engine("vllm", folder)
     assert "--engine transformers" in str(caught.value)
+    with open_engine("vllm", folder, or_transformers=True) as engine:
+        assert engine.name == "transformers"
+        assert "architecture (Nope)" in engine.instead_of
 
 
 def test_ctrl_c_leaves_nothing_behind(qwen: Path) -> None:

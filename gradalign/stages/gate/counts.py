@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gradalign.engines import open_engine
 from gradalign.engines.base import Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import context_length, load_config, resolve_model
@@ -17,6 +16,8 @@ from gradalign.models.prompts.texts import texts_after
 from gradalign.questions import Question
 from gradalign.stages.base import Run
 from gradalign.stages.gate.judging import Counts, Longer, Reading
+from gradalign.stages.sample import Sample
+from gradalign.stages.student import student_engine
 from gradalign.store.shard import read_questions
 from gradalign.verifiers import VerifierPool
 from gradalign.verifiers.answers import find_answer
@@ -305,19 +306,7 @@ def _continue(run: Run, cut: Sequence[Sampled]) -> Longer | None:
         for item in some
     ]
     lengths = []
-    with open_engine(
-        resolved.engine,
-        resolve_model(config.student),
-        sampling=run.sampling,
-        max_model_len=prompt + limit,
-        dtype=config.dtype,
-        device=config.device,
-        revision=run.revision_of(config.student),
-        trust_remote_code=config.trust_remote_code,
-        engine_args=config.engine_args,
-        base_urls=config.base_urls,
-        tokens=run.tokens,
-    ) as engine:
+    with student_engine(run, Sample.name, prompt + limit) as engine:
         for index, completion in engine.generate(requests):
             if completion.finish_reason != "length":
                 lengths.append(len(some[index].token_ids) + len(completion.token_ids))
