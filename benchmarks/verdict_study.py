@@ -202,16 +202,23 @@ def study(pair: Pair, sets: int, sizes: Sequence[int]) -> dict[str, Any]:
     return {"pair": pair.name, "sets": sets, "rows": rows, "ranks": ranks(pair)}
 
 
-def ranks(pair: Pair) -> dict[str, float]:
-    """Return Spearman's correlation of each basis on all questions with gains in training."""
+def ranks(pair: Pair) -> dict[str, dict[str, Any]]:
+    """Return Spearman's correlation of each basis on all questions with gains in training.
+
+    `at`: after the benchmark's number of steps; `by_steps`: after each of its checkpoints.
+    """
     everything = list(range(len(pair.scores.questions)))
     out = {}
     for basis in pair.bases(everything):
         arms = [arm for arm in pair.trained if basis.estimate(arm, 0.95).known]
         values = [basis.estimate(arm, 0.95).value for arm in arms]
-        out[basis.name] = float(
-            spearmanr(values, [pair.trained[arm]["gain"] for arm in arms]).statistic
-        )
+        at = [pair.trained[arm]["gain"] for arm in arms]
+        by_seed = [pair.trained[arm]["gains_by_checkpoint"] for arm in arms]
+        after = np.mean(by_seed, axis=1).T  # a row per checkpoint
+        out[basis.name] = {
+            "at": float(spearmanr(values, at).statistic),
+            "by_steps": [float(spearmanr(values, gains).statistic) for gains in after],
+        }
     return out
 
 
