@@ -1,0 +1,89 @@
+"""What the code and the docs say of benchmarks' results against the results that are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gradalign.report.verdict.bases import GAINS, Pooled
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def kept(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return {pair["pair"]: pair["ranks"] for pair in kept("verdict.json")["pairs"]}
+
+
+def test_ranks_in_the_verdict_are_those_of_the_study(ranks):
+    said = {name: values for _, name, _, _, values in GAINS} | {"pooled": Pooled.ranks}
+    for name, values in said.items():
+        found = [ranks[pair][name]["at"] for pair in ("addition", "counting")]
+        assert values == pytest.approx(found, abs=0.0051), name
+
+
+def test_the_readme_has_the_study_s_ranks(ranks):
+    text = (ROOT / "README.md").read_text()
+    (row,) = re.findall(r"^\| gain per step of the weights .*$", text, flags=re.MULTILINE)
+    found = [float(number) for number in re.findall(r"\+\d\.\d\d", row)]
+    assert found == pytest.approx(
+        [ranks[pair]["weights_gain_one"]["at"] for pair in ("addition", "counting")], abs=0.0051
+    )
+    (after,) = re.findall(r"After 3, 6, 12 and 24 steps that gain has (.*?)\n", text)
+    found = [float(number) for number in re.findall(r"\+\d\.\d\d", after)]
+    expected = [
+        value
+        for pair in ("addition", "counting")
+        for value in ranks[pair]["weights_gain_one"]["by_steps"]
+    ]
+    assert found == pytest.approx(expected, abs=0.0051)
+
+
+@pytest.mark.parametrize("questions", [24, 64, 96])
+def test_the_verdict_of_all_teachers_is_right_or_a_tie(questions):
+    """The teacher that is named gained within 0.02 of the best, or none was named."""
+    for pair in kept("verdict.json")["pairs"]:
+        rows = [
+            row
+            for row in pair["rows"]
+            if row["questions"] == questions and row["basis"] == "weights_gain_one"
+        ]
+        assert max(rows, key=lambda row: len(row["teachers"]))["right"] >= 0.95
+
+
+def test_where_there_is_nothing_no_winner_is_named_and_controls_change_nothing():
+    null = kept("verdict_null.json")
+    for by_number in null["false"].values():
+        assert set(by_number) == {"3", "5", "9", "15"}
+        for rates in by_number.values():
+            assert max(rates.values()) <= 7.0
+            assert rates["winner_named"] <= 1.0
+    assert all(not any(found.values()) for found in null["changed_by_controls"].values())
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Pooled alignment in 92 to 98 %; parts that are printed in 90 % at least."""
+    coverage = kept("interval_coverage.json")["coverage"]
+    assert set(coverage) == {"clean", "noisy"}
+    for by_size in coverage.values():
+        assert set(by_size) == {"12", "24", "50", "100", "200"}
+        for splits in by_size.values():
+            for split, arms in splits.items():
+                printed = sum(arm["printed"] for arm in arms.values())
+                if not printed:
+                    continue
+                if split == "all":
+                    covered = sum(arm["covered"] for arm in arms.values()) / len(arms)
+                    assert 92.0 <= covered <= 98.0
+                else:
+                    there = [arm for arm in arms.values() if arm["printed"]]
+                    covered = sum(arm["printed"] * arm["covered_printed"] for arm in there)
+                    assert covered / printed >= 90.0
