@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from gradalign.report.verdict import Ranked, Recommendation
 
+COLUMNS = {"weights_gain_one": "gain per step", "gain": "gain per step"}
+"""Titles of columns that have other names in the summary."""
+
 HELP = """Say which teacher, context and method to distill with, on which tokens, and how surely.
 
 Arms are ranked by the best predictor that the run holds. Differences are paired by question, and
@@ -109,7 +112,9 @@ def _print(result: Recommendation) -> None:
         make_table(
             [
                 Column("method@teacher", whole=True, name=True),
-                Column(result.basis, right=True, whole=True, bracket=True),
+                Column(
+                    COLUMNS.get(result.basis, result.basis), right=True, whole=True, bracket=True
+                ),
                 *(
                     []
                     if result.basis == "pooled"
@@ -118,7 +123,7 @@ def _print(result: Recommendation) -> None:
                 Column("minus the leader", right=True, whole=True, bracket=True, priority=1),
             ],
             _ranking(result),
-            title=f"Ranking by {result.basis}",
+            title=f"Ranking by {COLUMNS.get(result.basis, result.basis)}",
             names=[item.teacher for item in result.ranking],
         )
     )

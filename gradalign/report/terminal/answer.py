@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gradalign.report.report import Report
 
 LEGEND = "+1 leads to success, -1 away. pooled: the whole update; mean: single positions."
+GAIN = "gain per step: success gained by a step of length 1 in the weights, to first order."
 
 WITHOUT_TEACHER = {
     "reference": "no teacher, for reference",
@@ -49,6 +50,8 @@ def print_answer(report: Report, console: Console) -> None:
     console.print()
     console.print(table)
     console.print(LEGEND, style="dim")
+    if report.summary["weights_gain_one_low"].notna().any():
+        console.print(GAIN, style="dim")
     for line in others:
         console.print(visible(line), style="dim")
     console.print()
