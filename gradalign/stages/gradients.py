@@ -122,7 +122,8 @@ class WeightGradients:
         for label, specs in wanted.items():
             name, there = teacher_file(shard, label), set()
             if run.folder.has_table("gradients", name):
-                there = set(run.folder.read_table("gradients", name)["method"].to_pylist())
+                table = run.folder.read_table("gradients", name, ["method"])
+                there = set(table["method"].to_pylist())
             if left := [method for method in specs if method not in there]:
                 missing[label] = left
         return missing

@@ -128,8 +128,15 @@ class RunFolder:
         """Whether one parquet file of a table is there."""
         return self.exists(table, f"{file_name}.parquet")
 
-    def read_table(self, table: str, file_name: str) -> pa.Table:
+    def read_table(
+        self, table: str, file_name: str, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """Read one parquet file of a table.
+
+        Args:
+            table: its name.
+            file_name: of the file, without its ending.
+            columns: what is wanted; None for all.
 
         Raises:
             RunError: it is missing or torn; the message names it.
@@ -137,7 +144,7 @@ class RunFolder:
         path = self.path(table, f"{file_name}.parquet")
         try:
             with self.open_parquet(path) as file:
-                return file.read()
+                return file.read(columns=None if columns is None else list(columns))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} is missing.", "Give the run's `gradalign score` command again."
