@@ -8,9 +8,9 @@ import pytest
 from requires import require
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster():
-    """Start Ray in this process, and shut it down at the end."""
+    """Start Ray in this process, and shut it down at the end: it takes time even when idle."""
     ray = require("ray")
     from gradalign.executors.cluster import start_here
 
