@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from requires import require
@@ -15,6 +16,8 @@ def ray_cluster():
     from gradalign.executors.cluster import start_here
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    before = signal.getsignal(signal.SIGTERM)
     start_here(ray, num_cpus=2)
     yield ray
     ray.shutdown()
+    signal.signal(signal.SIGTERM, before)  # Ray leaves its own, which ends the process at once

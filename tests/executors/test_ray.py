@@ -234,7 +234,7 @@ def test_an_error_in_a_worker_is_the_users_error(workers, tmp_path):
     assert gone(workers)
 
 
-def test_a_numbered_device_is_refused(ray_cluster, tmp_path):
+def test_a_numbered_device_is_refused(tmp_path):
     from gradalign.config import ScoreConfig
     from gradalign.executors.cluster import open_cluster
     from gradalign.progress import SilentReporter
