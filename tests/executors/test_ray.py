@@ -252,7 +252,7 @@ def test_the_gate_stops_a_run_of_workers(workers, tmp_path, monkeypatch):
     assert gone(workers)
 
 
-def test_a_numbered_device_is_refused(ray_cluster, tmp_path):
+def test_a_numbered_device_is_refused(tmp_path):
     from gradalign.config import ScoreConfig
     from gradalign.executors.cluster import open_cluster
     from gradalign.progress import SilentReporter
