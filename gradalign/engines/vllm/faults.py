@@ -195,22 +195,19 @@ def _in_use(found: re.Match[str]) -> Fault:
     return Fault("engine", what, f"{fix}.")
 
 
+_MORE_CACHE = (
+    "Use a smaller --max-tokens, --engine-args gpu_memory_utilization=0.95, or more GPUs "
+    "(--engine-args tensor_parallel_size=2)."
+)
+
+
 def _no_cache(_: re.Match[str]) -> Fault:
-    return Fault(
-        "engine",
-        "the model leaves no memory for keys and values",
-        "Use a smaller --max-tokens, --engine-args gpu_memory_utilization=0.95, or more GPUs "
-        "(--engine-args tensor_parallel_size=2).",
-    )
+    return Fault("engine", "the model leaves no memory for keys and values", _MORE_CACHE)
 
 
 def _too_long(found: re.Match[str]) -> Fault:
-    return Fault(
-        "engine",
-        f"memory is too small for the keys and values of one sequence of {found[1]} tokens",
-        "Use a smaller --max-tokens, --engine-args gpu_memory_utilization=0.95, or more GPUs "
-        "(--engine-args tensor_parallel_size=2).",
-    )
+    what = f"memory is too small for the keys and values of one sequence of {found[1]} tokens"
+    return Fault("engine", what, _MORE_CACHE)
 
 
 def _out_of_memory(_: re.Match[str]) -> Fault:
