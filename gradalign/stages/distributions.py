@@ -63,7 +63,6 @@ Int32s = npt.NDArray[np.int32]
 COMMON = "common_positions"
 """The student cut to the tokens of a teacher that lacks some."""
 
-
 OWN = ("hidden", "positions")
 """Tables of the student on all of its tokens, in the order in which they are written."""
 
@@ -390,18 +389,19 @@ def _nodes_from_hidden(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (index of a spine, log P [N, V] at its nodes) by the output layer alone."""
     with naming(f"student {run.config.student}", lambda i: spines[i].question_id):
-        for group in _grouped([len(positions[spine.spine_id].chosen) for spine in spines]):
-            parts = [
-                [hidden[node_id(spines[i].spine_id, place)] for place in at.chosen.tolist()]
-                for i in group
-                for at in [positions[spines[i].spine_id]]
-            ]
-            logits_NV = logits_of(model, np.stack([row_D for part in parts for row_D in part]))
-            sizes = [len(part) for part in parts]
-            for i, end, size in zip(group, np.cumsum(sizes).tolist(), sizes, strict=True):
-                rows_NV = logits_NV[end - size : end]
-                check_logits(rows_NV, i)
-                yield i, response_distribution(rows_NV, run.sampling)
+        # A response without a token has no positions.
+        rows = [
+            [hidden[node_id(spine.spine_id, place)] for place in at.chosen.tolist()] if at else []
+            for spine in spines
+            for at in [positions.get(spine.spine_id)]
+        ]
+        for group in _grouped([len(part) for part in rows]):
+            logits_NV = logits_of(model, np.stack([row_D for i in group for row_D in rows[i]]))
+            end = 0
+            for i in group:
+                begin, end = end, end + len(rows[i])
+                check_logits(logits_NV[begin:end], i)
+                yield i, response_distribution(logits_NV[begin:end], run.sampling)
 
 
 def _grouped(sizes: Sequence[int]) -> Iterator[list[int]]:

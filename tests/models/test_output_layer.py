@@ -90,8 +90,8 @@ def test_padding_has_no_slope():
     np.testing.assert_allclose(slope_NC, [[0.2, 0.0]], rtol=1e-6)
 
 
-class Mixing(torch.nn.Module):
-    """Logits with their mean taken out: each follows the layer's results for all tokens."""
+class Wrapper(torch.nn.Module):
+    """A model around a model, with its output layer."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -100,6 +100,10 @@ class Mixing(torch.nn.Module):
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.inner.get_output_embeddings()
+
+
+class Mixing(Wrapper):
+    """Logits with their mean taken out: each follows the layer's results for all tokens."""
 
     def forward(self, **inputs: object) -> object:
         output = self.inner(**inputs)
@@ -130,16 +134,8 @@ def test_logits_come_again_from_what_the_layer_read(kind):
     torch.testing.assert_close(some_TV[:, 25:], truth_TV[2:5, 25:50], rtol=1e-5, atol=1e-4)
 
 
-class Beside(torch.nn.Module):
+class Beside(Wrapper):
     """Logits that follow the tokens beside the output layer."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-        self.config = model.config
-
-    def get_output_embeddings(self) -> torch.nn.Module:
-        return self.inner.get_output_embeddings()
 
     def forward(self, input_ids: torch.Tensor, **inputs: object) -> object:
         output = self.inner(input_ids=input_ids, **inputs)
@@ -149,7 +145,7 @@ class Beside(torch.nn.Module):
         return output
 
 
-class Bypassing(Beside):
+class Bypassing(Wrapper):
     """Logits of the layer's weight, without the layer."""
 
     def forward(self, input_ids: torch.Tensor, **inputs: object) -> object:

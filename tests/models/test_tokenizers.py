@@ -69,6 +69,18 @@ def test_saved_and_loaded_tokenizer_agrees_with_itself(tmp_path: Path) -> None:
     assert loaded("ab<think>")["input_ids"] == tokenizer("ab<think>")["input_ids"]
 
 
+def test_a_folder_s_tokenizer_is_kept_until_a_file_of_it_changes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        build().save_pretrained(tmp_path / name)
+    first = load_tokenizer(str(tmp_path / "first"))
+    assert load_tokenizer(str(tmp_path / "second")) is not first
+    assert load_tokenizer(str(tmp_path / "first")) is first
+    build(plain=["<tool>"]).save_pretrained(tmp_path / "first")
+    changed = load_tokenizer(str(tmp_path / "first"))
+    assert changed is not first
+    assert len(changed) < len(first)
+
+
 def test_missing_folder() -> None:
     with pytest.raises(ModelError, match=r"model folder ./nowhere does not exist"):
         load_tokenizer("./nowhere")

