@@ -81,7 +81,7 @@ def _root(
 
 @cache
 def program() -> Any:
-    """Return the command line as a callable; putting it together takes as long as a command."""
+    """Return the command line as a callable, put together once in a process."""
     return typer.main.get_command(app)
 
 
