@@ -79,15 +79,18 @@ class LogitGradients:
         of_row: dict[int, list[Push]] = {}
         for push in pushes:
             of_row.setdefault(push.response, []).append(push)
-        total = [torch.zeros_like(parameter) for parameter in self._parameters]
+        total: list[torch.Tensor | None] = [None] * len(self._parameters)
         for batch in self._batches:
-            if not any(row in of_row for row in batch):
-                continue
-            gradients = self._of_batch(batch, of_row)
-            for sum_, gradient in zip(total, gradients, strict=True):
-                if gradient is not None:
-                    sum_ += gradient
-        return total
+            if any(row in of_row for row in batch):
+                gradients = self._of_batch(batch, of_row)
+                total = [
+                    new if old is None else old if new is None else old + new
+                    for old, new in zip(total, gradients, strict=True)
+                ]
+        return [
+            torch.zeros_like(parameter) if found is None else found
+            for parameter, found in zip(self._parameters, total, strict=True)
+        ]
 
     def logits(self, batch: Sequence[int]) -> tuple[torch.Tensor, dict[tuple[int, int], int]]:
         """Return a batch's logits [B, K, V] and the column of each (row, position)."""

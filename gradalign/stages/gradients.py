@@ -317,10 +317,7 @@ class _QuestionUpdates:
 
 
 def _product(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
-    """Return the inner product of two gradients."""
-    return float(
-        sum(
-            float(one.flatten().double() @ other.flatten().double())
-            for one, other in zip(left, right, strict=True)
-        )
+    """Return the inner product of two gradients; tensors are summed up in float64."""
+    return sum(
+        float(one.flatten() @ other.flatten()) for one, other in zip(left, right, strict=True)
     )
