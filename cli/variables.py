@@ -12,7 +12,7 @@ from gradalign.errors import UsageError
 
 PREFIX = "GRADALIGN_"
 
-OTHER = ("API_KEY", "CHROMIUM", "REQUIRE_ALL", "VALIDITY_MODELS", "VENV")
+OTHER = ("API_KEY", "CHROMIUM", "REQUIRE_ALL", "TEST_MODELS", "VALIDITY_MODELS", "VENV")
 """What else is read: the key of servers, and what the repository's scripts and tests ask for."""
 
 ALIKE = 0.7

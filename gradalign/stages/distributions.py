@@ -143,11 +143,13 @@ def _positions_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -
     for name, found in cut_pieces.items():
         run.folder.write_table(COMMON, teacher_file(shard, name), _in_order(COMMON, found))
     counts = Counter(student_passes=len(sequences))
-    if not own:  # else only those for a new teacher were missing
-        kept = _in_order("hidden", hidden)
-        run.folder.write_table("hidden", shard, kept)
-        run.folder.write_table("positions", shard, _in_order("positions", pieces))
-        counts.update(nodes=len(kept), positions=sum(len(s.token_ids) for s in spines))
+    if own:  # only those for a new teacher were missing
+        return counts
+    tables = {"hidden": _in_order("hidden", hidden), "positions": _in_order("positions", pieces)}
+    for name in OWN:
+        if not run.folder.has_table(name, shard):  # a run may have been cut off between the two
+            run.folder.write_table(name, shard, tables[name])
+    counts.update(nodes=len(tables["hidden"]), positions=len(tables["positions"]))
     return counts
 
 
