@@ -302,8 +302,9 @@ def _teacher_shard(
             teacher_log_tail=at.log_tail_N,
             teacher_tail_powers=power_columns(at.tail_powers, len(student.chosen)),
         )
-    run.folder.write_table("tokens", teacher_file(shard, label), _in_order("tokens", tokens))
-    run.folder.write_table("supports", teacher_file(shard, label), _in_order("supports", supports))
+    for name, pieces in (("tokens", tokens), ("supports", supports)):
+        if not run.folder.has_table(name, teacher_file(shard, label)):
+            run.folder.write_table(name, teacher_file(shard, label), _in_order(name, pieces))
     return Counter(teacher_passes=len(shown), skipped_pairs=len(spines) - len(shown))
 
 
