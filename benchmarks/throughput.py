@@ -34,9 +34,15 @@ from typing import Any
 
 from common import OUT, argument_parser, environment, in_a_process, write_json
 from speed.rows import ROWS, measure
-from speed.workloads import WORKLOADS, make_config, prepare_run
+from speed.workloads import OF_GPU, WORKLOADS, make_config, prepare_run
 
-STAGES = tuple(row for row in ROWS if not row.startswith(("bare", "ray", "score")))
+GPU_ROWS = (
+    "raw LLM.generate", "raw, vLLM's defaults", "raw, no seeds", "raw, defaults, no seeds",
+    "stage, vllm", "teacher passes",
+)  # fmt: skip
+STAGES = tuple(
+    row for row in ROWS if not row.startswith(("bare", "ray", "score", "raw,", "teacher"))
+)
 SCORES = tuple(row for row in ROWS if row.startswith("score"))
 DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "bundled": tuple(row for row in STAGES if row != "stage, vllm, no cache") + SCORES,
@@ -47,6 +53,7 @@ DEFAULT_ROWS: dict[str, tuple[str, ...]] = {
     "real": ("raw LLM.generate", "stage, vllm"),
     "workers": tuple(row for row in ROWS if row.startswith(("bare", "ray"))),
     "long": ("score, vllm",),
+    **dict.fromkeys(OF_GPU, GPU_ROWS),
 }
 
 
@@ -136,7 +143,11 @@ def main() -> None:
         print(json.dumps(measure(row, name, options.folder, options.work_folder)))
         return
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
-    named = [name for name, work in WORKLOADS.items() if options.student or not work.real]
+    named = [
+        name
+        for name, work in WORKLOADS.items()
+        if name not in OF_GPU and (options.student or not work.real)
+    ]
     for name in options.workload or named:
         if WORKLOADS[name].real and not options.student:
             parser.error(f"workload {name} needs --student")

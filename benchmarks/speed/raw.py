@@ -14,7 +14,7 @@ import psutil
 from gradalign.engines import Request
 from gradalign.stages.base import Run
 from gradalign.stages.branch.stage import plan_shard
-from speed.figures import Figures, clock
+from speed.figures import Figures, Row, clock
 from speed.turns import Turns
 from speed.workloads import open_run, recorded_run, requests_of
 
@@ -22,9 +22,16 @@ START_SECONDS = 600.0
 
 
 class RawEngine:
-    """vllm.LLM in this process, with the arguments that our engine gives it."""
+    """vllm.LLM in this process.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: whose student and requests it serves.
+        ours: with the arguments that our engine gives it; else at vLLM's defaults.
+        seeded: whether requests have their seeds.
+    """
+
+    def __init__(self, run: Run, *, ours: bool = True, seeded: bool = True) -> None:
+        self._seeded = seeded
         os.environ |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_LOGGING_LEVEL": "ERROR",
@@ -46,7 +53,12 @@ class RawEngine:
         self._params = vllm.SamplingParams
         self._final_only = RequestOutputKind.FINAL_ONLY
         self._stops = list(run.resolved.stop_token_ids)
-        self._llm = vllm.LLM(**engine_arguments(asdict(spec)))
+        arguments = engine_arguments(asdict(spec))
+        if not ours:
+            # On a CPU vLLM would take nearly all of the machine's memory.
+            kept = ("model", "max_model_len", "dtype", "kv_cache_memory_bytes")
+            arguments = {name: arguments[name] for name in kept if name in arguments}
+        self._llm = vllm.LLM(**arguments)
 
     def ask(self, requests: list[Request]) -> int:
         """Answer them all in one call; return how many tokens were drawn."""
@@ -71,7 +83,7 @@ class RawEngine:
             temperature=1.0,
             top_p=1.0,
             top_k=-1,
-            seed=request.seed,
+            seed=request.seed if self._seeded else None,
             max_tokens=request.max_tokens,
             stop_token_ids=self._stops,
             ignore_eos=True,
@@ -80,17 +92,23 @@ class RawEngine:
         )
 
 
-def one_call(name: str, folder: Path, work_folder: Path) -> Figures:
-    """All recorded requests in one LLM.generate."""
-    run = recorded_run(folder)
-    *timed, warm_up = run.shards()
-    requests = [request for shard in timed for request in requests_of(run, shard)]
-    engine = RawEngine(run)
-    engine.ask(list(requests_of(run, warm_up)))
-    figures: Figures = {"requests": len(requests)}
-    with clock(figures):
-        figures["tokens"] = engine.ask(requests)
-    return figures
+def one_call(*, ours: bool = True, seeded: bool = True) -> Row:
+    """All recorded requests in one LLM.generate; see `RawEngine`."""
+
+    def row(name: str, folder: Path, work_folder: Path) -> Figures:
+        run = recorded_run(folder)
+        *timed, warm_up = run.shards()
+        requests = [request for shard in timed for request in requests_of(run, shard)]
+        opening: Figures = {}
+        with clock(opening):
+            engine = RawEngine(run, ours=ours, seeded=seeded)
+        engine.ask(list(requests_of(run, warm_up)))
+        figures: Figures = {"requests": len(requests), "start_seconds": opening["seconds"]}
+        with clock(figures):
+            figures["tokens"] = engine.ask(requests)
+        return figures
+
+    return row
 
 
 def by_turns(name: str, folder: Path, work_folder: Path) -> Figures:

@@ -14,6 +14,8 @@ from gradalign.executors.heap import frozen_heap
 from gradalign.runtime import model_seconds
 from gradalign.stages.base import Run, announce
 from gradalign.stages.branch.stage import Branch
+from gradalign.stages.distributions import TeacherPositions
+from gradalign.store.shard import read_shard
 from speed.figures import Figures, Row, clock
 from speed.raw import by_turns, one_call
 from speed.server import vllm_server
@@ -37,6 +39,28 @@ def stage(engine: str, **settings: Any) -> Row:
         return _timed_stage(name, folder, run)
 
     return row
+
+
+def teacher_passes(name: str, folder: Path, work_folder: Path) -> Figures:
+    """All teachers along all responses, as the stage of the run reads them."""
+    run = copy_run(open_run(folder), work_folder / "run")
+    run.folder.remove_tables(["distributions", "tokens"])
+    figures: Figures = {"requests": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    before = model_seconds()
+    for model, group in run.teachers_by_model.items():
+        with TeacherPositions(model, group).session(run) as work:
+            spent: Figures = {}
+            with clock(spent):
+                for shard in run.shards():
+                    work(shard, _no_tick)
+        for key in ("seconds", "cpu_seconds"):
+            figures[key] += spent[key]
+        for shard in run.shards():
+            for spine in read_shard(run.folder, shard).spines:
+                figures["requests"] += len(group)
+                figures["tokens"] += len(group) * len(spine.prompt_ids + tuple(spine.token_ids))
+    figures["model_seconds"] = model_seconds() - before
+    return figures
 
 
 def stage_on_server(name: str, folder: Path, work_folder: Path) -> Figures:
@@ -208,9 +232,13 @@ def whole_score(engine: str) -> Row:
 
 
 ROWS: dict[str, Row] = {
-    "raw LLM.generate": one_call,
+    "raw LLM.generate": one_call(),
+    "raw, vLLM's defaults": one_call(ours=False),
+    "raw, no seeds": one_call(seeded=False),
+    "raw, defaults, no seeds": one_call(ours=False, seeded=False),
     "stage, vllm": stage("vllm"),
     "stage, vllm, no cache": stage("vllm", engine_args={"enable_prefix_caching": False}),
+    "teacher passes": teacher_passes,
     "stage, server": stage_on_server,
     "stage, transformers": stage("transformers"),
     "plain script": plain,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ class Workload:
         prepared: what its rows want done beforehand: the model and the questions alone, every
             stage before the branch stage, or also the branch stage, to record its requests.
         real: its student is a checkpoint of the caller's.
+        shape: settings of the random model, where it is another than that of `medium`.
+        dtype: of the random model's weights.
     """
 
     about: str
@@ -50,6 +52,13 @@ class Workload:
     warm_up: int = 1
     prepared: Literal["questions", "run", "requests"] = "requests"
     real: bool = False
+    shape: Mapping[str, int] = field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the random model."""
+        return self.shape.get("vocab_size", RANDOM_VOCABULARY)
 
 
 _MEDIUM: dict[str, Any] = {"num_rollouts": 1, "nodes": 10, "max_candidates": 4}
@@ -124,6 +133,47 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
+_GPU: dict[str, Any] = {"engine": "vllm", "allocation": "uniform", "max_candidates": 4}
+_SHAPE = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+WORKLOADS |= {
+    "gpu-real": Workload(
+        "a checkpoint of your own (--student) on the bundled sums, on a GPU",
+        questions=24,
+        settings={
+            **_GPU, "teachers": ["self+answer"], "num_rollouts": 4, "nodes": 8, "continuations": 8,
+            "max_tokens": 64,
+        },
+        real=True,
+    ),
+    "gpu-1.7b": Workload(
+        "a random model of Qwen3-1.7B's shape, prompts of 256 and responses of up to 128 tokens",
+        questions=8,
+        settings={**_GPU, "num_rollouts": 2, "nodes": 12, "continuations": 6, "max_tokens": 128},
+        prompt_tokens=256,
+        shape=_SHAPE,
+        dtype="bfloat16",
+    ),
+    "gpu-small": Workload(
+        "the same with the model of `medium`, to try the benchmark without a GPU",
+        questions=2,
+        settings={**_GPU, "num_rollouts": 1, "nodes": 6, "continuations": 4, "max_tokens": 24},
+        prompt_tokens=64,
+    ),
+}  # fmt: skip
+"""Those of `gpu.py`."""
+
+OF_GPU = ("gpu-real", "gpu-1.7b", "gpu-small")
+
+
 def make_config(name: str, folder: Path, student: str = "") -> ScoreConfig:
     """Return the configuration of a workload; its model and task are made in `folder`.
 
@@ -141,7 +191,7 @@ def make_config(name: str, folder: Path, student: str = "") -> ScoreConfig:
     if work.prompt_tokens:
         model, task = folder / "model", folder / "questions.jsonl"
         if not task.exists():
-            _make_model(model)
+            _make_model(model, work)
             _make_task(task, work)
         settings = {
             "student": str(model),
@@ -230,27 +280,30 @@ def drawn_tokens(run: Run, shard: str) -> int:
     )
 
 
-def _make_model(folder: Path) -> None:
+def _make_model(folder: Path, work: Workload) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
+    shape = {
+        "vocab_size": work.vocabulary,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    }
     config = Qwen3Config(
-        vocab_size=RANDOM_VOCABULARY,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        head_dim=64,
+        **{**shape, **work.shape},
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         eos_token_id=0,
         bos_token_id=None,
     )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    words = ["<|end|>", *(f"w{i}" for i in range(1, RANDOM_VOCABULARY))]
+    Qwen3ForCausalLM(config).to(getattr(torch, work.dtype)).save_pretrained(folder)
+    words = ["<|end|>", *(f"w{i}" for i in range(1, work.vocabulary))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, words[0]))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.Fuse()
@@ -261,7 +314,7 @@ def _make_task(path: Path, work: Workload) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(work.questions + work.warm_up):
-        ids = rng.integers(1, RANDOM_VOCABULARY, work.prompt_tokens)
+        ids = rng.integers(1, work.vocabulary, work.prompt_tokens)
         prompt = " ".join(f"w{i}" for i in ids)
         rows.append(
             {
