@@ -12,7 +12,7 @@ from gradalign.contexts import parse_teacher
 from gradalign.errors import RunError
 from gradalign.store.manifest import command_to_go_on
 
-ADDED_LATER = {"methods", "teachers", "alignment", "verifier"}
+ADDED_LATER = {"methods", "teachers", "alignment", "weights_space", "verifier"}
 """What `gradalign rescore` adds to a finished run, or changes in it."""
 
 MOST_NAMED = 5
@@ -68,6 +68,8 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
         *(("--teacher", spec) for spec in wanted.teachers if parse_teacher(spec).label not in read),
     ]
     new += [("--alignment", level) for level in wanted.alignment if level not in stored.alignment]
+    if "weights" in wanted.alignment and wanted.weights_space != stored.weights_space:
+        new.append(("--weights-space", wanted.weights_space))
     if wanted.verifier is not None and wanted.verifier != stored.verifier:
         new.append(("--verifier", wanted.verifier))
     if not new:
