@@ -55,8 +55,10 @@ class RawEngine:
         self._stops = list(run.resolved.stop_token_ids)
         arguments = engine_arguments(asdict(spec))
         if not ours:
-            # On a CPU vLLM would take nearly all of the machine's memory.
-            kept = ("model", "max_model_len", "dtype", "kv_cache_memory_bytes")
+            kept = ["model", "max_model_len", "dtype"]
+            if not torch.cuda.is_available():
+                # vLLM would take nearly all of the machine's memory, and compile for minutes.
+                kept += ["kv_cache_memory_bytes", "enforce_eager"]
             arguments = {name: arguments[name] for name in kept if name in arguments}
         self._llm = vllm.LLM(**arguments)
 

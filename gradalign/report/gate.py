@@ -211,7 +211,7 @@ def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
 def _try(report: Report, condition: Condition) -> list[Outcome]:
     summary = report.summary
     arms = arms_in(summary)
-    control = str(report.metadata["resolved"].get("control", ""))
+    control = str(report.metadata.get("resolved", {}).get("control", ""))
     chosen = [arm for arm in arms if _matches(condition, arm, control)]
     if not chosen:
         raise UsageError(

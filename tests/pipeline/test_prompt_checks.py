@@ -243,8 +243,8 @@ def test_teachers_that_come_later_are_told_the_runs_time(
     stored = json.loads((tmp_path / "run" / "run.json").read_text())["resolved"]["clock"]
     found = []
 
-    def looked(*arguments: Any) -> Any:
-        found.append(check(*arguments))
+    def looked(*arguments: Any, **options: Any) -> Any:
+        found.append(check(*arguments, **options))
         return found[-1]
 
     monkeypatch.setattr("gradalign.rescoring.check", looked)
