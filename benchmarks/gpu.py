@@ -85,7 +85,8 @@ def main() -> None:
     for name, row in parts:
         folder = options.work_dir / name
         found = report.setdefault(name, {})
-        if (row in found) if row else found:
+        done = found.get(row, {}) if row else found
+        if done and "failed" not in done:
             continue
         left = end - time.monotonic()
         if left < 30:
@@ -101,11 +102,14 @@ def main() -> None:
                 found[row] = {"seconds": time.perf_counter() - begin}
             else:
                 found[row] = one_row(name, row, folder, left)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            print(f"{name} {row}: {error}", file=sys.stderr)
+        except subprocess.TimeoutExpired:
+            print(f"{name} {row}: cut off, the time is up; the same command goes on")
             break
+        except subprocess.CalledProcessError as error:  # tried again by the next command
+            print(f"{name} {row}: status {error.returncode}", file=sys.stderr)
+            report[name] = found | {row: {"failed": error.returncode}} if row else {}
         write_json(options.out, report)
-        shown = found[row] if row else found
+        shown = report[name].get(row, {}) if row else found
         print(name, row, json.dumps({k: v for k, v in shown.items() if k != "totals"}), flush=True)
 
 

@@ -57,8 +57,9 @@ class RawEngine:
         if not ours:
             kept = ["model", "max_model_len", "dtype"]
             if not torch.cuda.is_available():
-                # vLLM would take nearly all of the machine's memory, and compile for minutes.
-                kept += ["kv_cache_memory_bytes", "enforce_eager"]
+                # vLLM would take nearly all of the machine's memory, compile for minutes, and
+                # fail at seeds.
+                kept += ["kv_cache_memory_bytes", "enforce_eager", "enable_chunked_prefill"]
             arguments = {name: arguments[name] for name in kept if name in arguments}
         self._llm = vllm.LLM(**arguments)
 
