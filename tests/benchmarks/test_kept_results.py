@@ -59,6 +59,19 @@ def test_the_verdict_of_all_teachers_is_right_or_a_tie(questions):
         assert max(rows, key=lambda row: len(row["teachers"]))["right"] >= 0.95
 
 
+def test_winners_that_are_apart_are_named():
+    """By gain per step of the weights at 96 questions: in all families but one."""
+    apart = [
+        row
+        for pair in kept("verdict.json")["pairs"]
+        for row in pair["rows"]
+        if row["questions"] == 96 and row["basis"] == "weights_gain_one" and row["apart"]
+    ]
+    assert len(apart) == 20
+    assert sum(row["named"] >= 0.8 for row in apart) == 19
+    assert min(row["right"] for row in apart) >= 0.95
+
+
 def test_where_there_is_nothing_no_winner_is_named_and_controls_change_nothing():
     null = kept("verdict_null.json")
     for by_number in null["false"].values():
