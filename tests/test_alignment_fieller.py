@@ -54,8 +54,7 @@ def test_the_ends_are_where_the_test_of_a_ratio_begins_to_fail(seed, skewed):
 
 
 def test_skewness_is_taken_out_of_both_sides():
-    """Means of 12 and 24 exponential numbers: symmetric intervals miss above five times as often
-    as below; each side is to be missed in about 2.5 % of 2,000."""
+    """Means of exponential numbers: symmetric intervals miss above far more often than below."""
     for questions, covered in ((12, 0.925), (24, 0.935)):
         missed = {True: np.zeros(2), False: np.zeros(2)}
         for seed in range(2000):

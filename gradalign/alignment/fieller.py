@@ -146,9 +146,7 @@ def skewed_reaches(residuals: npt.ArrayLike, level: float = 0.95) -> tuple[float
     return -below, above
 
 
-def pooled_set(
-    sums: npt.ArrayLike, *, level: float = 0.95, skewed: bool = True
-) -> RatioSet:
+def pooled_set(sums: npt.ArrayLike, *, level: float = 0.95, skewed: bool = True) -> RatioSet:
     """Return the pooled alignment with its set.
 
     The denominator sqrt(A B) is taken to first order, e_q = (a_q B + b_q A) / (2 sqrt(A B)), which
