@@ -140,7 +140,7 @@ def rescore(
         run: its folder or fsspec URL, or its report.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` or `weights`, or both, to add to what the run has.
+        alignment: `weights`, to add to what the run has.
         weights_space: where `weights` is measured; the run's own setting by default.
         verifier: judges the stored responses and rollouts anew; the former verdicts stay in the
             table `verdicts`.

@@ -20,19 +20,16 @@ from gradalign.stages.distributions import (
 from gradalign.stages.gradients import WeightGradients
 from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
-from gradalign.stages.slopes import StudentSlopes
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is at work at a time."""
-    slopes = [StudentSlopes()] if "update" in run.config.alignment else []
     return [
         Sample(),
         StudentPositions(),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
-        *slopes,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
         *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
     ]

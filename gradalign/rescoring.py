@@ -41,7 +41,6 @@ SAMPLED = (
     "branches",
     "hidden",
     "gradients",
-    "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 
@@ -73,7 +72,7 @@ def rescore_run(
         path: the run's folder or URL.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` or `weights`, or both, to add to what the run has.
+        alignment: `weights`, to add to what the run has.
         weights_space: of `weights`; the run's own setting by default.
         verifier: the verifier to judge with; also the run's own, once more.
         reporter: where progress goes; None for silence.

@@ -1,7 +1,7 @@
 """Ratios of sums over questions, with Fieller's confidence set.
 
-A pooled alignment is D / sqrt(A B), a mean is a sum over a sum of weights, an update-level
-alignment is a ratio of means over pairs. Each is numerator over denominator, both sums over
+A pooled alignment is D / sqrt(A B), a mean is a sum over a sum of weights, a cosine of the weights
+is a ratio of means over pairs. Each is numerator over denominator, both sums over
 independent questions. Fieller's set is {r : |D - r S| <= t se(D - r S)}: it holds at any noise in
 the denominator, and is unbounded where that could be 0 (Fieller, "Some Problems in Interval
 Estimation", JRSS B 16, 1954). It needs no resampling, no seed and no order of questions.

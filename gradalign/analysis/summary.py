@@ -7,7 +7,6 @@ estimates and their intervals need: memory does not grow with the number of node
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,10 +27,8 @@ from gradalign.alignment.findings import (
     why_unsaid,
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
-from gradalign.alignment.update import UpdateEstimate
 from gradalign.analysis.align import arms_of
-from gradalign.analysis.update import question_ids, update_level
-from gradalign.analysis.weights import WeightsEstimate, weights_level
+from gradalign.analysis.weights import WeightsEstimate, question_ids, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
@@ -99,11 +96,10 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
         rules += _rules(run, shard)
         noise += _noise(run, shard)
-    updates = update_level(run) if "update" in run.config.alignment else {}
     weights = weights_level(run) if "weights" in run.config.alignment else {}
-    _write_question_sums(run, sums, updates, weights)
+    _write_question_sums(run, sums, weights)
     rows = Rows("summary")
-    ahead = _rows(run, sums, updates, weights, any_nodes=totals["nodes"] > 0)
+    ahead = _rows(run, sums, weights, any_nodes=totals["nodes"] > 0)
     while some := list(itertools.islice(ahead, ROWS)):
         rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
     table = rows.table_of()
@@ -126,7 +122,6 @@ QUESTION_SUMS = "question_sums"
 def _write_question_sums(
     run: Run,
     sums: dict[Arm, _Sums],
-    updates: dict[Arm, UpdateEstimate],
     weights: dict[Arm, WeightsEstimate],
 ) -> None:
     """Write what every arm's pooled alignment and gains are made of, question by question."""
@@ -144,7 +139,6 @@ def _write_question_sums(
             continue
         sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
         influence_Q = pooled_influence(sums_QY)
-        gain_Q = updates[arm].influence_Q if arm in updates else nothing_Q
         whole_Q = weights[arm].influence_Q if arm in weights else nothing_Q
         one_Q = weights[arm].influence_one_Q if arm in weights else nothing_Q
         in_shard = np.array([shard_of[question] for question in found.questions])
@@ -159,7 +153,6 @@ def _write_question_sums(
                 method=arm.method,
                 **dict(zip(POOLED, sums_QY[at].T, strict=True)),
                 influence=influence_Q[at],
-                gain_influence=gain_Q[numbers],
                 weights_influence=whole_Q[numbers],
                 weights_one_influence=one_Q[numbers],
             )
@@ -192,7 +185,6 @@ def _entropy_edges(run: Run) -> Floats:
 def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
-    updates: dict[Arm, UpdateEstimate],
     weights: dict[Arm, WeightsEstimate],
     *,
     any_nodes: bool,
@@ -206,12 +198,11 @@ def _rows(
         if "all" not in found.by_split:
             nothing = _row(run, arm, "all", np.zeros((0, len(COLUMNS))))
             why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
-            yield nothing | _update_columns(None) | _weights_columns(None) | {"reason": why}
+            yield nothing | _weights_columns(None) | {"reason": why}
         for split, parts in found.by_split.items():
             whole = split == "all"
             yield (
                 _row(run, arm, split, np.concatenate(parts))
-                | _update_columns(updates.get(arm) if whole else None)
                 | _weights_columns(weights.get(arm) if whole else None)
             )
         place = 0
@@ -219,7 +210,7 @@ def _rows(
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
                 row = _row(run, arm, split, part[i : i + 1])
-                yield row | _update_columns(None) | _weights_columns(None)
+                yield row | _weights_columns(None)
                 place += 1
 
 
@@ -334,18 +325,6 @@ def _finding(split: str, sums_QY: Floats, what: str) -> Estimate:
     if what == "mean":
         return mean_finding(sums_QY)
     return pooled_finding(sums_QY, part=split not in WHOLE_SPLITS)
-
-
-def _update_columns(found: UpdateEstimate | None) -> dict[str, float]:
-    """Return what the table has of update level; the gain is a number of any size."""
-    if found is None:
-        return UNKNOWN.columns("update", "update_") | UNKNOWN.columns("gain", "gain_")
-    cosine, gain = cosine_finding(found.cosine), UNKNOWN
-    if math.isnan(found.gain.value):
-        cosine = UNKNOWN  # no direction in any question
-    elif found.gain.bounded:
-        gain = Estimate(found.gain.value, found.gain.low, found.gain.high)
-    return cosine.columns("update", "update_") | gain.columns("gain", "gain_")
 
 
 def _weights_columns(found: WeightsEstimate | None) -> dict[str, float]:

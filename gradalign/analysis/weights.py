@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.alignment.fieller import RatioSet
-from gradalign.alignment.update import (
+from gradalign.alignment.weights import (
     UpdateGrams,
     mean_of_questions,
     mean_of_shared,
     update_estimate,
 )
 from gradalign.analysis.align import NO_TEACHER, arms_of
-from gradalign.analysis.update import question_ids
 from gradalign.estimates import Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.gradients import IDEAL
@@ -74,6 +73,15 @@ def weights_level(run: Run) -> dict[Arm, WeightsEstimate]:
             influence_one_Q=one.influence_Q,
         )
     return found
+
+
+def question_ids(run: Run) -> list[str]:
+    """Return the questions in the order of influences."""
+    return [
+        str(question)
+        for shard in run.shards()
+        for question in run.folder.read_table("questions", shard)["question_id"].to_pylist()
+    ]
 
 
 def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]:

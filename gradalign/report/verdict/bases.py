@@ -178,7 +178,6 @@ GAINS = (
         "gain per step of the weights",
         (0.92, 0.95),
     ),
-    ("update", "gain", "gain_influence", "gain per step of the output layer", (0.80, 0.81)),
 )
 """Gains, the best predictor first: the level of alignment, its column of the summary and of its
 influences, and what `Basis` says of it."""
