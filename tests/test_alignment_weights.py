@@ -81,7 +81,7 @@ def test_noise_of_halves_does_not_move_the_length():
     """M is its mean plus noise that is independent in each half of the rollouts."""
 
     def measured(noise, seed):
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, 1])
         ideal, method = population(1.0, seed, questions=200)
         half = method + noise * rng.normal(size=(2, *method.shape)) / np.sqrt(UNITS)
         own_Q = (half[0] * half[1]).sum(axis=1)

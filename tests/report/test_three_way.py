@@ -98,7 +98,7 @@ def test_continuous_integration_is_told(run):
 
 
 def test_point_values_are_warned_of():
-    assert warnings_of(["pooled_low[gkd@strong]>=0.1", "update_high[gkd@strong]<=0.1"]) == []
+    assert warnings_of(["pooled_low[gkd@strong]>=0.1", "weights_high[gkd@strong]<=0.1"]) == []
     (point,) = warnings_of(["pooled[gkd@strong]>=0.1"])
     assert "judged by its interval" in point
     (bare,) = warnings_of(["positive_share[gkd@strong]>=0.1"])
