@@ -180,7 +180,7 @@ def run_pair(
             "score_totals": report.metadata["totals"],
             "score_totals_every_token": every.metadata["totals"],
             **compare(found, predicted, steps.index(trained["steps"]), use_trl),
-            "cpu_seconds": {**trained["cpu_seconds"], **cpu_seconds(work)},
+            "cpu_seconds": _spent(cpu_seconds(work), trained["cpu_seconds"]),
         }
     tried = [] if quick else trainings.tuning()
     checkpoint = -1
@@ -209,6 +209,13 @@ def run_pair(
         result["selective"] = selective(pair, report, half, seeds, work, processes, say)
     result["cpu_seconds"] = cpu_seconds(work)
     return result
+
+
+def _spent(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """Put what trainings and models took before beside what was spent now."""
+    spent = {**now, **{name: before[name] for name in ("trainings", "models")}}
+    spent["all"] = round(sum(value for name, value in spent.items() if name != "all"), 1)
+    return spent
 
 
 def predictors(
