@@ -93,9 +93,9 @@ class Gain:
 
     estimates: Mapping[Arm, Estimate]
     influences: Mapping[Arm, Floats]
-    name: str = "gain"
-    words: str = "gain per step of the output layer"
-    ranks: tuple[float, float] = (0.80, 0.81)
+    name: str
+    words: str
+    ranks: tuple[float, float]
     tells_told: bool = True
 
     def estimate(self, arm: Arm, level: float) -> Estimate:
