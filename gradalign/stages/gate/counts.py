@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gradalign.engines.base import Request
+from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import context_length, load_config, resolve_model
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
