@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the groups that have most slow tests, so that no worker is left alone with one."""
     slow = Counter(_group(item.nodeid) for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[_group(item.nodeid)])
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of garbage collections, which took 0.4 s each with them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
