@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from requires import require
+from requires import needs
 from runs import SMALL, assert_same_tables, flags
 
 import gradalign
@@ -21,7 +21,7 @@ from gradalign.executors.cluster import Cluster
 from gradalign.progress import SilentReporter
 from gradalign.store.folder import RunFolder
 
-require("ray")
+needs("ray")
 
 pytestmark = pytest.mark.ray
 
