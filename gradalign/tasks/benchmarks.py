@@ -12,7 +12,7 @@ from gradalign.tasks.benchmark_rows import Benchmark, Row
 from gradalign.tasks.hub import HubTask, parse_options
 from gradalign.tasks.registry import TASKS
 from gradalign.tasks.row_checks import text_of
-from gradalign.verifiers.boxed import last_boxed
+from gradalign.verifiers.reading.boxed import last_boxed
 
 BOX_INSTRUCTION = "Think step by step and end with the final answer inside \\boxed{}."
 LETTER_INSTRUCTION = (

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gradalign.questions import Question
 from gradalign.verifiers import get
-from gradalign.verifiers.boxed import boxes, last_boxed
-from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
-from gradalign.verifiers.response import spoken
+from gradalign.verifiers.reading.boxed import boxes, last_boxed
+from gradalign.verifiers.reading.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.reading.response import spoken
 from tests.requires import needs
 from tests.verifiers.math_rows import RIGHT, UNBOXED, WRONG, rows
 
