@@ -20,7 +20,7 @@ PER_SHARD = ("questions", "spines", "positions", "continuations", "branches", "n
 
 def whole(folder: Path, table: str) -> pd.DataFrame:
     """Join the shards of a table."""
-    parts = [frame for name, frame in tables(folder).items() if name.split("/")[0] == table]
+    parts = list(tables(folder / table).values())
     joined = pd.concat(parts, ignore_index=True)
     return joined.astype(
         {name: str for name in joined.columns if joined[name].dtype.name == "category"}
