@@ -10,9 +10,9 @@ from gradalign.tasks import Message, Question, load_task
 from gradalign.tasks.reasoning_gym import INSTRUCTION
 from gradalign.verifiers import VerifierPool, get
 from gradalign.verifiers.reasoning_gym import last_answer
-from tests.requires import require
+from tests.requires import needs
 
-require("reasoning_gym")
+needs("reasoning_gym")
 
 # Arithmetic, strings, a scorer with part marks, a puzzle with many solutions, logic, a grid.
 SEVERAL = ["chain_sum", "spell_backward", "countdown", "knights_knaves", "mini_sudoku", "gcd"]
