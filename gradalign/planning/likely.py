@@ -27,6 +27,7 @@ from typing import Any, Literal
 from gradalign.config import ScoreConfig
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.planning.figures import Figures, Times
+from gradalign.planning.work import Work
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.branch.target import CAP
@@ -55,9 +56,7 @@ START = 0.5
 """Where a rollout begins in a response, likely."""
 
 PROBED_ROLLOUTS = 0.87
-PROBED_TIME = 0.5
-"""Of a probe's figures: it allows every rollout, and its batches are small (8,744 rollouts where
-10,020 were allowed; 12 to 30 s where 46 to 60 s were foretold)."""
+"""Of a probe's figures: it allows every rollout (8,744 were made where 10,020 were allowed)."""
 
 DISK = 0.45
 """Files by the uncompressed tables (13.4 MiB of 29.3 MiB)."""
@@ -115,29 +114,19 @@ def typical(config: ScoreConfig, resolved: Resolved, bound: Calibration) -> Cali
 
 def probed(config: ScoreConfig, measured: Calibration) -> Calibration:
     """Take a probe's figures, and of the rollouts that it allows those that are made."""
-    speed = measured.sampled_per_second
-    return replace(
-        measured,
-        continuations=PROBED_ROLLOUTS * measured.continuations / _most_rounds(config),
-        sampled_per_second=None if speed is None else speed / PROBED_TIME,
-        forced_per_second={
-            model: value / PROBED_TIME for model, value in measured.forced_per_second.items()
-        },
-    )
+    made = PROBED_ROLLOUTS * measured.continuations / _most_rounds(config)
+    return replace(measured, continuations=made)
 
 
-def seen(
-    run: Run, num_questions: int, stages: Mapping[str, Mapping[str, Any]], base: Calibration
-) -> Calibration:
+def seen(work: Work, stages: Mapping[str, Mapping[str, Any]], base: Calibration) -> Calibration:
     """Take from an unfinished run's record what its stages have counted so far.
 
     Args:
-        run: the run, whose folder is looked at.
-        num_questions: how many it has.
+        work: of the run, whose folder is looked at, as it is planned.
         stages: `stages` of its run.json.
         base: for what has not been counted.
     """
-    found = base
+    run, found = work.run, base
     sampled = stages.get(Sample.name, {}).get("counts", {})
     if sampled.get("spines"):
         found = replace(found, response_tokens=sampled["spine_tokens"] / sampled["spines"])
@@ -148,14 +137,23 @@ def seen(
     counts = branched.get("counts", {})
     if counts.get("continuations"):
         there = sum(Branch().done(run, shard) for shard in run.shards()) / len(run.shards())
-        questions = max(there * num_questions, 1e-9)
+        questions = max(there * work.figures.questions, 1e-9)
         working = branched["seconds"] - branched.get("opening_seconds", 0.0)
+        done = replace(
+            work,
+            figures=replace(
+                work.figures,
+                questions=math.ceil(questions),
+                continuations=counts["continuations"],
+                continuation_tokens=counts["continuation_tokens"],
+            ),
+        )
         found = replace(
             found,
             branches=counts["branches"] / questions,
             continuations=counts["continuations"] / questions,
             continuation_tokens=counts["continuation_tokens"] / counts["continuations"],
-            sampled_per_second=counts["continuation_tokens"] / max(working, 1e-3),
+            drawing=base.drawing and base.drawing.measured(done.branched(), working),
         )
     return found
 
