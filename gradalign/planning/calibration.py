@@ -13,6 +13,10 @@ from gradalign.planning.pace import Pace, drawing_pace, reading_pace
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.target import CAP
 
+ROW_SECONDS = 1e-4
+"""Of `gradalign demo` on a core of its own: 0.9 to 1.5 for a position under a teacher, a node's
+distribution, a targeted rollout, and an alignment of a node."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -29,6 +33,7 @@ class Calibration:
         sampling: of the student's engine where it draws spines, None if unknown.
         drawing: the same where it draws targeted rollouts.
         reading: of teacher-forced passes, by model; empty if unknown.
+        row_seconds: for a row of a table, or an alignment: arithmetic without a model.
         openings: seconds from nothing to a model in memory, by the stage that opens it.
         assumptions: in words.
         findings: what the gate would say of the probe's responses, a sentence each.
@@ -44,6 +49,7 @@ class Calibration:
     sampling: Pace | None
     drawing: Pace | None
     reading: Mapping[str, Pace]
+    row_seconds: float
     openings: Mapping[str, float]
     assumptions: tuple[str, ...]
     findings: tuple[str, ...] = ()
@@ -70,6 +76,7 @@ def assumed(config: ScoreConfig, resolved: Resolved, memory: Memory) -> Calibrat
         sampling=drawing,
         drawing=drawing,
         reading=known if len(known) == len(paces) else {},
+        row_seconds=ROW_SECONDS * machine.crowding,
         openings=assumed_openings(Run(config, resolved), memory, machine),
         assumptions=(
             f"every response has --max-tokens ({longest}) tokens: an upper bound",

@@ -153,7 +153,7 @@ def seen(work: Work, stages: Mapping[str, Mapping[str, Any]], base: Calibration)
             branches=counts["branches"] / questions,
             continuations=counts["continuations"] / questions,
             continuation_tokens=counts["continuation_tokens"] / counts["continuations"],
-            drawing=base.drawing and base.drawing.measured(done.branched(), working),
+            drawing=base.drawing and base.drawing.measured(done.load(Branch()), working),
         )
     return found
 

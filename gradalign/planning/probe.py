@@ -19,7 +19,7 @@ from gradalign.order import stages as every_stage
 from gradalign.planning.calibration import Calibration, allowed_continuations, assumed
 from gradalign.planning.figures import Figures
 from gradalign.planning.memory import plan_memory
-from gradalign.planning.pace import UNSIZED
+from gradalign.planning.pace import UNSIZED, Pace
 from gradalign.planning.work import Work
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.stages.base import Resolved, Run, Stage
@@ -226,17 +226,19 @@ def _calibration(run: Run, config: ScoreConfig, measured: _Measured, sizes: _Siz
     work, timed = measured.work, measured.timed
     figures = work.figures
     guess = assumed(config, run.resolved, plan_memory(run.config, run.resolved))
-    draws = guess.drawing or UNSIZED
-    passes = {
-        stage: guess.reading.get(stage.model, UNSIZED).measured(work.read(stage), took.working)
+
+    def pace(guessed: Pace | None, stage: Stage, seconds: float) -> Pace:
+        rows = guess.row_seconds * work.rows(stage)
+        return (guessed or UNSIZED).measured(work.load(stage), seconds - rows)
+
+    reading = {
+        stage.model: pace(guess.reading.get(stage.model), stage, took.working)
         for stage, took in timed.items()
         if isinstance(stage, TeacherPositions)
     }
-    own = StudentPositions()
-    reading = {stage.model: pace for stage, pace in passes.items()}
-    reading[config.student] = guess.reading.get(config.student, UNSIZED).measured(
-        work.read(own), timed[own].working
-    )
+    own, student, sample = StudentPositions(), config.student, Sample()
+    reading[student] = pace(guess.reading.get(student), own, timed[own].working)
+    drawing = pace(guess.drawing, Branch(), measured.drawing) if figures.continuations else None
     return Calibration(
         measured=True,
         response_tokens=figures.spine_tokens / figures.spines,
@@ -245,11 +247,10 @@ def _calibration(run: Run, config: ScoreConfig, measured: _Measured, sizes: _Siz
         continuations=allowed_continuations(config, sizes.open_branches) + sizes.finished,
         continuation_start=sizes.start,
         continuation_tokens=figures.continuation_tokens / max(figures.continuations, 1),
-        sampling=draws.measured(work.sampled(), timed[Sample()].working),
-        drawing=draws.measured(work.branched(), measured.drawing)
-        if figures.continuations
-        else None,
+        sampling=pace(guess.sampling, sample, timed[sample].working),
+        drawing=drawing,
         reading=reading,
+        row_seconds=guess.row_seconds,
         openings=_openings(run, measured),
         assumptions=(
             f"measured on {sizes.num_questions} questions with {run.config.num_rollouts} responses "

@@ -14,9 +14,6 @@ from gradalign.stages.continuations import TeacherContinuations
 from gradalign.stages.distributions import TeacherPositions
 from gradalign.stages.preparation.workload import Workload
 
-ARM_SECONDS = 1e-4
-"""Arithmetic per node, teacher and method (3 s for the 27,648 of `gradalign demo`)."""
-
 
 def stage_seconds(
     run: Run,
@@ -47,22 +44,19 @@ def stage_seconds(
 
 def _working(stage: Stage, work: Work, per: Calibration) -> float:
     """Return the seconds of a stage without its opening."""
-    assert per.drawing is not None
-    assert per.sampling is not None
-    run, figures = work.run, work.figures
+    rows = per.row_seconds * work.rows(stage)
     if stage.kind == "analysis":
-        return ARM_SECONDS * figures.nodes * len(run.teachers) * len(run.config.methods)
-    if stage.kind == "sample":
-        return per.sampling.seconds(work.sampled())
-    if stage.kind == "branch":
-        return per.drawing.seconds(work.branched())
-    if stage.kind == "prefix":  # as if teachers were as quick
-        share = sum(other.kind == "prefix" for other in stages(run))
-        return per.drawing.seconds(work.prefixes()) / share
-    model = run.config.student
+        return rows
+    model = work.run.config.student
     if isinstance(stage, TeacherPositions | TeacherContinuations):
         model = stage.model
-    return per.reading[model].seconds(work.read(stage))
+    share = 1
+    if stage.kind == "prefix":  # as if teachers were as quick
+        share = sum(other.kind == "prefix" for other in stages(work.run))
+    drawn = {"sample": per.sampling, "branch": per.drawing, "prefix": per.drawing}
+    pace = drawn[stage.kind] if stage.kind in drawn else per.reading[model]
+    assert pace is not None
+    return rows + pace.seconds(work.load(stage)) / share
 
 
 def times_by_kind(run: Run, seconds: Mapping[str, float] | None) -> Times:

@@ -60,7 +60,34 @@ class Work:
         """Tokens of all prompts and spines."""
         return self.figures.spine_prompt_tokens + self.figures.spine_tokens
 
-    def sampled(self) -> Load:
+    def load(self, stage: Stage) -> Load:
+        """Return what a stage has its model do; of stages for `prefix`, all of them together."""
+        if stage.kind == "sample":
+            return self._sampled()
+        if stage.kind == "branch":
+            return self._branched()
+        if stage.kind == "prefix":
+            figures = self.figures
+            return self._drawn(figures.prefix_continuations, figures.prefix_tokens, rounds=1)
+        return self._read(stage)
+
+    def rows(self, stage: Stage) -> float:
+        """Return how many rows of tables, or alignments, a stage makes."""
+        run, figures = self.run, self.figures
+        if stage.kind == "analysis":
+            return figures.nodes * len(run.teachers) * len(run.config.methods)
+        if stage.kind == "sample":
+            return figures.spines
+        if stage.kind == "prefix":
+            return figures.prefix_continuations
+        times = len(getattr(stage, "teachers", ())) or 1
+        if stage.kind in ("branch", "continuations"):
+            return times * figures.continuations
+        if isinstance(stage, StudentPositions | TeacherPositions):
+            return times * figures.spine_tokens
+        return figures.nodes * len(run.teachers)
+
+    def _sampled(self) -> Load:
         """Return the drawing of spines, and what of them the engine scores for the noise floor.
 
         A prompt is read once for all of a question's spines.
@@ -73,7 +100,7 @@ class Work:
             floor = scored * self._own_tokens / max(figures.spines, 1)
         return drawn + Load(self.workload.prompt_tokens + floor, self.shards)
 
-    def branched(self) -> Load:
+    def _branched(self) -> Load:
         """Return the drawing of targeted rollouts, with what has to be read again before."""
         figures, rounds = self.figures, ROUNDS[self.run.config.allocation]
         drawn = self._drawn(figures.continuations, figures.continuation_tokens, rounds=rounds)
@@ -87,11 +114,7 @@ class Work:
         )
         return drawn + Load(figures.continuations * block / 2, 0)
 
-    def prefixes(self) -> Load:
-        """Return the drawing of what the diagnostic `prefix` asks for."""
-        return self._drawn(self.figures.prefix_continuations, self.figures.prefix_tokens, rounds=1)
-
-    def read(self, stage: Stage) -> Load:
+    def _read(self, stage: Stage) -> Load:
         """Return the teacher-forced passes of a stage."""
         run, figures = self.run, self.figures
         if isinstance(stage, TeacherPositions):
