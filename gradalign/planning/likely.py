@@ -12,6 +12,14 @@ are allowed; 12 to 96 questions; a rollout's length by the response's):
 | 6 nodes, 12, uniform | 2.4 | 1.9 | 0.34 |
 | all nodes, 4 continuations | 1.5 to 2.0 | 0.65 to 1.0 | 0.22 to 0.28 |
 
+and of real models, with vocabularies of 49,152 and 151,936 tokens (sums of two or three numbers,
+22 and 30 tokens a response where 32 and 96 are allowed):
+
+| model and setting | candidates | rollouts | length of a rollout |
+| --- | --- | --- | --- |
+| SmolLM2-135M-Instruct, 4 nodes, 3 continuations | 9.0 | 8.2 | 0.62 |
+| Qwen2.5-Coder-0.5B-Instruct, 6 nodes, 4 continuations | 3.8 | 2.6 | 0.61 |
+
 Where nodes are few, they are those of the highest entropy, with more candidates and fewer that
 cost nothing. Responses had a tenth of the length that the context allowed, and half of a
 `--max-tokens` that somebody chose (0.4 to 0.6 at 40 and 60 tokens).
@@ -47,10 +55,17 @@ CANDIDATES = {True: 1.8, False: 2.3}
 ROLLOUTS = {True: 0.71, False: 1.55}
 """Per node, and per node and --continuations, by whether nodes are dense."""
 
+WORDS = 1000
+WORD_CANDIDATES, WORD_ROLLOUTS = 5.8, 4.6
+"""The same where nodes are few and a vocabulary of so many tokens leaves more to say: geometric
+means of the two real models."""
+
 ROLLOUT_LENGTH = 0.25
 ROLLOUT_LENGTH_FEW = 0.35
+WORD_ROLLOUT_LENGTH = 0.6
 FEW_NODES = 6
-"""Likely rollout by the likely response; longer where few nodes are chosen, which come early."""
+"""Likely rollout by the likely response; longer where few nodes are chosen, which come early, and
+where a token off the spine leads to other words."""
 
 START = 0.5
 """Where a rollout begins in a response, likely."""
@@ -98,17 +113,21 @@ def typical(config: ScoreConfig, resolved: Resolved, bound: Calibration) -> Cali
     per_spine = length if config.node_sampler == "all" else min(config.nodes, length)
     nodes = config.num_rollouts * per_spine
     dense = per_spine >= DENSE * length
-    open_branches = nodes * ROLLOUTS[dense] / PROBED_ROLLOUTS
+    candidates, rollouts = CANDIDATES[dense], ROLLOUTS[dense]
+    rollout_length = ROLLOUT_LENGTH_FEW if per_spine < FEW_NODES else ROLLOUT_LENGTH
+    if resolved.vocab_size >= WORDS and not dense:
+        candidates, rollouts = WORD_CANDIDATES, WORD_ROLLOUTS
+        rollout_length = WORD_ROLLOUT_LENGTH
+    open_branches = nodes * rollouts / PROBED_ROLLOUTS
     allowed = allowed_continuations(config, open_branches) / _most_rounds(config)
-    few = per_spine < FEW_NODES
     return replace(
         bound,
         response_tokens=length,
         nodes=nodes,
-        branches=min(nodes * CANDIDATES[dense], bound.branches),
+        branches=min(nodes * candidates, bound.branches),
         continuations=min(PROBED_ROLLOUTS * allowed, bound.continuations),
         continuation_start=length * START,
-        continuation_tokens=length * (ROLLOUT_LENGTH_FEW if few else ROLLOUT_LENGTH),
+        continuation_tokens=length * rollout_length,
     )
 
 
