@@ -74,6 +74,19 @@ def test_pool_scores_with_the_entries_of_the_generator() -> None:
     assert not pool.failures
 
 
+def test_a_worked_answer_is_the_solution() -> None:
+    task = load_task("reasoning_gym:gsm_symbolic:size=6,seed=1")
+    verify = get(task.verifier)
+    for question in task.questions():
+        worked = question.metadata["entry"]["metadata"]["answer_cot"]  # type: ignore[index, call-overload]
+        steps, end = str(question.solution).rsplit("\n", 1)
+        assert steps in worked
+        assert len(steps) > len(worked) / 2
+        assert end == f"<answer>{question.answer}</answer>"
+        assert verify(str(question.solution), question) == 1.0
+    assert load_task("reasoning_gym:chain_sum:size=1").questions()[0].solution is None
+
+
 def test_stored_entry_is_used_where_the_generator_gives_another() -> None:
     spec = "reasoning_gym:chain_sum:size=2,seed=1"
     question = load_task(spec).questions(ids=["0"])[0]
