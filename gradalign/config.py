@@ -227,6 +227,17 @@ class ScoreConfig(BaseModel):
     weights_batch: PositiveInt = _setting(
         32, "nodes", "Questions of a step of the training that --alignment weights foresees."
     )
+    weights_quarters: bool = _setting(
+        False,
+        "nodes",
+        "Take --alignment weights by quarters of the responses too: four times its passes.",
+    )
+    weights_derivative: Literal["differences", "forward"] = _setting(
+        "differences",
+        "nodes",
+        "Of --alignment weights: how logits change along the ideal update. differences: two passes "
+        "at moved weights. forward: exact, by forward-mode differentiation, in plain attention.",
+    )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )

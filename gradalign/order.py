@@ -6,18 +6,20 @@ from collections.abc import Sequence
 
 from gradalign import diagnostics
 from gradalign.analysis.align import AlignmentTables, arms_of
+from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
 from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
+from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import (
     StudentPositions,
     StudentSupports,
     TeacherPositions,
 )
-from gradalign.stages.gradients import WeightGradients
+from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
 from gradalign.stages.slopes import StudentSlopes
@@ -26,6 +28,11 @@ from gradalign.stages.slopes import StudentSlopes
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is at work at a time."""
     slopes = [StudentSlopes()] if "update" in run.config.alignment else []
+    ideal: list[Stage] = []
+    gradients: list[Stage] = []
+    if "weights" in run.config.alignment:
+        ideal = [IdealUpdates(), IdealDerivatives()]
+        gradients = [WeightGradients(tuple(arms_of(run)))]
     return [
         Sample(),
         StudentPositions(),
@@ -33,8 +40,9 @@ def stages(run: Run) -> list[Stage]:
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
         *slopes,
+        *ideal,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
-        *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
+        *gradients,
     ]
 
 

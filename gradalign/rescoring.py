@@ -41,6 +41,8 @@ SAMPLED = (
     "branches",
     "hidden",
     "gradients",
+    "ideal_updates",
+    "derivatives",
     "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
@@ -152,7 +154,9 @@ def _rescore_held(
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     if verifier is not None or space != before.weights_space:
-        stale.append("gradients")
+        stale += ["gradients", "ideal_updates", "derivatives", "alignment"]
+    elif "weights" in wanted and "weights" not in before.alignment:
+        stale.append("alignment")  # it has a column of these
     folder.remove_tables(stale)
     if verifier is not None:
         log.data["resolved"]["verifier"] = checked.resolved.verifier

@@ -127,7 +127,7 @@ def _write_question_sums(
     run: Run,
     sums: dict[Arm, _Sums],
     updates: dict[Arm, UpdateEstimate],
-    weights: dict[Arm, WeightsEstimate],
+    weights: dict[tuple[Arm, str], WeightsEstimate],
 ) -> None:
     """Write what every arm's pooled alignment and gains are made of, question by question."""
     nothing_Q = np.full(len(question_ids(run)), np.nan)
@@ -145,8 +145,9 @@ def _write_question_sums(
         sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
         influence_Q = pooled_influence(sums_QY)
         gain_Q = updates[arm].influence_Q if arm in updates else nothing_Q
-        whole_Q = weights[arm].influence_Q if arm in weights else nothing_Q
-        one_Q = weights[arm].influence_one_Q if arm in weights else nothing_Q
+        step = weights.get((arm, "all"))
+        whole_Q = nothing_Q if step is None else step.influence_Q
+        one_Q = nothing_Q if step is None else step.influence_one_Q
         in_shard = np.array([shard_of[question] for question in found.questions])
         for shard in dict.fromkeys(in_shard.tolist()):
             at = np.flatnonzero(in_shard == shard)
@@ -193,7 +194,7 @@ def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
     updates: dict[Arm, UpdateEstimate],
-    weights: dict[Arm, WeightsEstimate],
+    weights: dict[tuple[Arm, str], WeightsEstimate],
     *,
     any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -212,7 +213,7 @@ def _rows(
             yield (
                 _row(run, arm, split, np.concatenate(parts))
                 | _update_columns(updates.get(arm) if whole else None)
-                | _weights_columns(weights.get(arm) if whole else None)
+                | _weights_columns(weights.get((arm, split)))
             )
         place = 0
         for part in found.by_split.get("all", []):

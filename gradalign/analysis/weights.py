@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradalign.alignment.fieller import RatioSet
 from gradalign.alignment.update import (
@@ -15,14 +17,15 @@ from gradalign.alignment.update import (
     mean_of_shared,
     update_estimate,
 )
-from gradalign.analysis.align import NO_TEACHER, arms_of
+from gradalign.analysis.align import arms_of
 from gradalign.analysis.update import question_ids
 from gradalign.estimates import Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
-from gradalign.stages.gradients import IDEAL
+from gradalign.stages.gradients import IDEAL, NO_TEACHER
 from gradalign.store.shard import padded
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,41 +53,52 @@ class WeightsEstimate:
     influence_one_Q: Floats
 
 
-def weights_level(run: Run) -> dict[Arm, WeightsEstimate]:
-    """Return alignment in the weights of every teacher and method, from the table `gradients`.
+def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
+    """Return alignment in the weights by arm and split, from the table `gradients`.
 
     A question that a teacher was not shown counts as an update of 0. The settings' batch is
-    `weights_batch` questions, each with `num_rollouts` responses. Memory is two sketches per
-    question.
+    `weights_batch` questions, each with `num_rollouts` responses. Of a split, the update is what
+    its nodes alone ask for, and the ideal one is whole. Memory is two sketches per question.
     """
+    ideal_QD = _ideal(run)
+    ideal_QQ = ideal_QD @ ideal_QD.T
     found = {}
-    for arm, grams, own in weight_grams(run):
-        batch = update_estimate(grams, step=run.config.weights_batch)
-        one = update_estimate(grams, step=1)
-        shared, shared_Q = mean_of_shared(grams.method_QQ)
-        between_Q = np.where(np.isnan(own.within2_Q), own.length2_Q, own.within2_Q)
-        found[arm] = WeightsEstimate(
-            cosine=batch.cosine,
-            gain=batch.gain,
-            gain_one=one.gain,
-            shared=shared,
-            between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
-            within=mean_of_questions(own.response_variance_Q),
-            influence_Q=batch.influence_Q,
-            influence_one_Q=one.influence_Q,
-        )
+    for arm in arms_of(run):
+        for split, own in _read(run, arm).items():
+            found[arm, split] = _estimate(run, _grams(ideal_QD, ideal_QQ, own), own)
     return found
+
+
+def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEstimate:
+    batch = update_estimate(grams, step=run.config.weights_batch)
+    one = update_estimate(grams, step=1)
+    shared, shared_Q = mean_of_shared(grams.method_QQ)
+    between_Q = np.where(np.isnan(own.within2_Q), own.length2_Q, own.within2_Q)
+    return WeightsEstimate(
+        cosine=batch.cosine,
+        gain=batch.gain,
+        gain_one=one.gain,
+        shared=shared,
+        between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
+        within=mean_of_questions(own.response_variance_Q),
+        influence_Q=batch.influence_Q,
+        influence_one_Q=one.influence_Q,
+    )
 
 
 def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]:
     """Yield every arm with the inner products of its questions' updates, and these themselves."""
-    ideal_QD = _read(run, Arm(NO_TEACHER, IDEAL)).sketch_QD
+    ideal_QD = _ideal(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     for arm in arms_of(run):
-        own = _read(run, arm)
-        cross_QQ = ideal_QD @ own.sketch_QD.T
-        method_QQ = own.sketch_QD @ own.sketch_QD.T
-        yield arm, UpdateGrams(cross_QQ, ideal_QQ, method_QQ, own.length2_Q), own
+        own = _read(run, arm)["all"]
+        yield arm, _grams(ideal_QD, ideal_QQ, own), own
+
+
+def _grams(ideal_QD: Floats, ideal_QQ: Floats, own: QuestionUpdates) -> UpdateGrams:
+    cross_QQ = ideal_QD @ own.sketch_QD.T
+    method_QQ = own.sketch_QD @ own.sketch_QD.T
+    return UpdateGrams(cross_QQ, ideal_QQ, method_QQ, own.length2_Q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,25 +111,38 @@ class QuestionUpdates:
     response_variance_Q: Floats
 
 
-def _read(run: Run, arm: Arm) -> QuestionUpdates:
+NUMBERS = ("length2", "within2", "response_variance")
+
+
+def _ideal(run: Run) -> Floats:
+    """Return the questions' ideal updates as sketches, [Q, D]."""
+    return _read(run, Arm(NO_TEACHER, IDEAL))["all"].sketch_QD
+
+
+def _read(run: Run, arm: Arm) -> dict[str, QuestionUpdates]:
+    """Read an arm's updates by split; a question without a row has 0."""
     place = {question: number for number, question in enumerate(question_ids(run))}
-    numbers = {name: np.zeros(len(place)) for name in ("length2", "within2", "response_variance")}
-    sketch_QD: Floats | None = None
+    parts: dict[str, list[tuple[Ints, Floats, list[Floats]]]] = {"all": []}
     for shard in run.shards():
         table = run.folder.read_table("gradients", teacher_file(shard, arm.teacher))
-        keep = np.flatnonzero(np.array(table["method"].to_pylist(), dtype=object) == arm.method)
-        table = table.take(keep)
-        rows = [place[str(question)] for question in table["question_id"].to_pylist()]
-        if not rows:
-            continue
-        found, _ = padded(table["sketch"], 0.0)
-        if sketch_QD is None:
-            sketch_QD = np.zeros((len(place), found.shape[1]))
-        sketch_QD[rows] = found
-        for name, values_Q in numbers.items():
-            values_Q[rows] = table[name].to_numpy()
-    if sketch_QD is None:
-        sketch_QD = np.zeros((len(place), 1))
-    return QuestionUpdates(
-        sketch_QD, numbers["length2"], numbers["within2"], numbers["response_variance"]
-    )
+        table = table.filter(pc.equal(table["method"].cast(pa.string()), arm.method))
+        split_M = np.full(len(table), "all", dtype=object)
+        if "split" in table.column_names:  # not in tables of an older version
+            split_M = np.array(table["split"].to_pylist(), dtype=object)
+        for split in dict.fromkeys(split_M):
+            own = table.take(np.flatnonzero(split_M == split))
+            rows = np.array([place[str(name)] for name in own["question_id"].to_pylist()])
+            sketch_MD, _ = padded(own["sketch"], 0.0)
+            numbers = [own[name].to_numpy() for name in NUMBERS]
+            parts.setdefault(split, []).append((rows, sketch_MD, numbers))
+    found = {}
+    for split, pieces in parts.items():
+        width = max((sketch_MD.shape[1] for _, sketch_MD, _ in pieces), default=1)
+        sketch_QD = np.zeros((len(place), width))
+        numbers_Q = [np.zeros(len(place)) for _ in NUMBERS]
+        for rows, sketch_MD, numbers in pieces:
+            sketch_QD[rows] = sketch_MD
+            for whole_Q, values in zip(numbers_Q, numbers, strict=True):
+                whole_Q[rows] = values
+        found[split] = QuestionUpdates(sketch_QD, *numbers_Q)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gradalign.analysis.gradients import WeightGradients
 from gradalign.order import stages, student_samplers
 from gradalign.planning.calibration import Calibration
 from gradalign.planning.engine import EngineStarts
@@ -11,8 +12,9 @@ from gradalign.planning.figures import Figures, Times, times_of
 from gradalign.planning.memory import Memory
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
+from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import StudentPositions, TeacherPositions
-from gradalign.stages.gradients import WeightGradients
+from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.preparation.workload import Workload
 
 OPEN_SECONDS = 0.3
@@ -21,6 +23,9 @@ READ_BYTES_PER_SECOND = 1e9
 
 BACKWARD = 2.0
 """Forward passes that a backward pass takes as long as."""
+
+DERIVATIVE = 2.0
+"""Forward passes that derivatives of logits take: two differences, or one with its tangent."""
 
 ARM_SECONDS = 1e-4
 """Arithmetic per node, teacher and method (3 s for the 27,648 of `gradalign demo`)."""
@@ -92,6 +97,10 @@ def _work(
     spines = (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
     if isinstance(stage, WeightGradients):
         return spines * (1 + BACKWARD * stage.passes(run))
+    if isinstance(stage, IdealUpdates):
+        return spines * (1 + BACKWARD)
+    if isinstance(stage, IdealDerivatives):
+        return spines * (1 + BACKWARD + DERIVATIVE)
     if isinstance(stage, StudentPositions):
         return spines
     return figures.nodes / read[config.student]  # by the output layer alone

@@ -234,6 +234,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("teacher_advantage", _F8, "sum of (q~ - p~) V over the candidates"),
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),
+        (
+            "weights_dot",
+            _F8,
+            "success that other questions gain if the weights follow m here, first order: a . m, "
+            "a from `derivatives`; null unless asked for (--alignment weights)",
+        ),
+        (
+            "weights_outside",
+            _F8,
+            "share of |m|^2 on tokens whose own derivative is not kept; null likewise",
+        ),
     ],
     "hidden": [
         ("question_id", _NAME, ""),
@@ -282,6 +293,27 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("half1", _F8S, "from the second half"),
     ],
+    "ideal_updates": [
+        ("parameter", _ID, "number of the parameter in the space"),
+        (
+            "update",
+            pa.large_binary(),
+            "sum of a group of questions' ideal updates, float32 in C order; gone when every "
+            "derivative is there",
+        ),
+    ],
+    "derivatives": [
+        ("question_id", _NAME, ""),
+        ("node_id", _NAME, ""),
+        ("token_ids", _IDS, "the candidates and the top tokens of all models, rising"),
+        (
+            "derivative",
+            _F4S,
+            "of each one's logit along the mean ideal update of all other questions",
+        ),
+        ("rest", _F8, "mean derivative of all other tokens, by P"),
+        ("rest_prob", _F8, "P of these"),
+    ],
     "gradients": [
         ("question_id", _NAME, ""),
         (
@@ -290,6 +322,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "empty where none is looked at, and for the ideal direction",
         ),
         ("method", _NAME, "`ideal` for the ideal direction"),
+        ("split", _NAME, "all, correct, incorrect, position:...: the nodes that count"),
         ("num_responses", _ID, "responses that the update is the mean of"),
         (
             "sketch",

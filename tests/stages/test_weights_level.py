@@ -99,7 +99,8 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
     within = np.mean([float(one @ other) for one, other in responses])
     assert row["weights_between"] == pytest.approx(within - shared, rel=1e-3)
     # The rest is of this run: all positions are not nodes, and the excess is taken off at random.
-    table = report.table("gradients").query("teacher == 'demo:strong' and method == 'opd'")
+    table = report.table("gradients")
+    table = table.query("teacher == 'demo:strong' and method == 'opd' and split == 'all'")
     length2 = table["length2"].mean()
     for column, batch in (("weights_gain", 32), ("weights_gain_one", 1)):
         step2 = shared + (length2 - shared) / batch
@@ -110,7 +111,8 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
 def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_path):
     settings = {**SETTINGS, "node_sampler": "all", "limit": 3, "methods": ["gkd"]}
     run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
-    table = run.table("gradients").query("method == 'gkd'").set_index("question_id")
+    table = run.table("gradients").query("method == 'gkd' and split == 'all'")
+    table = table.set_index("question_id")
     for group, (_, row) in zip(
         responses_by_hand(run, "demo:strong", "gkd"), table.iterrows(), strict=True
     ):
@@ -186,14 +188,16 @@ def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
             found.loc["demo:strong", "opd"][column], wanted.loc["demo:strong", "opd"][column]
         )
     before = {
-        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+        (row.question_id, row.method, row.split): row.length2
+        for row in more.table("gradients").itertuples()
     }
     more = gradalign.rescore(plain.path, methods=["gkd:beta=0", "dr_grpo"])
     np.testing.assert_allclose(
         main_rows(more)["weights_gain"].sort_index(), wanted["weights_gain"].sort_index()
     )
     after = {
-        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+        (row.question_id, row.method, row.split): row.length2
+        for row in more.table("gradients").itertuples()
     }
     assert {key: after[key] for key in before} == pytest.approx(before, nan_ok=True)
     lora = gradalign.rescore(plain.path, alignment="weights", weights_space="lora:rank=2")
@@ -206,7 +210,7 @@ def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch):
-    from gradalign.stages import gradients
+    from gradalign.analysis import gradients
 
     calls = []
     plain = gradients.LogitGradients.along
@@ -229,8 +233,8 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkey
 def test_its_table_has_its_schema(report):
     table = report.table("gradients")
     assert list(table.columns) == schema("gradients").names
-    arms = 1 + 2 + 1  # ideal, two methods of the teacher, Dr. GRPO
-    assert len(table) == SETTINGS["limit"] * arms
+    arms = 2 + 1  # two methods of the teacher, and Dr. GRPO: whole and by outcome; ideal: whole
+    assert len(table) == SETTINGS["limit"] * (1 + 3 * arms)
     assert table.loc[table["method"] == "ideal", "length2"].isna().all()
 
 
