@@ -34,7 +34,7 @@ def add_model_seconds(seconds: float) -> None:
 
 @contextmanager
 def model_pass(device: torch.device) -> Iterator[None]:
-    """Count the time of a pass through a model, forward or backward; on a GPU until its result is there."""
+    """Count the time of a pass, forward or backward; on a GPU until its result is there."""
     begin = time.perf_counter()
     yield
     if device.type == "cuda":

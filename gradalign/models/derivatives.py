@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gradalign.errors import ModelError
 from gradalign.models.gradients import ForcedResponses
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def derivatives(
             which any model and attention kernel can do; `forward`: one pass of forward-mode
             differentiation, exact, in plain attention.
         step: of differences, from `step_along`.
+
+    Raises:
+        ModelError: the model has an operation without a forward-mode derivative.
     """
     import torch
 
@@ -160,7 +164,15 @@ def _forward(
             name: forward_ad.make_dual(parameter.detach(), part.to(parameter))
             for name, parameter, part in zip(names, parameters, direction, strict=True)
         }
-        dual, columns = responses.logits(batch, weights)
+        try:
+            dual, columns = responses.logits(batch, weights)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise ModelError(
+                f"the student has no forward-mode derivative: {str(error).splitlines()[0]}",
+                "Use --weights-derivative differences.",
+            ) from error
         logits, slope = forward_ad.unpack_dual(dual)
         if slope is None:
             slope = torch.zeros_like(logits)

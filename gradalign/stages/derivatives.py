@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from gradalign.models.derivatives import BatchDerivative, derivatives, step_along
 from gradalign.models.weight_space import Sketch
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file

@@ -8,6 +8,7 @@ off the sum again and differentiates its logits along the rest.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -191,7 +192,7 @@ def groups_of(shards: Sequence[str]) -> dict[str, list[str]]:
     """Return the groups of shards, by the first of each."""
     number = len(shards)
     edges = [-(-number * group // GROUPS) for group in range(GROUPS + 1)]
-    parts = [list(shards[begin:end]) for begin, end in zip(edges, edges[1:], strict=False)]
+    parts = [list(shards[begin:end]) for begin, end in itertools.pairwise(edges)]
     return {part[0]: part for part in parts if part}
 
 

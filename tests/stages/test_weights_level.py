@@ -108,6 +108,31 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
         assert row[f"{column}_low"] < row[column] < row[f"{column}_high"]
 
 
+ARMS = [("demo:strong", "gkd:beta=0"), ("demo:strong", "opd"), ("", "dr_grpo")]
+
+
+@pytest.mark.parametrize(("teacher", "method"), ARMS)
+def test_the_columns_of_tokens_add_up_to_the_numerators(report, teacher, method):
+    """Derivatives along the other questions' ideal updates, against a backward pass per arm."""
+    ideal = [sum(group) / len(group) for group in responses_by_hand(report, "", "ideal")]
+    own = [sum(group) / len(group) for group in responses_by_hand(report, teacher, method)]
+    table = report.alignment.query(f"teacher == '{teacher}' and method == '{method}'")
+    assert table["weights_dot"].notna().all()
+    rollouts = SETTINGS["num_rollouts"]
+    questions = table["question_id"].astype(str)
+    found = (table["weight"] * table["weights_dot"]).groupby(questions).sum() / rollouts
+    ids = [str(name) for name in report.questions["question_id"]]
+    for q, name in enumerate(ids):
+        others = [one for p, one in enumerate(ideal) if p != q]
+        mean = sum(others) / len(others)
+        wanted, size = float(mean @ own[q]), float(mean.norm() * own[q].norm())
+        assert found.get(name, 0.0) == pytest.approx(wanted, abs=1e-3 * size)
+    # Outside lies what teachers move beyond the support: little in a vocabulary of 259.
+    known = table["weights_outside"].dropna()
+    assert len(known) > 0
+    assert known.between(0, 1e-3).all()
+
+
 def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_path):
     settings = {**SETTINGS, "node_sampler": "all", "limit": 3, "methods": ["gkd"]}
     run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
