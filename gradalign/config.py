@@ -227,6 +227,12 @@ class ScoreConfig(BaseModel):
     weights_batch: PositiveInt = _setting(
         32, "nodes", "Questions of a step of the training that --alignment weights foresees."
     )
+    weights_adamw: str | None = _setting(
+        None,
+        "nodes",
+        "Of --alignment weights: steps of AdamW beside plain ones. first: its first step, the sign "
+        "of the gradient; or the file of an optimizer (torch, safetensors), for its exp_avg_sq.",
+    )
     weights_quarters: bool = _setting(
         False,
         "nodes",

@@ -8,6 +8,7 @@ from gradalign import diagnostics
 from gradalign.analysis.align import AlignmentTables, arms_of
 from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
+from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
@@ -33,6 +34,8 @@ def stages(run: Run) -> list[Stage]:
     if "weights" in run.config.alignment:
         ideal = [IdealUpdates(), IdealDerivatives()]
         gradients = [WeightGradients(tuple(arms_of(run)))]
+        if run.config.weights_adamw is not None:
+            gradients.append(AdamwSteps(tuple(arms_of(run))))
     return [
         Sample(),
         StudentPositions(),

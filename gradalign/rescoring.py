@@ -43,6 +43,7 @@ SAMPLED = (
     "gradients",
     "ideal_updates",
     "derivatives",
+    "steps",
     "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
@@ -154,7 +155,7 @@ def _rescore_held(
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     if verifier is not None or space != before.weights_space:
-        stale += ["gradients", "ideal_updates", "derivatives", "alignment"]
+        stale += ["gradients", "ideal_updates", "derivatives", "steps", "alignment"]
     elif "weights" in wanted and "weights" not in before.alignment:
         stale.append("alignment")  # it has a column of these
     folder.remove_tables(stale)

@@ -85,7 +85,7 @@ class WeightGradients:
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 missing = self._missing(run, shard)
-                pushes = _Pushes(run, shard)
+                pushes = StoredPushes(run, shard)
                 groups = list(read_shard(run.folder, shard).by_question())
                 total = len(groups) * sum(map(len, missing.values()))
                 rows = {label: Rows("gradients") for label in missing}
@@ -124,8 +124,16 @@ class WeightGradients:
         return missing
 
 
-class _Pushes:
-    """A shard's directions by node, as the table `directions` has them."""
+class StoredPushes:
+    """A shard's directions by node, as the table `directions` has them.
+
+    Args:
+        run: the run.
+        shard: name of the shard.
+
+    Attributes:
+        places: the nodes.
+    """
 
     def __init__(self, run: Run, shard: str) -> None:
         self.places = NodePlaces(run, shard)
@@ -204,7 +212,7 @@ class _QuestionUpdates:
         parameters: Sequence[torch.Tensor],
         sketch: Sketch,
         spines: Sequence[StoredSpine],
-        pushes: _Pushes,
+        pushes: StoredPushes,
     ) -> None:
         self._sketch, self._pushes, self._count = sketch, pushes, len(spines)
         self._sizes = [len(half) for half in (spines[0::2], spines[1::2]) if half]

@@ -353,7 +353,7 @@ def _weights_columns(found: WeightsEstimate | None) -> dict[str, float]:
     """Return what the table has of alignment in the weights."""
     cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
     columns = cosine.columns("weights", "weights_")
-    for name in ("gain", "gain_one", "shared", "between", "within"):
+    for name in ("gain", "gain_one", "shared", "between", "within", "adamw", "adamw_one"):
         number = UNKNOWN if found is None else getattr(found, name)
         if isinstance(number, RatioSet):
             ends = (number.value, number.low, number.high)

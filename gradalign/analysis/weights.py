@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from gradalign.alignment.update import (
     update_estimate,
 )
 from gradalign.analysis.align import arms_of
+from gradalign.analysis.steps import batches
 from gradalign.analysis.update import question_ids
-from gradalign.estimates import Arm, Estimate
+from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.gradients import IDEAL, NO_TEACHER
 from gradalign.store.shard import padded
@@ -41,6 +42,8 @@ class WeightsEstimate:
         within: variance of a response's update within a question, v_r.
         influence_Q: how far each question moves `gain`, [Q]; see `UpdateEstimate`.
         influence_one_Q: likewise of `gain_one`.
+        adamw: the gain of a step of AdamW on such a batch; unknown unless asked for.
+        adamw_one: of one on a single question.
     """
 
     cosine: RatioSet
@@ -51,6 +54,8 @@ class WeightsEstimate:
     within: Estimate
     influence_Q: Floats
     influence_one_Q: Floats
+    adamw: Estimate = UNKNOWN
+    adamw_one: Estimate = UNKNOWN
 
 
 def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
@@ -66,7 +71,40 @@ def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
     for arm in arms_of(run):
         for split, own in _read(run, arm).items():
             found[arm, split] = _estimate(run, _grams(ideal_QD, ideal_QQ, own), own)
+        if run.config.weights_adamw is not None:
+            batch, one = _adamw(run, arm, ideal_QD)
+            found[arm, "all"] = replace(found[arm, "all"], adamw=batch, adamw_one=one)
     return found
+
+
+def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
+    """Return the gain of a step of AdamW of length 1 on a batch, and on one question.
+
+    The step on some questions meets the ideal updates of all others, batch by batch: the mean over
+    pairs of different batches, with the delete-one jackknife over batches. Batches of one question
+    each are questions.
+    """
+    place = {question: number for number, question in enumerate(question_ids(run))}
+    steps: dict[tuple[str, ...], Floats] = {}
+    for shard in run.shards():
+        table = run.folder.read_table("steps", shard)
+        for names, teacher, method, sketch in zip(
+            *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
+            strict=True,
+        ):
+            if (teacher, method) == tuple(arm):
+                steps[tuple(names)] = np.asarray(sketch, dtype=np.float64)
+
+    def gain(groups: Sequence[Sequence[str]]) -> Estimate:
+        if len(groups) < 2:
+            return UNKNOWN
+        rows = [[place[name] for name in group] for group in groups]
+        ideal_JD = np.stack([ideal_QD[own].mean(axis=0) for own in rows])
+        step_JD = np.stack([steps[tuple(group)] for group in groups])
+        cross_JJ = ideal_JD @ step_JD.T
+        return mean_of_shared(0.5 * (cross_JJ + cross_JJ.T))[0]
+
+    return gain(batches(run)), gain([[name] for name in place])
 
 
 def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEstimate:

@@ -62,6 +62,29 @@ def parse_space(text: str) -> SpaceSpec:
     )
 
 
+def parameter_shapes(
+    settings: Any, *, trust_remote_code: bool
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of a model's parameters by name, without memory for them.
+
+    Args:
+        settings: the model's configuration.
+        trust_remote_code: whether to run code that comes with it.
+
+    Returns:
+        None where the model cannot be built.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=trust_remote_code)
+    except Exception:  # whatever a checkpoint's own code raises: a plan must not stop a run
+        return None
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 @contextmanager
 def weight_space(model: torch.nn.Module, spec: SpaceSpec) -> Iterator[list[torch.nn.Parameter]]:
     """Let gradients be taken in a space; the model is as it was afterwards.

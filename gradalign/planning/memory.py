@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from gradalign.config import ScoreConfig
 from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.checkpoints.loading import resolve_dtype
 from gradalign.models.distributions import LOGITS_BYTES
+from gradalign.models.weight_space import parameter_shapes
 from gradalign.runtime import available_bytes
 from gradalign.stages.base import Resolved, Run
 
@@ -142,15 +144,8 @@ def model_memory(run: Run, name: str, device: str) -> ModelMemory:
 
 def count_parameters(settings: Any, *, trust_remote_code: bool) -> int | None:
     """Build a model without memory for its weights and count them; None if it cannot be built."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=trust_remote_code)
-    except Exception:  # whatever a checkpoint's own code raises: a plan must not stop a run
-        return None
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    shapes = parameter_shapes(settings, trust_remote_code=trust_remote_code)
+    return None if shapes is None else sum(map(math.prod, shapes.values()))
 
 
 def kv_numbers_per_token(settings: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradalign.analysis.gradients import WeightGradients
+from gradalign.analysis.steps import AdamwSteps
 from gradalign.order import stages, student_samplers
 from gradalign.planning.calibration import Calibration
 from gradalign.planning.engine import EngineStarts
@@ -97,6 +98,8 @@ def _work(
     spines = (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
     if isinstance(stage, WeightGradients):
         return spines * (1 + BACKWARD * stage.passes(run))
+    if isinstance(stage, AdamwSteps):
+        return spines * (1 + BACKWARD * len(stage.arms))
     if isinstance(stage, IdealUpdates):
         return spines * (1 + BACKWARD)
     if isinstance(stage, IdealDerivatives):

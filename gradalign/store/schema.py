@@ -339,6 +339,12 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("within2", _F8, "inner product of two responses' updates; null with one response"),
         ("response_variance", _F8, "variance of a response's update; null with one response"),
     ],
+    "steps": [
+        ("question_ids", pa.list_(_STRING), "the questions that AdamW's step is taken on"),
+        ("teacher", _NAME, "empty for methods that look at no teacher"),
+        ("method", _NAME, ""),
+        ("sketch", _F4S, "the step at length 1, as a count sketch; see `gradients`"),
+    ],
     "question_sums": [
         ("question_id", _NAME, ""),
         ("teacher", _NAME, "empty for methods that look at no teacher"),
@@ -548,6 +554,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_within", _F8, "variance between responses to one question (v_r)"),
         ("weights_within_low", _F8, "95 % interval"),
         ("weights_within_high", _F8, "95 % interval"),
+        (
+            "weights_adamw",
+            _F8,
+            "weights_gain of a step of AdamW, on --weights-batch questions; null unless asked for "
+            "(--weights-adamw)",
+        ),
+        ("weights_adamw_low", _F8, "95 % interval"),
+        ("weights_adamw_high", _F8, "95 % interval"),
+        ("weights_adamw_one", _F8, "the same of a step of AdamW on one question"),
+        ("weights_adamw_one_low", _F8, "95 % interval"),
+        ("weights_adamw_one_high", _F8, "95 % interval"),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),

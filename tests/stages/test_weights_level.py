@@ -57,7 +57,8 @@ def responses_by_hand(report, teacher, method, keep=lambda node: True):
 
     Args:
         report: the run.
-        teacher, method: the arm; the method may be `ideal`.
+        teacher: of the arm.
+        method: of the arm, or `ideal`.
         keep: which rows of the table `nodes` count.
     """
     prompts = report.questions.set_index("question_id")["prompt_ids"]

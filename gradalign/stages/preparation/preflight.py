@@ -27,8 +27,9 @@ from gradalign.models.checkpoints.tokenizers import check_agreement, load_tokeni
 from gradalign.models.checkpoints.weight_check import check_weights
 from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
+from gradalign.models.optimizer_state import FIRST, read_moments
 from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
-from gradalign.models.weight_space import parse_space
+from gradalign.models.weight_space import parameter_shapes, parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
@@ -161,6 +162,7 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
     """
     _check_methods(config)
     parse_space(config.weights_space)
+    _check_moments(config)
     engine = resolve_engine(config.engine, config.base_urls)
     if config.executor == "local":  # Ray's workers have devices of their own
         resolve_device(config.device)
@@ -419,6 +421,22 @@ def _reader(
         notes=notes,
         tokens=event_space(tokenizer, vocab_size(model, settings)),
     )
+
+
+def _check_moments(config: ScoreConfig) -> None:
+    """Check the file of an optimizer, if there is one, against the student's parameters.
+
+    Raises:
+        UsageError: it is not there, cannot be read, or is of another model.
+    """
+    if config.weights_adamw in (None, FIRST):
+        return
+    settings = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    shapes = parameter_shapes(settings, trust_remote_code=config.trust_remote_code)
+    if shapes is not None:
+        read_moments(str(config.weights_adamw), shapes)
 
 
 def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
