@@ -238,11 +238,12 @@ class ScoreConfig(BaseModel):
         "nodes",
         "Take --alignment weights by quarters of the responses too: four times its passes.",
     )
-    weights_derivative: Literal["differences", "forward"] = _setting(
-        "differences",
+    weights_derivative: Literal["auto", "differences", "forward"] = _setting(
+        "auto",
         "nodes",
         "Of --alignment weights: how logits change along the ideal update. differences: two passes "
-        "at moved weights. forward: exact, by forward-mode differentiation, in plain attention.",
+        "at moved weights. forward: exact, by forward-mode differentiation, in plain attention. "
+        "auto: differences, and forward for students of more than 4e9 parameters, in bfloat16.",
     )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."

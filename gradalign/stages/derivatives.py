@@ -23,6 +23,7 @@ from gradalign.stages.gradients import (
     NO_TEACHER,
     NodePlaces,
     add_updates,
+    derivative_way,
     derivatives_are_there,
     ideal_update,
     open_space,
@@ -72,6 +73,7 @@ class _Passes:
         self._sketch = Sketch(parameters)
         self._total = read_sum(run, parameters)
         self._count = sum(len(run.folder.read_table("questions", shard)) for shard in run.shards())
+        self._way = derivative_way(run.config)
         self._step = self._find_step()
 
     def write(self, shard: str, tick: Tick) -> Counter[str]:
@@ -101,7 +103,7 @@ class _Passes:
                 self._parameters,
                 others,
                 responses,
-                way=run.config.weights_derivative,
+                way=self._way,
                 step=self._step,
             ):
                 rows_of_batch = _rows_of(batch, spines, places, support)
@@ -119,7 +121,7 @@ class _Passes:
     def _find_step(self) -> float:
         """Find the step of differences on the run's first question that has nodes."""
         run = self._run
-        if run.config.weights_derivative != "differences" or self._count < 2:
+        if self._way != "differences" or self._count < 2:
             return 0.0
         direction = [part / self._count for part in self._total]
         for shard in run.shards():

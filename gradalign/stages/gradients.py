@@ -20,13 +20,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gradalign.models import loaded_model
+from gradalign.config import ScoreConfig
+from gradalign.errors import UsageError
+from gradalign.models import load_config, loaded_model
+from gradalign.models.activations import checkpoints, kept_bytes_per_token
+from gradalign.models.derivatives import Way
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.event_space import only
 from gradalign.models.gradients import ForcedResponses, LogitGradients, Push
-from gradalign.models.weight_space import parse_space, weight_space
+from gradalign.models.weight_space import parameter_shapes, parse_space, weight_space
+from gradalign.runtime import available_bytes
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
-from gradalign.store.shard import StoredSpine, read_shard
+from gradalign.store.shard import StoredSpine, read_questions, read_shard
 from gradalign.store.table_builder import Rows
 
 if TYPE_CHECKING:
@@ -37,21 +42,78 @@ IDEAL = "ideal"
 
 NO_TEACHER = ""
 
+LARGE = 4_000_000_000
+"""Parameters up to which gradients are taken in float32."""
+
+GRADIENT_VECTORS = 4
+"""Vectors as long as the space that are held at once: a sum of updates, a gradient, the direction
+that both make, and the weights moved along it."""
+
 GROUPS = 4
 """Groups of shards that sums are kept of: each is as large as the space."""
 
 
 @contextmanager
 def open_space(run: Run) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Parameter]]]:
-    """Hold the student in float32, with the weights that gradients are taken of."""
-    options = {**run.model_options(run.config.student), "dtype": "float32"}
+    """Hold the student with the weights that gradients are taken of.
+
+    It is in float32, and in bfloat16 where it has more than `LARGE` parameters. Layers keep what
+    goes into them only, where a question's passes would take more than half of the free memory.
+    """
+    options = {**run.model_options(run.config.student), "dtype": gradient_dtype(run.config)}
     spec = parse_space(run.config.weights_space)
     with (
         loaded_model(run.config.student, **options) as model,
         only(model, run.tokens),
         weight_space(model, spec) as parameters,
     ):
-        yield model, parameters
+        kept = kept_bytes_per_token(model) * _tokens_at_once(run)
+        free = available_bytes(str(parameters[0].device))
+        free -= GRADIENT_VECTORS * sum(4 * parameter.numel() for parameter in parameters)
+        with checkpoints(model, on=kept > free / 2):
+            yield model, parameters
+
+
+def gradient_dtype(config: ScoreConfig) -> str:
+    """Return what the student is in while gradients are taken."""
+    return "bfloat16" if (num_parameters(config) or 0) > LARGE else "float32"
+
+
+def derivative_way(config: ScoreConfig) -> Way:
+    """Return how derivatives of logits are taken; differences are lost in bfloat16's rounding.
+
+    Raises:
+        UsageError: differences are asked for and the student is too large for float32.
+    """
+    plain = gradient_dtype(config) == "float32"
+    if config.weights_derivative == "auto":
+        return "differences" if plain else "forward"
+    if config.weights_derivative == "differences" and not plain:
+        raise UsageError(
+            f"--weights-derivative differences: a student of over {LARGE:.0e} parameters is read "
+            "in bfloat16, whose rounding hides differences.",
+            "Use --weights-derivative forward.",
+        )
+    return config.weights_derivative
+
+
+def num_parameters(config: ScoreConfig) -> int | None:
+    """Count the student's parameters; None where its configuration does not tell."""
+    settings = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    shapes = parameter_shapes(settings, trust_remote_code=config.trust_remote_code)
+    return None if shapes is None else sum(map(math.prod, shapes.values()))
+
+
+def _tokens_at_once(run: Run) -> int:
+    """Return how many tokens the passes of one question keep, at most."""
+    longest = 1
+    for shard in run.shards():
+        spines = run.folder.read_table("spines", shard, ["num_tokens"])["num_tokens"].to_numpy()
+        prompts = (len(item.prompt_ids) for item in read_questions(run.folder, shard))
+        longest = max(longest, int(spines.max(initial=0)) + max(prompts, default=0))
+    return min(run.config.num_rollouts * longest, max(run.config.batch_tokens, longest))
 
 
 def responses_of(

@@ -356,3 +356,34 @@ def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
             output_dir=str(tmp_path / "run"),
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, monkeypatch):
+    """The same numbers but for rounding, by other means."""
+    from gradalign.stages import gradients
+
+    opened = []
+    plain = gradients.checkpoints
+
+    def noting(model, *, on):
+        opened.append((next(model.parameters()).dtype, on))
+        return plain(model, on=on)
+
+    monkeypatch.setattr(gradients, "LARGE", 10_000)
+    monkeypatch.setattr(gradients, "available_bytes", lambda device: 0)
+    monkeypatch.setattr(gradients, "checkpoints", noting)
+    settings = {**SETTINGS, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(UsageError, match="hides differences"):
+        gradalign.score(**settings, alignment="weights", weights_derivative="differences")
+    run = gradalign.score(**settings, alignment="weights")
+    assert set(opened) == {(torch.bfloat16, True)}
+    found, wanted = main_rows(run), main_rows(report)
+    scale = wanted["weights_gain_one"].abs().max()
+    np.testing.assert_allclose(
+        found["weights_gain_one"], wanted["weights_gain_one"], atol=0.02 * scale
+    )
+    sums = [
+        (table["weight"] * table["weights_dot"]).groupby(table["method"], observed=True).sum()
+        for table in (run.alignment, report.alignment)
+    ]
+    np.testing.assert_allclose(sums[0], sums[1], atol=0.02 * sums[1].abs().max())

@@ -33,6 +33,7 @@ from gradalign.models.weight_space import parameter_shapes, parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
+from gradalign.stages.gradients import derivative_way
 from gradalign.stages.preparation.precision import pass_dtype
 from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.preparation.rendered import RenderedPrompts
@@ -162,7 +163,7 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
     """
     _check_methods(config)
     parse_space(config.weights_space)
-    _check_moments(config)
+    _check_passes(config)
     engine = resolve_engine(config.engine, config.base_urls)
     if config.executor == "local":  # Ray's workers have devices of their own
         resolve_device(config.device)
@@ -423,12 +424,15 @@ def _reader(
     )
 
 
-def _check_moments(config: ScoreConfig) -> None:
-    """Check the file of an optimizer, if there is one, against the student's parameters.
+def _check_passes(config: ScoreConfig) -> None:
+    """Check how derivatives are taken, and the file of an optimizer, if there is one.
 
     Raises:
-        UsageError: it is not there, cannot be read, or is of another model.
+        UsageError: the student is too large for differences; or the file is not there, cannot be
+            read, or is of another model.
     """
+    if "weights" in config.alignment:
+        derivative_way(config)
     if config.weights_adamw in (None, FIRST):
         return
     settings = load_config(
