@@ -180,7 +180,8 @@ def compare(first: Place, second: Place, *, level: float = 0.95) -> list[ArmDiff
         level: confidence of the intervals, in [0.5, 1).
 
     Returns:
-        A difference of pooled alignment per teacher and method, with interval and p-value.
+        A difference of pooled alignment per teacher and method, with interval and p-value; and,
+        where both runs have alignment in one space of the weights, of the gains per step.
 
     Raises:
         RunError: no run is there, or the runs share no teacher and method.
