@@ -128,6 +128,8 @@ def rescore(
     teachers: Sequence[str] = (),
     alignment: str | Sequence[str] = (),
     weights_space: str | None = None,
+    weights_adamw: str | None = None,
+    weights_quarters: bool | None = None,
     verifier: str | None = None,
     display: Display = "auto",
 ) -> Report:
@@ -141,7 +143,10 @@ def rescore(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `update` or `weights`, or both, to add to what the run has.
-        weights_space: where `weights` is measured; the run's own setting by default.
+        weights_space: where `weights` is measured; the run's own setting by default, as for the
+            next two.
+        weights_adamw: `first`, or an optimizer's file: steps of AdamW beside plain ones.
+        weights_quarters: whether to take it by quarters of the responses too.
         verifier: judges the stored responses and rollouts anew; the former verdicts stay in the
             table `verdicts`.
         display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
@@ -163,6 +168,8 @@ def rescore(
             teachers=_several(teachers),
             alignment=_several(alignment),
             weights_space=weights_space,
+            weights_adamw=weights_adamw,
+            weights_quarters=weights_quarters,
             verifier=verifier,
             reporter=reporter,
         )

@@ -25,6 +25,7 @@ from gradalign.stages.gradients import (
     add_updates,
     derivative_way,
     derivatives_are_there,
+    has_derivatives,
     ideal_update,
     open_space,
     read_sum,
@@ -49,7 +50,7 @@ class IdealDerivatives:
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the shard's derivatives are there."""
-        return run.folder.has_table("derivatives", shard)
+        return has_derivatives(run, shard)
 
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:

@@ -259,8 +259,14 @@ def groups_of(shards: Sequence[str]) -> dict[str, list[str]]:
 
 
 def derivatives_are_there(run: Run) -> bool:
-    """Whether no shard lacks its table of derivatives."""
-    return all(run.folder.has_table("derivatives", shard) for shard in run.shards())
+    """Whether no shard lacks its derivatives."""
+    return all(has_derivatives(run, shard) for shard in run.shards())
+
+
+def has_derivatives(run: Run, shard: str) -> bool:
+    """Whether a shard has its derivatives, and the sketches of its ideal updates."""
+    there = run.folder.has_table("derivatives", shard)
+    return there and IDEAL in updates_there(run, shard, NO_TEACHER)
 
 
 def _write_sum(run: Run, shard: str, total: Sequence[torch.Tensor]) -> None:

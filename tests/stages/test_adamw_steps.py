@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradalign
-from gradalign.errors import UsageError
+from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model, weight_space
 from tests.stages.test_weights_level import SETTINGS, responses_by_hand
 
@@ -148,6 +148,28 @@ def test_a_run_goes_on_between_batches(first, tmp_path, monkeypatch):
     assert len(table) == 2 * (len(SINGLE) + len(BATCHES))
     lengths = table["sketch"].map(np.linalg.norm)
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-3)
+
+
+def test_rescoring_adds_steps_and_quarters(first, tmp_path):
+    """Beside what is there of the weights, which stays what it is."""
+    run = gradalign.score(**PLAIN, alignment="weights", output_dir=str(tmp_path / "run"))
+    before = row_of(run)
+    assert np.isnan(before["weights_adamw"])
+    assert "position:0-25%" not in set(run.table("gradients")["split"])
+    with pytest.raises(RunError, match=r"rescore .* --weights-adamw first --weights-quarters"):
+        gradalign.score(
+            **{**PLAIN, "weights_adamw": "first", "weights_quarters": True},
+            alignment="weights",
+            output_dir=str(tmp_path / "run"),
+        )
+    more = gradalign.rescore(run.path, weights_adamw="first", weights_quarters=True)
+    after = row_of(more)
+    assert after["weights_adamw"] == pytest.approx(row_of(first)["weights_adamw"])
+    assert after["weights_gain"] == pytest.approx(before["weights_gain"], rel=1e-6)
+    quarter = more.summary.query("split == 'position:0-25%' and method == 'opd'").iloc[0]
+    assert np.isfinite(quarter["weights_gain"])
+    with pytest.raises(UsageError, match="nothing new"):
+        gradalign.rescore(run.path, weights_adamw="first")
 
 
 def test_files_that_are_none_are_refused_before_the_run(tmp_path):
