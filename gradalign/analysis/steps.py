@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import numpy as np
+import pyarrow as pa
 
 from gradalign.analysis.gradients import WHOLE, StoredPushes
 from gradalign.analysis.update import question_ids
@@ -64,32 +64,42 @@ class AdamwSteps:
             yield work
 
     def _missing(self, run: Run, shard: str) -> list[Arm]:
-        if not run.folder.has_table("steps", shard):
-            return list(self.arms)
-        table = run.folder.read_table("steps", shard, ["teacher", "method"])
-        there = set(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
-        begins = any(True for _ in batches_of(run, shard))
-        return [arm for arm in self.arms if tuple(arm) not in there] if begins else []
+        wanted = set(itertools.chain.from_iterable(map(_keys, batches_of(run, shard))))
+        there: dict[Arm, set[tuple[str, ...]]] = {}
+        if run.folder.has_table("steps", shard):
+            table = run.folder.read_table("steps", shard, ["question_ids", "teacher", "method"])
+            for names, teacher, method in zip(
+                *(table[name].to_pylist() for name in table.column_names), strict=True
+            ):
+                there.setdefault(Arm(teacher, method), set()).add(tuple(names))
+        # A run that has more questions since has a batch more, or a fuller one.
+        return [arm for arm in self.arms if not wanted <= there.get(arm, set())]
 
 
-def batches(run: Run) -> list[list[str]]:
-    """Return the run's questions as batches of `weights_batch` or a few more, in order.
+class Batch(NamedTuple):
+    """Questions in order; of the last ones of a run there may be too few for a batch."""
 
-    Fewer questions than that are no batch: there are none, and steps on single questions only.
-    """
-    ids = question_ids(run)
-    number = len(ids) // run.config.weights_batch
-    if not number:
-        return []
-    edges = np.linspace(0, len(ids), number + 1).astype(int)
-    return [ids[begin:end] for begin, end in itertools.pairwise(edges)]
+    questions: tuple[str, ...]
+    whole: bool
 
 
-def batches_of(run: Run, shard: str) -> Iterator[list[str]]:
-    """Yield the batches that begin in a shard; without any, its questions."""
-    own = [item.question.id for item in read_questions(run.folder, shard)]
-    every = batches(run) or [own]
-    yield from (batch for batch in every if batch and batch[0] in own)
+def batches(run: Run) -> list[Batch]:
+    """Return the run's questions by `weights_batch`, in order."""
+    ids, size = question_ids(run), run.config.weights_batch
+    parts = [tuple(ids[begin : begin + size]) for begin in range(0, len(ids), size)]
+    return [Batch(part, len(part) == size) for part in parts]
+
+
+def batches_of(run: Run, shard: str) -> list[Batch]:
+    """Return the batches that begin in a shard."""
+    own = {item.question.id for item in read_questions(run.folder, shard)}
+    return [batch for batch in batches(run) if batch.questions[0] in own]
+
+
+def _keys(batch: Batch) -> list[tuple[str, ...]]:
+    """Return what steps are taken on: each question, and all of them where they are a batch."""
+    single = [(name,) for name in batch.questions]
+    return [*single, batch.questions] if batch.whole else list(single)
 
 
 class _Passes:
@@ -105,16 +115,13 @@ class _Passes:
 
     def write(self, shard: str, arms: Sequence[Arm], tick: Tick) -> None:
         """Write the steps of some arms beside those that are there."""
-        import pyarrow as pa
-
         run, rows = self._run, Rows("steps")
-        whole = {tuple(batch) for batch in batches(run)}
-        todo = list(batches_of(run, shard))
-        total, done = sum(map(len, todo)) * len(arms), 0
+        todo = batches_of(run, shard)
+        total, done = sum(len(batch.questions) for batch in todo) * len(arms), 0
         for batch in todo:
             for some in self._portions(arms):
                 sums: dict[Arm, list[torch.Tensor]] = {}
-                for question, spines, pushes in self._questions(batch):
+                for question, spines, pushes in self._questions(batch.questions):
                     responses = responses_of(run, self._model, spines, pushes.places)
                     gradients = LogitGradients(responses, self._parameters)
                     for arm in some:
@@ -130,13 +137,15 @@ class _Passes:
                         )
                         done += 1
                         tick(done, total, 1)
-                if tuple(batch) in whole and len(batch) > 1:
+                if batch.whole and len(batch.questions) > 1:
                     for arm, own in sums.items():
-                        self._add(rows, arm, batch, own)
+                        self._add(rows, arm, batch.questions, own)
         table = rows.table_of()
         if run.folder.has_table("steps", shard):
-            before = run.folder.read_table("steps", shard)
-            table = pa.concat_tables([before, table]).unify_dictionaries()
+            stored = run.folder.read_table("steps", shard)
+            names = zip(stored["teacher"].to_pylist(), stored["method"].to_pylist(), strict=True)
+            kept = [Arm(*name) not in arms for name in names]
+            table = pa.concat_tables([stored.filter(kept), table]).unify_dictionaries()
         run.folder.write_table("steps", shard, table)
 
     def _add(

@@ -86,7 +86,7 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
     """
     place = {question: number for number, question in enumerate(question_ids(run))}
     steps: dict[tuple[str, ...], Floats] = {}
-    for shard in run.shards():
+    for shard in run.folder.files("steps"):  # one where no batch begins has none
         table = run.folder.read_table("steps", shard)
         for names, teacher, method, sketch in zip(
             *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
@@ -104,7 +104,8 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
         cross_JJ = ideal_JD @ step_JD.T
         return mean_of_shared(0.5 * (cross_JJ + cross_JJ.T))[0]
 
-    return gain(batches(run)), gain([[name] for name in place])
+    whole = [batch.questions for batch in batches(run) if batch.whole]
+    return gain(whole), gain([(name,) for name in place])
 
 
 def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEstimate:

@@ -27,6 +27,7 @@ from gradalign.stages.gradients import (
     derivatives_are_there,
     has_derivatives,
     ideal_update,
+    num_questions,
     open_space,
     read_sum,
     remove_sums,
@@ -73,7 +74,7 @@ class _Passes:
         self._run, self._model, self._parameters = run, model, parameters
         self._sketch = Sketch(parameters)
         self._total = read_sum(run, parameters)
-        self._count = sum(len(run.folder.read_table("questions", shard)) for shard in run.shards())
+        self._count = num_questions(run)
         self._way = derivative_way(run.config)
         self._step = self._find_step()
 
@@ -112,10 +113,12 @@ class _Passes:
                     rows_of_batch["derivative"] = [None] * len(rows_of_batch["node_id"])
                     rows_of_batch["rest"] = math.nan
                 count = len(rows_of_batch["node_id"])
+                rows_of_batch["num_questions"] = self._count
                 rows.add(count, question_id=question.question.id, **rows_of_batch)
             tick(done, len(groups), 1)
         if IDEAL not in updates_there(run, shard, NO_TEACHER):
             add_updates(run, shard, NO_TEACHER, sketches.table_of())
+        run.folder.remove_table("alignment", shard)  # what is made of those that were there
         run.folder.write_table("derivatives", shard, rows.table_of())
         return Counter()
 

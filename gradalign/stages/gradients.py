@@ -217,10 +217,14 @@ class IdealUpdates:
 
     def done(self, run: Run, shard: str) -> bool:
         """Whether the sum of the shard's group is there, or no longer needed."""
-        shards = run.shards()
-        if shard not in groups_of(shards) or run.folder.has_table("ideal_updates", shard):
+        group = groups_of(run.shards()).get(shard)
+        if group is None or derivatives_are_there(run):
             return True
-        return derivatives_are_there(run)
+        if not run.folder.has_table("ideal_updates", shard):
+            return False
+        # A run that has more questions since has other groups.
+        stored = run.folder.read_table("ideal_updates", shard, ["shards"])
+        return bool(stored["shards"][0].as_py() == group)
 
     @contextmanager
     def session(self, run: Run) -> Iterator[Work]:
@@ -244,7 +248,7 @@ class IdealUpdates:
                             part += new
                         done += 1
                         tick(done, num, 1)
-                _write_sum(run, shard, total)
+                _write_sum(run, shards, total)
                 return Counter()
 
             yield work
@@ -264,16 +268,26 @@ def derivatives_are_there(run: Run) -> bool:
 
 
 def has_derivatives(run: Run, shard: str) -> bool:
-    """Whether a shard has its derivatives, and the sketches of its ideal updates."""
-    there = run.folder.has_table("derivatives", shard)
-    return there and IDEAL in updates_there(run, shard, NO_TEACHER)
+    """Whether a shard has its derivatives along all other questions, and its ideal sketches."""
+    if not run.folder.has_table("derivatives", shard):
+        return False
+    numbers = run.folder.read_table("derivatives", shard, ["num_questions"])["num_questions"]
+    if len(numbers) and numbers[0].as_py() != num_questions(run):
+        return False
+    return IDEAL in updates_there(run, shard, NO_TEACHER)
 
 
-def _write_sum(run: Run, shard: str, total: Sequence[torch.Tensor]) -> None:
+def num_questions(run: Run) -> int:
+    """Count the questions of a run."""
+    return sum(len(run.folder.read_table("questions", shard)) for shard in run.shards())
+
+
+def _write_sum(run: Run, shards: Sequence[str], total: Sequence[torch.Tensor]) -> None:
     rows = Rows("ideal_updates")
     for number, part in enumerate(total):
-        rows.add(1, parameter=number, update=[part.flatten().cpu().numpy().tobytes()])
-    run.folder.write_table("ideal_updates", shard, rows.table_of())
+        values = part.flatten().cpu().numpy().tobytes()
+        rows.add(1, shards=[list(shards)], parameter=number, update=[values])
+    run.folder.write_table("ideal_updates", shards[0], rows.table_of())
 
 
 def read_sum(run: Run, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -296,7 +310,7 @@ def read_sum(run: Run, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def remove_sums(run: Run) -> None:
     """Delete the sums, which are as large as the space each."""
-    for shard in groups_of(run.shards()):
+    for shard in run.folder.files("ideal_updates"):
         run.folder.remove_table("ideal_updates", shard)
 
 

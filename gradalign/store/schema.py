@@ -294,6 +294,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("half1", _F8S, "from the second half"),
     ],
     "ideal_updates": [
+        ("shards", pa.list_(_STRING), "the shards of the group"),
         ("parameter", _ID, "number of the parameter in the space"),
         (
             "update",
@@ -313,6 +314,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("rest", _F8, "mean derivative of all other tokens, by P"),
         ("rest_prob", _F8, "P of these"),
+        ("num_questions", _ID, "questions that the run had then, this one included"),
     ],
     "gradients": [
         ("question_id", _NAME, ""),

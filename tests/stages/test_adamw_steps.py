@@ -150,6 +150,24 @@ def test_a_run_goes_on_between_batches(first, tmp_path, monkeypatch):
     np.testing.assert_allclose(lengths, 1.0, rtol=1e-3)
 
 
+def test_a_run_with_more_questions_has_what_one_of_as_many_has(first, tmp_path):
+    """Five questions leave a batch half full; the sixth fills it, and is new to all derivatives."""
+    settings = {**PLAIN, "weights_adamw": "first", "output_dir": str(tmp_path / "run")}
+    gradalign.score(**{**settings, "limit": 5}, alignment="weights")
+    more = gradalign.score(**settings, alignment="weights")
+    columns = ["weights_gain", "weights_adamw", "weights_adamw_one", "weights_adamw_low"]
+    np.testing.assert_allclose(
+        row_of(more)[columns].astype(float), row_of(first)[columns].astype(float), rtol=1e-5
+    )
+    keys = ["node_id", "teacher", "method"]
+    dots = [
+        run.alignment.astype(dict.fromkeys(keys, str)).set_index(keys)["weights_dot"]
+        for run in (first, more)
+    ]
+    scale = dots[0].abs().max()
+    np.testing.assert_allclose(dots[0], dots[1].reindex(dots[0].index), atol=1e-3 * scale)
+
+
 def test_rescoring_adds_steps_and_quarters(first, tmp_path):
     """Beside what is there of the weights, which stays what it is."""
     run = gradalign.score(**PLAIN, alignment="weights", output_dir=str(tmp_path / "run"))

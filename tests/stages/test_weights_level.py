@@ -345,6 +345,21 @@ def test_its_table_has_its_schema(report):
     arms = 2 + 1  # two methods of the teacher, and Dr. GRPO: whole and by outcome; ideal: whole
     assert len(table) == SETTINGS["limit"] * (1 + 3 * arms)
     assert table.loc[table["method"] == "ideal", "length2"].isna().all()
+    slopes = report.table("derivatives")
+    assert list(slopes.columns) == schema("derivatives").names
+    assert set(slopes["node_id"]) == set(report.nodes["node_id"])
+    assert slopes["rest_prob"].between(0, 1).all()
+    # Sums as large as the space are gone when nothing needs them any more.
+    assert not report.folder.files("ideal_updates")
+
+
+def test_time_in_models_counts_passes_back_too(report):
+    """Most of a stage of backward passes is inside the model."""
+    stages = report.metadata["stages"]
+    for name in ("ideal updates", "derivatives", "gradients"):
+        stage = stages[name]
+        assert stage["model_seconds"] <= stage["seconds"] - stage["opening_seconds"] + 0.003
+        assert stage["model_seconds"] > 0.3 * (stage["seconds"] - stage["opening_seconds"])
 
 
 def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
