@@ -62,6 +62,8 @@ COLUMNS = (
     "coverage",
     "advantage",
     "advantage_weight",
+    "outside",
+    "outside_weight",
 )
 
 DUST = 1e-9
@@ -254,6 +256,10 @@ def _columns(group: pd.DataFrame) -> Floats:
     advantage = group["teacher_advantage"].to_numpy(dtype=np.float64)
     known = np.isfinite(advantage)
     dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED[:3])
+    outside = np.full(len(group), np.nan)
+    if "weights_outside" in group:  # not in tables of an older version
+        outside = group["weights_outside"].to_numpy(dtype=np.float64)
+    moved = np.isfinite(outside)
     points = length2 > ZERO_NORM**2
     unit_dot = np.where(points, dot / np.sqrt(np.where(points, length2, 1.0)), 0.0)
     return np.column_stack(
@@ -269,6 +275,8 @@ def _columns(group: pd.DataFrame) -> Floats:
             weight * group["coverage"].to_numpy(dtype=np.float64),
             np.where(known, weight * np.where(known, advantage, 0.0), 0.0),
             np.where(known, weight, 0.0),
+            np.where(moved, weight * np.where(moved, outside, 0.0), 0.0),
+            np.where(moved, weight, 0.0),
         ]
     ).astype(np.float64)
 
@@ -319,6 +327,7 @@ def _row(run: Run, arm: Arm, split: str, sums_QY: Floats) -> dict[str, Any]:
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
+        "weights_outside": _ratio(total["outside"], total["outside_weight"]),
         "reason": reason,
     }
 

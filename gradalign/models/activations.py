@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from gradalign.models.forward import trial_rows
+from gradalign.models.forward import taken_arguments, trial_rows
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,9 @@ def kept_bytes_per_token(model: torch.nn.Module) -> float:
 
     (row,) = trial_rows(model, [TRIAL])
     ids = torch.tensor([row], device=next(model.parameters()).device)
+    plain = taken_arguments(model, {"use_cache": False})
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        logits = model(input_ids=ids, use_cache=False).logits  # the graph lives until it is counted
+        logits = model(input_ids=ids, **plain).logits  # the graph lives until it is counted
         total = sum(kept.values())
         del logits
     return total / TRIAL

@@ -57,10 +57,12 @@ class IdealDerivatives:
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student, and the sum of all questions' ideal updates."""
         with open_space(run) as (model, parameters):
-            passes = _Passes(run, model, parameters)
+            passes: list[_Passes] = []
 
             def work(shard: str, tick: Tick) -> Counter[str]:
-                return passes.write(shard, tick)
+                if not passes:  # a worker that comes too late finds no sums, and needs none
+                    passes.append(_Passes(run, model, parameters))
+                return passes[0].write(shard, tick)
 
             yield work
         if derivatives_are_there(run):

@@ -85,16 +85,17 @@ def derivative_way(config: ScoreConfig) -> Way:
     Raises:
         UsageError: differences are asked for and the student is too large for float32.
     """
-    plain = gradient_dtype(config) == "float32"
+    if config.weights_derivative == "forward":
+        return "forward"
+    if gradient_dtype(config) == "float32":
+        return "differences"
     if config.weights_derivative == "auto":
-        return "differences" if plain else "forward"
-    if config.weights_derivative == "differences" and not plain:
-        raise UsageError(
-            f"--weights-derivative differences: a student of over {LARGE:.0e} parameters is read "
-            "in bfloat16, whose rounding hides differences.",
-            "Use --weights-derivative forward.",
-        )
-    return config.weights_derivative
+        return "forward"
+    raise UsageError(
+        f"--weights-derivative differences: a student of over {LARGE:.0e} parameters is read in "
+        "bfloat16, whose rounding hides differences.",
+        "Use --weights-derivative forward.",
+    )
 
 
 def num_parameters(config: ScoreConfig) -> int | None:

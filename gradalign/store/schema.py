@@ -567,6 +567,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_adamw_one", _F8, "the same of a step of AdamW on one question"),
         ("weights_adamw_one_low", _F8, "95 % interval"),
         ("weights_adamw_one_high", _F8, "95 % interval"),
+        (
+            "weights_outside",
+            _F8,
+            "mean share of |m|^2 on tokens whose derivative is not kept; null as `weights` is",
+        ),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),

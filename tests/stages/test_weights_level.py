@@ -141,6 +141,8 @@ def test_the_columns_of_tokens_add_up_to_the_numerators(report, teacher, method)
     known = table["weights_outside"].dropna()
     assert len(known) > 0
     assert known.between(0, 1e-3).all()
+    mean = np.average(known, weights=table.loc[known.index, "weight"])
+    assert main_rows(report).loc[(teacher, method), "weights_outside"] == pytest.approx(mean)
 
 
 SPLITS = {

@@ -431,7 +431,7 @@ def _check_passes(config: ScoreConfig) -> None:
         UsageError: the student is too large for differences; or the file is not there, cannot be
             read, or is of another model.
     """
-    if "weights" in config.alignment:
+    if config.weights_derivative == "differences" and "weights" in config.alignment:
         derivative_way(config)
     if config.weights_adamw in (None, FIRST):
         return
