@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.gradients import ForcedResponses, LogitGradients, Push
 from gradalign.models.weight_space import Sketch, SpaceSpec, parse_space, weight_space
+from gradalign.runtime import model_seconds
 
 SEQUENCES = [ForcedSequence((5, 6, 7), (8, 9, 10, 11)), ForcedSequence((5, 6, 7), (12, 13))]
 POSITIONS = [(0, 2, 3), (1,)]
@@ -58,6 +60,16 @@ def test_gradients_are_those_of_the_sum_over_positions(model, batch_tokens):
             for found, want in zip(gradients.along(pushed), expected, strict=True):
                 torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_time_in_models_counts_a_pass_back(model):
+    """Also where the graph is there already: no forward pass is made then."""
+    with weight_space(model, SpaceSpec("all")) as parameters:
+        gradients = LogitGradients(ForcedResponses(model, SEQUENCES, POSITIONS), parameters)
+        gradients.along(pushes(1))
+        before, began = model_seconds(), time.perf_counter()
+        gradients.along(pushes(2))
+        assert 0 < model_seconds() - before <= time.perf_counter() - began
 
 
 def test_a_step_along_it_moves_the_logits_as_it_says(model):

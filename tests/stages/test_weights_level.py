@@ -355,15 +355,6 @@ def test_its_table_has_its_schema(report):
     assert not report.folder.files("ideal_updates")
 
 
-def test_time_in_models_counts_passes_back_too(report):
-    """Most of a stage of backward passes is inside the model."""
-    stages = report.metadata["stages"]
-    for name in ("ideal updates", "derivatives", "gradients"):
-        stage = stages[name]
-        assert stage["model_seconds"] <= stage["seconds"] - stage["opening_seconds"] + 0.003
-        assert stage["model_seconds"] > 0.3 * (stage["seconds"] - stage["opening_seconds"])
-
-
 def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
     with pytest.raises(UsageError, match="is no space of weights"):
         gradalign.score(
