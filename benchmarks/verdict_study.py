@@ -31,7 +31,8 @@ from scipy.stats import spearmanr
 
 import gradalign
 from gradalign.alignment.weights import UpdateGrams, update_estimate
-from gradalign.analysis.weights import question_ids, weight_grams
+from gradalign.analysis.align import question_ids
+from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm, Estimate
 from gradalign.report.node_scores import NodeScores, read_scores
 from gradalign.report.verdict.bases import GAINS, Basis, Gain, Pooled

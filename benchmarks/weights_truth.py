@@ -40,7 +40,8 @@ from exact_language import Network, context_prompt, grow, leaves_of, problems
 import gradalign
 from gradalign import methods
 from gradalign.alignment.weights import UpdateGrams, mean_of_shared, update_estimate
-from gradalign.analysis.weights import weight_grams
+from gradalign.analysis.align import question_ids
+from gradalign.analysis.weights import ideal_sketches, weight_grams
 from gradalign.demo.addition import Problem
 from gradalign.estimates import Arm
 from gradalign.methods.batch import NodeBatch
@@ -288,12 +289,11 @@ def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
             **RUN, task=str(task), seed=seed, output_dir=str(folder / f"run{seed}")
         )
         run = Run(report.config, Resolved(**report.metadata["resolved"]))
-        table = report.table("gradients").set_index(["teacher", "method", "question_id"])
-        names = [f"q{index}" for index in range(len(rows))]
-        ideal.append(np.stack([table.loc["", "ideal", name]["sketch"] for name in names]))
+        ids = question_ids(run)
+        order = [ids.index(f"q{index}") for index in range(len(rows))]
+        ideal.append(ideal_sketches(run)[order])
         for arm, grams, own in weight_grams(run):
             if arm in ARMS:
-                order = [list(report.questions["question_id"]).index(name) for name in names]
                 sketches.setdefault(arm, []).append(own.sketch_QD[order])
                 lengths.setdefault(arm, []).append(grams.own_Q[order])
         print("run", seed, flush=True)

@@ -128,6 +128,8 @@ def rescore(
     teachers: Sequence[str] = (),
     alignment: str | Sequence[str] = (),
     weights_space: str | None = None,
+    weights_adamw: str | None = None,
+    weights_quarters: bool | None = None,
     verifier: str | None = None,
     display: Display = "auto",
 ) -> Report:
@@ -141,7 +143,10 @@ def rescore(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `weights`, to add to what the run has.
-        weights_space: where `weights` is measured; the run's own setting by default.
+        weights_space: where `weights` is measured; the run's own setting by default, as for the
+            next two.
+        weights_adamw: `first`, or an optimizer's file: steps of AdamW beside plain ones.
+        weights_quarters: whether to take it by quarters of the responses too.
         verifier: judges the stored responses and rollouts anew; the former verdicts stay in the
             table `verdicts`.
         display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
@@ -163,6 +168,8 @@ def rescore(
             teachers=_several(teachers),
             alignment=_several(alignment),
             weights_space=weights_space,
+            weights_adamw=weights_adamw,
+            weights_quarters=weights_quarters,
             verifier=verifier,
             reporter=reporter,
         )
@@ -180,7 +187,8 @@ def compare(first: Place, second: Place, *, level: float = 0.95) -> list[ArmDiff
         level: confidence of the intervals, in [0.5, 1).
 
     Returns:
-        A difference of pooled alignment per teacher and method, with interval and p-value.
+        A difference of pooled alignment per teacher and method, with interval and p-value; and,
+        where both runs have alignment in one space of the weights, of the gains per step.
 
     Raises:
         RunError: no run is there, or the runs share no teacher and method.

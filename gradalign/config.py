@@ -227,6 +227,24 @@ class ScoreConfig(BaseModel):
     weights_batch: PositiveInt = _setting(
         32, "nodes", "Questions of a step of the training that --alignment weights foresees."
     )
+    weights_adamw: str | None = _setting(
+        None,
+        "nodes",
+        "Of --alignment weights: steps of AdamW beside plain ones. first: its first step, the sign "
+        "of the gradient; or the file of an optimizer (torch, safetensors), for its exp_avg_sq.",
+    )
+    weights_quarters: bool = _setting(
+        False,
+        "nodes",
+        "Take --alignment weights by quarters of the responses too: four times its passes.",
+    )
+    weights_derivative: Literal["auto", "differences", "forward"] = _setting(
+        "auto",
+        "nodes",
+        "Of --alignment weights: how logits change along the ideal update. differences: two passes "
+        "at moved weights. forward: exact, by forward-mode differentiation, in plain attention. "
+        "auto: differences, and forward for students of more than 4e9 parameters, in bfloat16.",
+    )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )

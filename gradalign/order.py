@@ -6,32 +6,43 @@ from collections.abc import Sequence
 
 from gradalign import diagnostics
 from gradalign.analysis.align import AlignmentTables, arms_of
+from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
+from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
+from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import (
     StudentPositions,
     StudentSupports,
     TeacherPositions,
 )
-from gradalign.stages.gradients import WeightGradients
+from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is at work at a time."""
+    ideal: list[Stage] = []
+    gradients: list[Stage] = []
+    if "weights" in run.config.alignment:
+        ideal = [IdealUpdates(), IdealDerivatives()]
+        gradients = [WeightGradients(tuple(arms_of(run)))]
+        if run.config.weights_adamw is not None:
+            gradients.append(AdamwSteps(tuple(arms_of(run))))
     return [
         Sample(),
         StudentPositions(),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
+        *ideal,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
-        *([WeightGradients(tuple(arms_of(run)))] if "weights" in run.config.alignment else []),
+        *gradients,
     ]
 
 

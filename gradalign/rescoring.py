@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,8 +41,14 @@ SAMPLED = (
     "branches",
     "hidden",
     "gradients",
+    "ideal_updates",
+    "derivatives",
+    "steps",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
+
+IN_WEIGHTS = ("gradients", "ideal_updates", "derivatives")
+"""What passes in the space of the weights made; without one of them the others are made anew."""
 
 PER_TEACHER = ("supports", "distributions", "tokens", "continuation_scores", "diagnostics_prefix")
 """What each teacher said: kept, unless a new method needs more of it."""
@@ -55,6 +61,8 @@ def rescore_run(
     teachers: Sequence[str] = (),
     alignment: Sequence[str] = (),
     weights_space: str | None = None,
+    weights_adamw: str | None = None,
+    weights_quarters: bool | None = None,
     verifier: str | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -73,7 +81,9 @@ def rescore_run(
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
         alignment: `weights`, to add to what the run has.
-        weights_space: of `weights`; the run's own setting by default.
+        weights_space: of `weights`; the run's own setting by default, as for the next two.
+        weights_adamw: of `weights`: `first`, or the file of an optimizer.
+        weights_quarters: of `weights`: whether to take it by quarters of the responses too.
         verifier: the verifier to judge with; also the run's own, once more.
         reporter: where progress goes; None for silence.
 
@@ -85,9 +95,12 @@ def rescore_run(
     folder = RunFolder(path)
     RunLog.load(folder)  # a folder without a run is left without a lock, too
     with sole_writer(folder):
-        return _rescore_held(
-            folder, methods, teachers, alignment, weights_space, verifier, reporter
-        )
+        in_weights = {
+            "weights_space": weights_space,
+            "weights_adamw": weights_adamw,
+            "weights_quarters": weights_quarters,
+        }
+        return _rescore_held(folder, methods, teachers, alignment, in_weights, verifier, reporter)
 
 
 def _rescore_held(
@@ -95,7 +108,7 @@ def _rescore_held(
     methods: Sequence[str],
     teachers: Sequence[str],
     alignment: Sequence[str],
-    weights_space: str | None,
+    in_weights: Mapping[str, Any],
     verifier: str | None,
     reporter: Reporter | None,
 ) -> Report:
@@ -111,9 +124,13 @@ def _rescore_held(
     scored = {item.label for item in Run(before, Resolved(**log.resolved)).teachers}
     new_teachers = [spec for spec in teachers if parse_teacher(spec).label not in scored]
     wanted = [*before.alignment, *alignment]
-    space = weights_space or before.weights_space
+    changed = {
+        name: value
+        for name, value in in_weights.items()
+        if value is not None and value != getattr(before, name)
+    }
     new_levels = not set(wanted) <= set(before.alignment)
-    new_levels |= "weights" in wanted and space != before.weights_space
+    new_levels |= "weights" in wanted and bool(changed)
     if verifier is None and not (new_methods or new_teachers or new_levels):
         raise UsageError(
             "nothing new to score.",
@@ -126,7 +143,7 @@ def _rescore_held(
             "methods": [*before.methods, *new_methods],
             "teachers": [*before.teachers, *new_teachers],
             "alignment": wanted,
-            "weights_space": space,
+            **changed,
             **({} if verifier is None else _of_verifier(before, verifier)),
         }
     )
@@ -150,8 +167,14 @@ def _rescore_held(
         log.save()
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
-    if verifier is not None or space != before.weights_space:
-        stale.append("gradients")
+    if verifier is not None or "weights_space" in changed:
+        stale += [*IN_WEIGHTS, "steps", "alignment"]
+    elif "weights" in wanted and "weights" not in before.alignment:
+        stale.append("alignment")  # it has a column of these
+    if "weights_quarters" in changed:
+        stale += IN_WEIGHTS
+    if "weights_adamw" in changed:
+        stale.append("steps")
     folder.remove_tables(stale)
     if verifier is not None:
         log.data["resolved"]["verifier"] = checked.resolved.verifier

@@ -33,8 +33,8 @@ def add_model_seconds(seconds: float) -> None:
 
 
 @contextmanager
-def forward_pass(device: torch.device) -> Iterator[None]:
-    """Count the time of a forward pass; on a GPU until its result is there."""
+def model_pass(device: torch.device) -> Iterator[None]:
+    """Count the time of a pass, forward or backward; on a GPU until its result is there."""
     begin = time.perf_counter()
     yield
     if device.type == "cuda":

@@ -15,7 +15,8 @@ from ..output import json_flag, print_json
 HELP = """Compare two runs, teacher by teacher and method by method; second minus first.
 
 Paired on the same positions of the same responses where the runs share them, else on the same
-questions, else as independent runs.
+questions, else as independent runs. Where both runs have --alignment weights in one space, their
+gains per step follow.
 """
 
 NO_TEACHER = "no teacher"
@@ -59,30 +60,40 @@ def _compare(
     if json_output:
         print_json([item.to_dict() for item in differences])
         return
-    rows = (
-        (
-            item.teacher or NO_TEACHER,
-            item.method,
-            interval(*item.difference.span),
-            p_value(item.difference.adjusted_p, "-"),
-            number(item.first),
-            number(item.second),
-            {"nodes": f"{item.num_first:,} nodes", "questions": "questions", "none": "nothing"}[
-                item.pairing
-            ],
+    titles = {
+        "pooled": "Pooled alignment",
+        "weights_gain_one": "Gain per step of the weights, on one question",
+        "weights_gain": "The same on --weights-batch questions",
+    }
+    for name, title in titles.items():
+        rows = (
+            (
+                item.teacher or NO_TEACHER,
+                item.method,
+                interval(*item.difference.span),
+                p_value(item.difference.adjusted_p, "-"),
+                number(item.first),
+                number(item.second),
+                {"nodes": f"{item.num_first:,} nodes", "questions": "questions", "none": "nothing"}[
+                    item.pairing
+                ],
+            )
+            for item in differences
+            if item.number == name
         )
-        for item in differences
-    )
-    columns = [
-        Column("method", whole=True),
-        Column("difference", right=True, whole=True, bracket=True),
-        Column("p (Holm)", right=True, whole=True, priority=1),
-        *(Column(title, right=True, whole=True, priority=2) for title in ("first", "second")),
-        Column("paired on", whole=True, priority=3, once=True),
-    ]
-    table = make_table(
-        columns,
-        sectioned(sorted(rows, key=lambda row: row[0] == NO_TEACHER)),
-        title=f"Pooled alignment, second minus first ({level:.0%} intervals)",
-    )
-    print_table(table)
+        ordered = sorted(rows, key=lambda row: row[0] == NO_TEACHER)
+        if not ordered:
+            continue
+        columns = [
+            Column("method", whole=True),
+            Column("difference", right=True, whole=True, bracket=True),
+            Column("p (Holm)", right=True, whole=True, priority=1),
+            *(Column(said, right=True, whole=True, priority=2) for said in ("first", "second")),
+            Column("paired on", whole=True, priority=3, once=True),
+        ]
+        table = make_table(
+            columns,
+            sectioned(ordered),
+            title=f"{title}, second minus first ({level:.0%} intervals)",
+        )
+        print_table(table)

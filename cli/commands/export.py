@@ -62,10 +62,13 @@ def _export(
         typer.Option(help="keep what is above the threshold, drop what is below, or scale."),
     ] = "keep",
     score: Annotated[
-        Literal["estimate", "bound"],
-        typer.Option(help="The cosine, or the careful end of its one-sided interval."),
+        Literal["estimate", "bound", "weights"],
+        typer.Option(
+            help="The cosine, the careful end of its one-sided interval, or what other questions "
+            "gain through the weights."
+        ),
     ] = "estimate",
-    threshold: Annotated[float, typer.Option(help="Cosine to compare with.")] = 0.0,
+    threshold: Annotated[float, typer.Option(help="Score to compare with.")] = 0.0,
     elsewhere: Annotated[
         float | None,
         typer.Option(help="Weight without a score; default: keep 0, drop 1, scale the mean."),

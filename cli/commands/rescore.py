@@ -60,6 +60,17 @@ def _rescore(
         str | None,
         typer.Option(help="Of --alignment weights: all, layers=PATTERN, or lora:rank=R."),
     ] = None,
+    weights_adamw: Annotated[
+        str | None,
+        typer.Option(help="Of --alignment weights: first, or the file of an optimizer."),
+    ] = None,
+    weights_quarters: Annotated[
+        bool | None,
+        typer.Option(
+            "--weights-quarters/--no-weights-quarters",
+            help="Of --alignment weights: by quarters of the responses too.",
+        ),
+    ] = None,
     verifier: Annotated[
         str | None,
         typer.Option(help="A verifier to judge the stored responses and rollouts with."),
@@ -78,6 +89,8 @@ def _rescore(
             teachers=teacher or [],
             alignment=alignment or [],
             weights_space=weights_space,
+            weights_adamw=weights_adamw,
+            weights_quarters=weights_quarters,
             verifier=verifier,
             reporter=reporter,
         )

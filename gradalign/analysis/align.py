@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from gradalign import methods
 from gradalign.alignment import NodeSums, cosine, cross_fit, node_sums
 from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
 from gradalign.alignment.scores import FLAT
+from gradalign.analysis.derivatives import AlongIdeal, read_derivatives
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
 from gradalign.analysis.whole import WholeDirection
 from gradalign.estimates import Arm
@@ -38,12 +40,18 @@ class AlignmentTables:
         """Whether the shard's directions and alignments are there."""
         if not all(run.folder.has_table(name, shard) for name in TABLES):
             return False
-        # Tables of an older version know of the candidates alone.
-        return "other_ids" in run.folder.read_table("directions", shard).column_names
+        # Tables of an older version know of the candidates alone, or not of the weights.
+        if "other_ids" not in run.folder.read_table("directions", shard).column_names:
+            return False
+        table = run.folder.read_table("alignment", shard)
+        return "weights" not in run.config.alignment or "weights_dot" in table.column_names
 
     def write(self, views: ShardViews) -> Counter[str]:
         """See TableWriter."""
         run, nodes = views.run, views.nodes
+        slopes = None
+        if "weights" in run.config.alignment:
+            slopes = read_derivatives(run.folder, views.shard, nodes)
         tables = {name: Rows(name) for name in TABLES}
         arms = arms_of(run)
         for label in (NO_TEACHER, *(teacher.label for teacher in run.teachers)):
@@ -56,10 +64,20 @@ class AlignmentTables:
             for method in chosen:
                 scores = score_nodes(nodes, view, method)
                 _add_directions(tables["directions"], nodes, view, label, method, scores)
-                _add_alignment(tables["alignment"], nodes, view, label, method, scores)
+                along = None if slopes is None else slopes.along(scores.whole)
+                _add_alignment(tables["alignment"], nodes, view, label, method, scores, along)
         for name, rows in tables.items():
             run.folder.write_table(name, views.shard, rows.table_of())
         return Counter(alignments=len(arms) * len(nodes.row_of))
+
+
+def question_ids(run: Run) -> list[str]:
+    """Return the questions in the order of influences."""
+    return [
+        str(question)
+        for shard in run.shards()
+        for question in run.folder.read_table("questions", shard)["question_id"].to_pylist()
+    ]
 
 
 def arms_of(run: Run) -> list[Arm]:
@@ -98,7 +116,13 @@ class NodeScores:
 
 
 def _add_alignment(
-    rows: Rows, nodes: NodeTable, view: NodeView, label: str, method: Method, scores: NodeScores
+    rows: Rows,
+    nodes: NodeTable,
+    view: NodeView,
+    label: str,
+    method: Method,
+    scores: NodeScores,
+    along: AlongIdeal | None,
 ) -> None:
     at = view.rows
     mask_NC = view.mask_NC
@@ -127,6 +151,8 @@ def _add_alignment(
         ),
         sampled_cosine=scores.sampled_cosine,
         sampled_variance_ratio=scores.sampled_variance_ratio,
+        weights_dot=math.nan if along is None else along.dot_N,
+        weights_outside=math.nan if along is None else along.outside_N,
     )
 
 

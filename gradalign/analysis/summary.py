@@ -27,8 +27,8 @@ from gradalign.alignment.findings import (
     why_unsaid,
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
-from gradalign.analysis.align import arms_of
-from gradalign.analysis.weights import WeightsEstimate, question_ids, weights_level
+from gradalign.analysis.align import arms_of, question_ids
+from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
 from gradalign.store.manifest import RunLog
@@ -59,6 +59,8 @@ COLUMNS = (
     "coverage",
     "advantage",
     "advantage_weight",
+    "outside",
+    "outside_weight",
 )
 
 DUST = 1e-9
@@ -122,7 +124,7 @@ QUESTION_SUMS = "question_sums"
 def _write_question_sums(
     run: Run,
     sums: dict[Arm, _Sums],
-    weights: dict[Arm, WeightsEstimate],
+    weights: dict[tuple[Arm, str], WeightsEstimate],
 ) -> None:
     """Write what every arm's pooled alignment and gains are made of, question by question."""
     nothing_Q = np.full(len(question_ids(run)), np.nan)
@@ -139,8 +141,9 @@ def _write_question_sums(
             continue
         sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
         influence_Q = pooled_influence(sums_QY)
-        whole_Q = weights[arm].influence_Q if arm in weights else nothing_Q
-        one_Q = weights[arm].influence_one_Q if arm in weights else nothing_Q
+        step = weights.get((arm, "all"))
+        whole_Q = nothing_Q if step is None else step.influence_Q
+        one_Q = nothing_Q if step is None else step.influence_one_Q
         in_shard = np.array([shard_of[question] for question in found.questions])
         for shard in dict.fromkeys(in_shard.tolist()):
             at = np.flatnonzero(in_shard == shard)
@@ -185,7 +188,7 @@ def _entropy_edges(run: Run) -> Floats:
 def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
-    weights: dict[Arm, WeightsEstimate],
+    weights: dict[tuple[Arm, str], WeightsEstimate],
     *,
     any_nodes: bool,
 ) -> Iterator[dict[str, Any]]:
@@ -200,10 +203,9 @@ def _rows(
             why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
             yield nothing | _weights_columns(None) | {"reason": why}
         for split, parts in found.by_split.items():
-            whole = split == "all"
             yield (
                 _row(run, arm, split, np.concatenate(parts))
-                | _weights_columns(weights.get(arm) if whole else None)
+                | _weights_columns(weights.get((arm, split)))
             )
         place = 0
         for part in found.by_split.get("all", []):
@@ -244,6 +246,10 @@ def _columns(group: pd.DataFrame) -> Floats:
     advantage = group["teacher_advantage"].to_numpy(dtype=np.float64)
     known = np.isfinite(advantage)
     dot, ideal, length2 = (group[name].to_numpy(dtype=np.float64) for name in POOLED[:3])
+    outside = np.full(len(group), np.nan)
+    if "weights_outside" in group:  # not in tables of an older version
+        outside = group["weights_outside"].to_numpy(dtype=np.float64)
+    moved = np.isfinite(outside)
     points = length2 > ZERO_NORM**2
     unit_dot = np.where(points, dot / np.sqrt(np.where(points, length2, 1.0)), 0.0)
     return np.column_stack(
@@ -259,6 +265,8 @@ def _columns(group: pd.DataFrame) -> Floats:
             weight * group["coverage"].to_numpy(dtype=np.float64),
             np.where(known, weight * np.where(known, advantage, 0.0), 0.0),
             np.where(known, weight, 0.0),
+            np.where(moved, weight * np.where(moved, outside, 0.0), 0.0),
+            np.where(moved, weight, 0.0),
         ]
     ).astype(np.float64)
 
@@ -309,6 +317,7 @@ def _row(run: Run, arm: Arm, split: str, sums_QY: Floats) -> dict[str, Any]:
         "positive_share": _ratio(total["num_positive"], total["num_cosines"]),
         "coverage": _ratio(total["coverage"], total["weight"]),
         "teacher_advantage": _ratio(total["advantage"], total["advantage_weight"]),
+        "weights_outside": _ratio(total["outside"], total["outside_weight"]),
         "reason": reason,
     }
 
@@ -331,7 +340,7 @@ def _weights_columns(found: WeightsEstimate | None) -> dict[str, float]:
     """Return what the table has of alignment in the weights."""
     cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
     columns = cosine.columns("weights", "weights_")
-    for name in ("gain", "gain_one", "shared", "between", "within"):
+    for name in ("gain", "gain_one", "shared", "between", "within", "adamw", "adamw_one"):
         number = UNKNOWN if found is None else getattr(found, name)
         if isinstance(number, RatioSet):
             ends = (number.value, number.low, number.high)

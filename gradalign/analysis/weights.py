@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradalign.alignment.fieller import RatioSet
 from gradalign.alignment.weights import (
@@ -15,13 +17,15 @@ from gradalign.alignment.weights import (
     mean_of_shared,
     update_estimate,
 )
-from gradalign.analysis.align import NO_TEACHER, arms_of
-from gradalign.estimates import Arm, Estimate
+from gradalign.analysis.align import arms_of, question_ids
+from gradalign.analysis.steps import batches
+from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
-from gradalign.stages.gradients import IDEAL
+from gradalign.stages.gradients import IDEAL, NO_TEACHER
 from gradalign.store.shard import padded
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,8 @@ class WeightsEstimate:
         within: variance of a response's update within a question, v_r.
         influence_Q: how far each question moves `gain`, [Q]; see `UpdateEstimate`.
         influence_one_Q: likewise of `gain_one`.
+        adamw: the gain of a step of AdamW on such a batch; unknown unless asked for.
+        adamw_one: of one on a single question.
     """
 
     cosine: RatioSet
@@ -47,52 +53,90 @@ class WeightsEstimate:
     within: Estimate
     influence_Q: Floats
     influence_one_Q: Floats
+    adamw: Estimate = UNKNOWN
+    adamw_one: Estimate = UNKNOWN
 
 
-def weights_level(run: Run) -> dict[Arm, WeightsEstimate]:
-    """Return alignment in the weights of every teacher and method, from the table `gradients`.
+def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
+    """Return alignment in the weights by arm and split, from the table `gradients`.
 
     A question that a teacher was not shown counts as an update of 0. The settings' batch is
-    `weights_batch` questions, each with `num_rollouts` responses. Memory is two sketches per
-    question.
+    `weights_batch` questions, each with `num_rollouts` responses. Of a split, the update is what
+    its nodes alone ask for, and the ideal one is whole. Memory is two sketches per question.
     """
+    ideal_QD = ideal_sketches(run)
+    ideal_QQ = ideal_QD @ ideal_QD.T
     found = {}
-    for arm, grams, own in weight_grams(run):
-        batch = update_estimate(grams, step=run.config.weights_batch)
-        one = update_estimate(grams, step=1)
-        shared, shared_Q = mean_of_shared(grams.method_QQ)
-        between_Q = np.where(np.isnan(own.within2_Q), own.length2_Q, own.within2_Q)
-        found[arm] = WeightsEstimate(
-            cosine=batch.cosine,
-            gain=batch.gain,
-            gain_one=one.gain,
-            shared=shared,
-            between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
-            within=mean_of_questions(own.response_variance_Q),
-            influence_Q=batch.influence_Q,
-            influence_one_Q=one.influence_Q,
-        )
+    for arm in arms_of(run):
+        for split, own in _read(run, arm).items():
+            found[arm, split] = _estimate(run, _grams(ideal_QD, ideal_QQ, own), own)
+        if run.config.weights_adamw is not None:
+            batch, one = _adamw(run, arm, ideal_QD)
+            found[arm, "all"] = replace(found[arm, "all"], adamw=batch, adamw_one=one)
     return found
 
 
-def question_ids(run: Run) -> list[str]:
-    """Return the questions in the order of influences."""
-    return [
-        str(question)
-        for shard in run.shards()
-        for question in run.folder.read_table("questions", shard)["question_id"].to_pylist()
-    ]
+def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
+    """Return the gain of a step of AdamW of length 1 on a batch, and on one question.
+
+    The step on some questions meets the ideal updates of all others, batch by batch: the mean over
+    pairs of different batches, with the delete-one jackknife over batches. Batches of one question
+    each are questions.
+    """
+    place = {question: number for number, question in enumerate(question_ids(run))}
+    steps: dict[tuple[str, ...], Floats] = {}
+    for shard in run.folder.files("steps"):  # one where no batch begins has none
+        table = run.folder.read_table("steps", shard)
+        for names, teacher, method, sketch in zip(
+            *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
+            strict=True,
+        ):
+            if (teacher, method) == tuple(arm):
+                steps[tuple(names)] = np.asarray(sketch, dtype=np.float64)
+
+    def gain(groups: Sequence[Sequence[str]]) -> Estimate:
+        if len(groups) < 2:
+            return UNKNOWN
+        rows = [[place[name] for name in group] for group in groups]
+        ideal_JD = np.stack([ideal_QD[own].mean(axis=0) for own in rows])
+        step_JD = np.stack([steps[tuple(group)] for group in groups])
+        cross_JJ = ideal_JD @ step_JD.T
+        return mean_of_shared(0.5 * (cross_JJ + cross_JJ.T))[0]
+
+    whole = [batch.questions for batch in batches(run) if batch.whole]
+    return gain(whole), gain([(name,) for name in place])
+
+
+def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEstimate:
+    batch = update_estimate(grams, step=run.config.weights_batch)
+    one = update_estimate(grams, step=1)
+    shared, shared_Q = mean_of_shared(grams.method_QQ)
+    between_Q = np.where(np.isnan(own.within2_Q), own.length2_Q, own.within2_Q)
+    return WeightsEstimate(
+        cosine=batch.cosine,
+        gain=batch.gain,
+        gain_one=one.gain,
+        shared=shared,
+        between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
+        within=mean_of_questions(own.response_variance_Q),
+        influence_Q=batch.influence_Q,
+        influence_one_Q=one.influence_Q,
+    )
 
 
 def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]:
     """Yield every arm with the inner products of its questions' updates, and these themselves."""
-    ideal_QD = _read(run, Arm(NO_TEACHER, IDEAL)).sketch_QD
+    ideal_QD = ideal_sketches(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     for arm in arms_of(run):
-        own = _read(run, arm)
-        cross_QQ = ideal_QD @ own.sketch_QD.T
-        method_QQ = own.sketch_QD @ own.sketch_QD.T
-        yield arm, UpdateGrams(cross_QQ, ideal_QQ, method_QQ, own.length2_Q), own
+        own = _read(run, arm)["all"]
+        yield arm, _grams(ideal_QD, ideal_QQ, own), own
+
+
+def _grams(ideal_QD: Floats, ideal_QQ: Floats, own: QuestionUpdates) -> UpdateGrams:
+    cross_QQ = ideal_QD @ own.sketch_QD.T
+    method_QQ = own.sketch_QD @ own.sketch_QD.T
+    return UpdateGrams(cross_QQ, ideal_QQ, method_QQ, own.length2_Q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,25 +149,38 @@ class QuestionUpdates:
     response_variance_Q: Floats
 
 
-def _read(run: Run, arm: Arm) -> QuestionUpdates:
+NUMBERS = ("length2", "within2", "response_variance")
+
+
+def ideal_sketches(run: Run) -> Floats:
+    """Return the questions' ideal updates as sketches, [Q, D]."""
+    return _read(run, Arm(NO_TEACHER, IDEAL))["all"].sketch_QD
+
+
+def _read(run: Run, arm: Arm) -> dict[str, QuestionUpdates]:
+    """Read an arm's updates by split; a question without a row has 0."""
     place = {question: number for number, question in enumerate(question_ids(run))}
-    numbers = {name: np.zeros(len(place)) for name in ("length2", "within2", "response_variance")}
-    sketch_QD: Floats | None = None
+    parts: dict[str, list[tuple[Ints, Floats, list[Floats]]]] = {"all": []}
     for shard in run.shards():
         table = run.folder.read_table("gradients", teacher_file(shard, arm.teacher))
-        keep = np.flatnonzero(np.array(table["method"].to_pylist(), dtype=object) == arm.method)
-        table = table.take(keep)
-        rows = [place[str(question)] for question in table["question_id"].to_pylist()]
-        if not rows:
-            continue
-        found, _ = padded(table["sketch"], 0.0)
-        if sketch_QD is None:
-            sketch_QD = np.zeros((len(place), found.shape[1]))
-        sketch_QD[rows] = found
-        for name, values_Q in numbers.items():
-            values_Q[rows] = table[name].to_numpy()
-    if sketch_QD is None:
-        sketch_QD = np.zeros((len(place), 1))
-    return QuestionUpdates(
-        sketch_QD, numbers["length2"], numbers["within2"], numbers["response_variance"]
-    )
+        table = table.filter(pc.equal(table["method"].cast(pa.string()), arm.method))
+        split_M = np.full(len(table), "all", dtype=object)
+        if "split" in table.column_names:  # not in tables of an older version
+            split_M = np.array(table["split"].to_pylist(), dtype=object)
+        for split in dict.fromkeys(split_M):
+            own = table.take(np.flatnonzero(split_M == split))
+            rows = np.array([place[str(name)] for name in own["question_id"].to_pylist()])
+            sketch_MD, _ = padded(own["sketch"], 0.0)
+            numbers = [own[name].to_numpy() for name in NUMBERS]
+            parts.setdefault(split, []).append((rows, sketch_MD, numbers))
+    found = {}
+    for split, pieces in parts.items():
+        width = max((sketch_MD.shape[1] for _, sketch_MD, _ in pieces), default=1)
+        sketch_QD = np.zeros((len(place), width))
+        numbers_Q = [np.zeros(len(place)) for _ in NUMBERS]
+        for rows, sketch_MD, numbers in pieces:
+            sketch_QD[rows] = sketch_MD
+            for whole_Q, values in zip(numbers_Q, numbers, strict=True):
+                whole_Q[rows] = values
+        found[split] = QuestionUpdates(sketch_QD, *numbers_Q)
+    return found

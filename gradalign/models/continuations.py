@@ -35,7 +35,7 @@ from gradalign.models.forward import (
 )
 from gradalign.models.numbers import check_logits
 from gradalign.models.sampling import SamplingSettings
-from gradalign.runtime import forward_pass
+from gradalign.runtime import model_pass
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ def _read_trunk(
 
     device = next(model.parameters()).device
     cache = DynamicCache()
-    with torch.no_grad(), forward_pass(device):
+    with torch.no_grad(), model_pass(device):
         model(
             input_ids=torch.tensor([trunk], device=device),
             **taken_arguments(
@@ -217,7 +217,7 @@ def _read_offshoots(
             values[:, columns].transpose(0, 1).contiguous(),
             number,
         )
-    with torch.no_grad(), forward_pass(device):
+    with torch.no_grad(), model_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.from_numpy(ids_BT).to(device),
             **taken_arguments(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.errors import ModelError
-from gradalign.runtime import forward_pass
+from gradalign.runtime import model_pass
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,7 @@ def last_logits(model: torch.nn.Module, rows: Sequence[TokenRow], keep: int) -> 
         "logits_to_keep": keep,
         "use_cache": False,
     }
-    with torch.no_grad(), forward_pass(device):
+    with torch.no_grad(), model_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.from_numpy(ids_BP).to(device),
             **taken_arguments(model, wanted),

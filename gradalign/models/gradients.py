@@ -8,7 +8,7 @@ _B rows, _K kept columns, _T tokens of a push, _V vocabulary, _W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.forward import Sharing, sharing_of, taken_arguments
-from gradalign.runtime import forward_pass
+from gradalign.runtime import model_pass
 
 if TYPE_CHECKING:
     import torch
@@ -43,60 +43,44 @@ class Push:
     values: npt.NDArray[np.float64]
 
 
-class LogitGradients:
-    """Sums of J_u^T m_u over the positions of some responses to one prompt.
-
-    A graph is kept where the responses fit one batch, and made anew for every direction otherwise.
+class ForcedResponses:
+    """Some responses to one prompt, in batches that fit one pass each.
 
     Args:
-        model: a causal language model; gradients are of `parameters`.
-        parameters: the space.
+        model: a causal language model.
         sequences: the responses with their prompt.
-        positions: per response, the positions that directions are given at.
+        positions: per response, the positions whose logits are wanted.
         batch_tokens: padded tokens of a batch at most.
+
+    Attributes:
+        batches: numbers of the responses that share a pass; those without a position are in none.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        parameters: Sequence[torch.Tensor],
         sequences: Sequence[ForcedSequence],
         positions: Sequence[Sequence[int]],
         *,
         batch_tokens: int = 16384,
     ) -> None:
-        self._model, self._parameters = model, list(parameters)
-        self._sequences, self._positions = sequences, positions
+        self._model, self._sequences, self._positions = model, sequences, positions
         alone = sharing_of(model) is Sharing.NONE
         rows = [number for number, own in enumerate(positions) if len(own)]
-        self._batches = list(_batches(rows, self._tokens, 0 if alone else batch_tokens, self._size))
-        self._kept: tuple[torch.Tensor, dict[tuple[int, int], int]] | None = None
+        self.batches = list(_batches(rows, self._tokens, 0 if alone else batch_tokens, self._size))
 
-    def along(self, pushes: Iterable[Push]) -> list[torch.Tensor]:
-        """Return the sum for one direction, a tensor per parameter in its dtype."""
+    def logits(
+        self, batch: Sequence[int], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict[tuple[int, int], int]]:
+        """Return a batch's logits [B, K, V] and the column of each (row, position).
+
+        Args:
+            batch: numbers of the responses.
+            weights: what takes the place of parameters, by name; None for the model's own.
+        """
         import torch
 
-        of_row: dict[int, list[Push]] = {}
-        for push in pushes:
-            of_row.setdefault(push.response, []).append(push)
-        total: list[torch.Tensor | None] = [None] * len(self._parameters)
-        for batch in self._batches:
-            if any(row in of_row for row in batch):
-                gradients = self._of_batch(batch, of_row)
-                total = [
-                    new if old is None else old if new is None else old + new
-                    for old, new in zip(total, gradients, strict=True)
-                ]
-        return [
-            torch.zeros_like(parameter) if found is None else found
-            for parameter, found in zip(self._parameters, total, strict=True)
-        ]
-
-    def logits(self, batch: Sequence[int]) -> tuple[torch.Tensor, dict[tuple[int, int], int]]:
-        """Return a batch's logits [B, K, V] and the column of each (row, position)."""
-        import torch
-
-        device = self._parameters[0].device
+        device = next(self._model.parameters()).device
         lengths = [self._tokens(row) for row in batch]
         ids_BW = np.zeros((len(batch), max(lengths)), dtype=np.int64)
         mask_BW = np.zeros(ids_BW.shape, dtype=np.int64)
@@ -114,36 +98,21 @@ class LogitGradients:
             "logits_to_keep": torch.tensor(keep, device=device),
             "use_cache": False,
         }
-        with torch.enable_grad(), forward_pass(device):
-            logits: Any = self._model(
-                input_ids=torch.from_numpy(ids_BW).to(device),
-                **taken_arguments(self._model, wanted),
-            ).logits
+        arguments = {
+            "input_ids": torch.from_numpy(ids_BW).to(device),
+            **taken_arguments(self._model, wanted),
+        }
+        with model_pass(device):
+            output: Any = (
+                self._model(**arguments)
+                if weights is None
+                else torch.func.functional_call(self._model, dict(weights), (), arguments)
+            )
+            logits: torch.Tensor = output.logits
             if logits.shape[1] != len(keep):  # a model that does not know the argument
                 logits = logits[:, keep]
         place_of = {column: place for place, column in enumerate(keep)}
         return logits, {key: place_of[column] for key, column in columns.items()}
-
-    def _of_batch(
-        self, batch: Sequence[int], of_row: dict[int, list[Push]]
-    ) -> tuple[torch.Tensor | None, ...]:
-        import torch
-
-        single = len(self._batches) == 1
-        logits_BKV, columns = self._kept or self.logits(batch)
-        if single:
-            self._kept = logits_BKV, columns
-        push_BKV = torch.zeros_like(logits_BKV)
-        for place, row in enumerate(batch):
-            for push in of_row.get(row, []):
-                tokens_T = torch.from_numpy(push.token_ids).to(push_BKV.device)
-                values_T = torch.from_numpy(push.values).to(push_BKV)
-                column = columns[row, push.position]
-                push_BKV[place, column].index_add_(0, tokens_T, values_T)
-        found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-            logits_BKV, self._parameters, push_BKV, retain_graph=single, allow_unused=True
-        )
-        return found
 
     def _tokens(self, row: int) -> int:
         sequence = self._sequences[row]
@@ -158,6 +127,64 @@ class LogitGradients:
             kept = len({position for row in rows for position in self._positions[row]})
         vocabulary = int(getattr(self._model.config, "vocab_size", 0) or 0)
         return len(rows) * kept * vocabulary
+
+
+class LogitGradients:
+    """Sums of J_u^T m_u over the positions of some responses to one prompt.
+
+    A graph is kept where the responses fit one batch, and made anew for every direction otherwise.
+
+    Args:
+        responses: the responses.
+        parameters: the space; gradients are of these.
+    """
+
+    def __init__(self, responses: ForcedResponses, parameters: Sequence[torch.Tensor]) -> None:
+        self._responses, self._parameters = responses, list(parameters)
+        self._kept: tuple[torch.Tensor, dict[tuple[int, int], int]] | None = None
+
+    def along(self, pushes: Iterable[Push]) -> list[torch.Tensor]:
+        """Return the sum for one direction, a tensor per parameter in its dtype."""
+        import torch
+
+        of_row: dict[int, list[Push]] = {}
+        for push in pushes:
+            of_row.setdefault(push.response, []).append(push)
+        total: list[torch.Tensor | None] = [None] * len(self._parameters)
+        for batch in self._responses.batches:
+            if any(row in of_row for row in batch):
+                gradients = self._of_batch(batch, of_row)
+                total = [
+                    new if old is None else old if new is None else old + new
+                    for old, new in zip(total, gradients, strict=True)
+                ]
+        return [
+            torch.zeros_like(parameter) if found is None else found
+            for parameter, found in zip(self._parameters, total, strict=True)
+        ]
+
+    def _of_batch(
+        self, batch: Sequence[int], of_row: dict[int, list[Push]]
+    ) -> tuple[torch.Tensor | None, ...]:
+        import torch
+
+        single = len(self._responses.batches) == 1
+        with torch.enable_grad():
+            logits_BKV, columns = self._kept or self._responses.logits(batch)
+        if single:
+            self._kept = logits_BKV, columns
+        push_BKV = torch.zeros_like(logits_BKV)
+        for place, row in enumerate(batch):
+            for push in of_row.get(row, []):
+                tokens_T = torch.from_numpy(push.token_ids).to(push_BKV.device)
+                values_T = torch.from_numpy(push.values).to(push_BKV)
+                column = columns[row, push.position]
+                push_BKV[place, column].index_add_(0, tokens_T, values_T)
+        with model_pass(logits_BKV.device):
+            found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+                logits_BKV, self._parameters, push_BKV, retain_graph=single, allow_unused=True
+            )
+        return found
 
 
 def _batches(

@@ -25,7 +25,7 @@ from gradalign.models.forward import (
     trial_length,
     trial_rows,
 )
-from gradalign.runtime import forward_pass
+from gradalign.runtime import model_pass
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def logits_of(model: torch.nn.Module, hidden_ND: npt.NDArray[np.float32]) -> tor
     import torch
 
     device = next(model.parameters()).device
-    with _fed(model, hidden_ND), torch.no_grad(), forward_pass(device):
+    with _fed(model, hidden_ND), torch.no_grad(), model_pass(device):
         logits: torch.Tensor = model(
             input_ids=torch.zeros((1, 1), dtype=torch.long, device=device),
             **taken_arguments(model, {"use_cache": False}),

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SKETCH = 8191
 """Buckets: a prime, so that entries of one column of a matrix do not meet in a bucket."""
 
+LORA = "lora_up"
+"""What a layer's matrix B is called."""
+
 
 @dataclass(frozen=True)
 class SpaceSpec:
@@ -57,6 +60,29 @@ def parse_space(text: str) -> SpaceSpec:
         f"--weights-space {text!r} is no space of weights.",
         "Write all, layers=PATTERN such as layers=lm_head*, or lora:rank=32.",
     )
+
+
+def parameter_shapes(
+    settings: Any, *, trust_remote_code: bool
+) -> dict[str, tuple[int, ...]] | None:
+    """Return the shapes of a model's parameters by name, without memory for them.
+
+    Args:
+        settings: the model's configuration.
+        trust_remote_code: whether to run code that comes with it.
+
+    Returns:
+        None where the model cannot be built.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=trust_remote_code)
+    except Exception:  # whatever a checkpoint's own code raises: a plan must not stop a run
+        return None
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 @contextmanager
@@ -119,20 +145,25 @@ def _lora(model: torch.nn.Module, rank: int) -> Iterator[list[torch.nn.Parameter
         bound = 1.0 / math.sqrt(layer.in_features)
         down = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
         up = torch.nn.Parameter(torch.zeros(layer.out_features, rank).to(weight))
+        # By name, so that another tensor can take its place for a pass.
+        layer.register_parameter(LORA, up)
         added.append(up)
-        hooks.append(layer.register_forward_hook(_adding(down.to(weight), up)))
+        hooks.append(layer.register_forward_hook(_adding(down.to(weight))))
     try:
         yield added
     finally:
         for hook in hooks:
             hook.remove()
+        for layer in layers:
+            delattr(layer, LORA)
 
 
-def _adding(down: torch.Tensor, up: torch.nn.Parameter) -> Any:
+def _adding(down: torch.Tensor) -> Any:
     """Return a forward hook that adds B A x to a layer's output."""
     import torch.nn.functional as functional
 
-    def hook(_: object, inputs: tuple[Any, ...], output: Any) -> Any:
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        up = getattr(layer, LORA)
         return output + functional.linear(functional.linear(inputs[0], down), up)
 
     return hook

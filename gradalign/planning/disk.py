@@ -9,6 +9,8 @@ from gradalign.models import config_number, load_config
 from gradalign.models.weight_space import SKETCH
 from gradalign.planning.figures import Figures
 from gradalign.stages.base import Run
+from gradalign.stages.gradients import GROUPS, num_parameters
+from gradalign.store.splits import QUARTERS
 
 TOKEN = 4
 LOGPROB = 4
@@ -37,14 +39,24 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
-        + (_sketch_bytes(run, figures) if "weights" in config.alignment else 0)
+        + (_weights_bytes(run, figures, support) if "weights" in config.alignment else 0)
     )
 
 
-def _sketch_bytes(run: Run, figures: Figures) -> float:
-    """Size of the questions' sketched updates, one per arm and one of the ideal direction."""
-    arms = 1 + len(arms_of(run))
-    return float(figures.questions * arms * SKETCH * HIDDEN)
+def _weights_bytes(run: Run, figures: Figures, support: int) -> float:
+    """Size of what alignment in the weights keeps, and of the sums that it keeps for a while.
+
+    That is sketches by arm and split, one of the ideal direction, derivatives on the tokens of
+    every teacher, and steps of AdamW on questions and on batches.
+    """
+    config, arms = run.config, len(arms_of(run))
+    splits = 3 + (len(QUARTERS) if config.weights_quarters else 0)
+    sketches = figures.questions * (1 + splits * arms)
+    if config.weights_adamw is not None:
+        sketches += arms * (figures.questions + figures.questions // config.weights_batch)
+    whole = (num_parameters(config) or 0) if config.weights_space == "all" else 0
+    tokens = figures.nodes * support * max(len(run.teachers), 1)
+    return float(sketches * SKETCH * HIDDEN + tokens * (TOKEN + LOGPROB) + GROUPS * whole * HIDDEN)
 
 
 def _hidden_size(run: Run) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,10 @@ from gradalign.config import ScoreConfig
 from gradalign.models import config_number, load_config, resolve_device
 from gradalign.models.checkpoints.loading import resolve_dtype
 from gradalign.models.distributions import LOGITS_BYTES
+from gradalign.models.weight_space import parameter_shapes
 from gradalign.runtime import available_bytes
 from gradalign.stages.base import Resolved, Run
-
-GRADIENT_VECTORS = 4
-"""Vectors as long as the weights that gradients in all of them hold at once."""
+from gradalign.stages.gradients import GRADIENT_VECTORS, gradient_dtype
 
 LOGITS_COPIES = 3
 """Blocks of logits alive at once in a teacher-forced pass: raw, in float32, normalised."""
@@ -109,15 +109,15 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
 
 
 def _gradient_bytes(config: ScoreConfig, student: ModelMemory) -> int:
-    """Return what gradients in the weights need beside the weights in float32.
+    """Return what gradients in the weights need with the weights.
 
-    In all weights that is the updates of two halves of a question's responses, one more gradient,
-    and the signs of the sketch; in other spaces little.
+    In all weights these are vectors as long as the weights; in other spaces little.
     """
     if "weights" not in config.alignment or student.parameters is None:
         return 0
     vectors = GRADIENT_VECTORS if config.weights_space == "all" else 0
-    return (1 + vectors) * 4 * student.parameters
+    size = _BYTES[gradient_dtype(config)]
+    return (size + 4 * vectors) * student.parameters
 
 
 def model_memory(run: Run, name: str, device: str) -> ModelMemory:
@@ -142,15 +142,8 @@ def model_memory(run: Run, name: str, device: str) -> ModelMemory:
 
 def count_parameters(settings: Any, *, trust_remote_code: bool) -> int | None:
     """Build a model without memory for its weights and count them; None if it cannot be built."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=trust_remote_code)
-    except Exception:  # whatever a checkpoint's own code raises: a plan must not stop a run
-        return None
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    shapes = parameter_shapes(settings, trust_remote_code=trust_remote_code)
+    return None if shapes is None else sum(map(math.prod, shapes.values()))
 
 
 def kv_numbers_per_token(settings: Any) -> int | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gradalign.analysis.gradients import WeightGradients
+from gradalign.analysis.steps import AdamwSteps
 from gradalign.engines.vllm.settings import CPU_BLOCK, CPU_ROWS, GPU_BLOCK, SURE_ROWS
 from gradalign.planning.figures import Figures
 from gradalign.planning.pace import TRIALS, Load
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
+from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import StudentPositions, TeacherPositions
-from gradalign.stages.gradients import WeightGradients
+from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.noise_floor import SCORER, SPINES_PER_SHARD
 from gradalign.stages.preparation.workload import Workload
 
@@ -33,6 +36,9 @@ HEAD_SHARE = 0.25
 
 BACKWARD = 2.0
 """Forward passes that a backward pass takes as long as."""
+
+DERIVATIVE = 2.0
+"""Forward passes that derivatives of logits take: two differences, or one with its tangent."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +123,31 @@ class Work:
 
     def _read(self, stage: Stage) -> Load:
         """Return the teacher-forced passes of a stage."""
-        run, figures = self.run, self.figures
+        figures = self.figures
         if isinstance(stage, TeacherPositions):
             return self._passes(self._shown_tokens(stage), len(stage.teachers)) + TRIALS
         if isinstance(stage, TeacherContinuations):
             return self._offshoots(self._shown_tokens(stage), len(stage.teachers))
         if stage.kind == "continuations":
             return self._offshoots(self._own_tokens, 1)
-        if isinstance(stage, WeightGradients):
-            times = 1 + BACKWARD * stage.passes(run)
+        times = self._times_of_weights(stage)
+        if times:
             return self._passes(times * self._own_tokens, 1)
         if isinstance(stage, StudentPositions):
             return self._passes(self._own_tokens, 1) + TRIALS
         return self._passes(HEAD_SHARE * figures.nodes, 1)  # by the output layer alone
+
+    def _times_of_weights(self, stage: Stage) -> float:
+        """Return how often a stage for the weights reads the spines; 0 for other stages."""
+        if isinstance(stage, WeightGradients):
+            return 1 + BACKWARD * stage.passes(self.run)
+        if isinstance(stage, AdamwSteps):
+            return 1 + BACKWARD * len(stage.arms)
+        if isinstance(stage, IdealUpdates):
+            return 1 + BACKWARD
+        if isinstance(stage, IdealDerivatives):
+            return 1 + BACKWARD + DERIVATIVE
+        return 0.0
 
     def _shown_tokens(self, stage: TeacherPositions | TeacherContinuations) -> float:
         """Return the tokens of a checkpoint's prompts and of the spines, in all its contexts."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtr, stdtrit
 from scipy.stats import norm
 
 from gradalign.alignment import compare, pooled_of_sums
@@ -28,19 +30,22 @@ Pairing = Literal["nodes", "questions", "none"]
 
 @dataclass(frozen=True)
 class ArmDifference:
-    """Pooled alignment of one arm in two runs, second minus first.
+    """A number of one arm in two runs, second minus first.
 
     Attributes:
         teacher, method: the arm; both runs have it.
+        number: its column of the summary: `pooled`, or a gain per step of the weights.
         pairing: `nodes` (the same positions of the same responses), `questions` (the same
             questions, other responses), or `none` (independent runs).
-        first, second: pooled alignment in each; on the shared nodes or questions where paired.
+        first, second: the number in each; pooled alignment on the shared nodes or questions where
+            paired.
         difference: second minus first; its p-value is corrected over arms.
         num_first, num_second: nodes of each run behind it.
     """
 
     teacher: str
     method: str
+    number: str
     pairing: Pairing
     first: float
     second: float
@@ -54,6 +59,7 @@ class ArmDifference:
             {
                 "teacher": self.teacher,
                 "method": self.method,
+                "number": self.number,
                 "pairing": self.pairing,
                 "first": self.first,
                 "second": self.second,
@@ -70,6 +76,7 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
 
     Nodes coincide where both runs chose the same position of the same response (same question,
     same token ids); if at least half of the smaller run's nodes do, only these are compared.
+    Where both were aligned in one space of the weights, gains per step follow: see `_gains`.
 
     Raises:
         RunError: a run is not finished, or they share no teacher and method.
@@ -87,12 +94,82 @@ def compare_runs(first: Report, second: Report, *, level: float = 0.95) -> list[
         )
     seed = int(first.metadata.get("config", {}).get("seed", 0))
     nodes = _same_nodes(first, second, scores)
-    rows = [_one(arm, scores, nodes, seed, level) for arm in shared]
-    adjusted = holm([row.difference.p_value for row in rows])
+    families = [[_one(arm, scores, nodes, seed, level) for arm in shared]]
+    if in_one_space(first, second):
+        families += [_gains(first, second, shared, number, level) for number in GAINS]
     return [
         replace(row, difference=replace(row.difference, adjusted_p=p))
-        for row, p in zip(rows, adjusted, strict=True)
+        for rows in families
+        for row, p in zip(rows, holm([row.difference.p_value for row in rows]), strict=True)
     ]
+
+
+GAINS = {"weights_gain_one": "weights_one_influence", "weights_gain": "weights_influence"}
+"""Gains per step of the summary, and what each question adds to them in `question_sums`."""
+
+
+def in_one_space(first: Report, second: Report) -> bool:
+    """Whether two runs have steps of the same kind: one space of the weights, and one batch."""
+    configs = [report.metadata.get("config", {}) for report in (first, second)]
+    if not all("weights" in config.get("alignment", ()) for config in configs):
+        return False
+    names = ("weights_space", "weights_batch", "num_rollouts")
+    return all(configs[0].get(name) == configs[1].get(name) for name in names)
+
+
+def _gains(
+    first: Report, second: Report, arms: list[Arm], number: str, level: float
+) -> list[ArmDifference]:
+    """Compare a gain per step in two runs, arm by arm.
+
+    Every question moves a run's gain by its influence, and the difference by that of the second
+    run less that of the first: what a question does to both alike cancels. A question of one run
+    alone counts by itself.
+    """
+    return [_gain(first, second, arm, number, level) for arm in arms]
+
+
+def _gain(first: Report, second: Report, arm: Arm, number: str, level: float) -> ArmDifference:
+    values, influences = [], []
+    for report in (first, second):
+        rows = _of_arm(report.summary, arm)
+        values.append(float(rows.loc[rows["split"] == "all", number].iloc[0]))
+        table = report.table("question_sums", ["question_id", "teacher", "method", GAINS[number]])
+        own = _of_arm(table, arm)
+        influences.append(
+            dict(zip(own["question_id"].astype(str), own[GAINS[number]], strict=True))
+        )
+    ids = sorted({*influences[0], *influences[1]})
+    shared = influences[0].keys() & influences[1].keys()
+    psi_Q = np.array([influences[1].get(q, 0.0) - influences[0].get(q, 0.0) for q in ids])
+    counts = [len(own) for own in influences]
+    value, least = values[1] - values[0], min(counts)
+    difference = Difference(value)
+    if least > 2 and np.isfinite([value, *psi_Q]).all():
+        se = math.sqrt(least / (least - 1) * float(psi_Q @ psi_Q))
+        reach = float(stdtrit(least - 1, (1.0 + level) / 2)) * se
+        p_value = 2.0 * float(stdtr(least - 1, -abs(value) / se)) if se > 0 else math.nan
+        difference = Difference(value, value - reach, value + reach, se, p_value)
+    return ArmDifference(
+        teacher=arm.teacher,
+        method=arm.method,
+        number=number,
+        pairing="questions" if len(shared) >= 2 else "none",
+        first=values[0],
+        second=values[1],
+        difference=difference,
+        num_first=_num_nodes(first, arm),
+        num_second=_num_nodes(second, arm),
+    )
+
+
+def _of_arm(table: pd.DataFrame, arm: Arm) -> pd.DataFrame:
+    return table[(table["teacher"] == arm.teacher) & (table["method"] == arm.method)]
+
+
+def _num_nodes(report: Report, arm: Arm) -> int:
+    rows = _of_arm(report.summary, arm)
+    return int(rows.loc[rows["split"] == "all", "num_nodes"].iloc[0])
 
 
 def _same_nodes(
@@ -167,6 +244,7 @@ def _one(
     return ArmDifference(
         teacher=arm.teacher,
         method=arm.method,
+        number="pooled",
         pairing=pairing,
         first=values[0],
         second=values[1],

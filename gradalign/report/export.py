@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import norm
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Rule = Literal["keep", "drop", "scale"]
-Score = Literal["estimate", "bound"]
+Score = Literal["estimate", "bound", "weights"]
 Spines = Literal["all", "correct", "incorrect", "aligned"]
 FileFormat = Literal["parquet", "jsonl"]
 
@@ -64,20 +65,22 @@ class ExportSettings:
     Attributes:
         rule: `keep`: weight 1 where the score is above the threshold, else 0. `drop`: weight 0
             where it is below, else 1. `scale`: the score itself, cut off at 0 and 1.
-        bound: score by the cosine itself (`estimate`) or by the careful end of its one-sided
-            interval (`bound`): the lower end for keep and scale, the upper end for drop, so
-            that a token is kept, or dropped, only where rollouts are sure of it.
+        score: the cosine itself (`estimate`) or the careful end of its one-sided interval
+            (`bound`): the lower end for keep and scale, the upper end for drop, so that a token
+            is kept, or dropped, only where rollouts are sure of it. Or what other questions gain
+            if the weights follow the token (`weights`), in units of what a token of the run moves
+            them by on average, whichever way.
         threshold: what the score is compared with, in [-1, 1].
         elsewhere: weight of positions without a score; None for the rule's own: 0 for keep, 1
             for drop, and for scale the mean weight of the scored positions of the run, each
             counted by 1 / its inclusion probability.
         spines: which responses keep any weight: `all`, `correct`, `incorrect`, or `aligned` (those
-            whose nodes' pooled alignment is above the threshold).
+            whose nodes' pooled alignment, or mean score in the weights, is above the threshold).
         confidence: of the one-sided bound.
     """
 
     rule: Rule = "keep"
-    bound: Score = "estimate"
+    score: Score = "estimate"
     threshold: float = 0.0
     elsewhere: float | None = None
     spines: Spines = "all"
@@ -91,7 +94,7 @@ class ExportSettings:
         """
         for name, value, known in (
             ("rule", self.rule, get_args(Rule)),
-            ("score", self.bound, get_args(Score)),
+            ("score", self.score, get_args(Score)),
             ("spines", self.spines, get_args(Spines)),
         ):
             if value not in known:
@@ -136,7 +139,8 @@ def export(
 
     Raises:
         UsageError: no such format, or no such teacher or method in the run.
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or the run has no alignment in the weights that
+            scores are wanted of.
     """
     if file_format not in get_args(FileFormat):
         known = ", ".join(get_args(FileFormat))
@@ -257,22 +261,47 @@ _Scores = dict[str, dict[int, _NodeScore]]
 
 def _scores(report: Report, arm: Arm, settings: ExportSettings) -> _Scores:
     columns = ["spine_id", "position", "node_id", "teacher", "method", "weight", "cosine"]
-    table = report.table("alignment", [*columns, "dot", "ideal_norm2", "method_norm2"])
+    columns += ["dot", "ideal_norm2", "method_norm2"]
+    if settings.score == "weights":
+        if "weights" not in report.metadata.get("config", {}).get("alignment", ()):
+            raise RunError(
+                f"{report.path} has no alignment in the weights.",
+                f"Add it without sampling again: gradalign rescore {report.path} "
+                "--alignment weights",
+            )
+        columns.append("weights_dot")
+    table = report.table("alignment", columns)
     table = table[(table["teacher"] == arm.teacher) & (table["method"] == arm.method)]
     score_N = table["cosine"].to_numpy(dtype=np.float64)
-    if settings.bound == "bound":
+    if settings.score == "bound":
         reach = float(norm.ppf(settings.confidence))
         sign = 1.0 if settings.rule == "drop" else -1.0
         spread = _cosine_se(report, arm)
         se_N = np.array([spread.get(str(node), np.nan) for node in table["node_id"]])
         score_N = np.clip(score_N + sign * reach * se_N, -1.0, 1.0)
+    elif settings.score == "weights":
+        score_N = _in_weights(table)
     found: _Scores = {}
     for row, score in zip(table.to_dict("records"), score_N, strict=True):
-        sums = pooling_columns(row["dot"], row["ideal_norm2"], row["method_norm2"], row["weight"])
+        if settings.score == "weights":
+            sums = np.array([row["weight"] * score, row["weight"]])
+        else:
+            norms = (row["ideal_norm2"], row["method_norm2"])
+            sums = pooling_columns(row["dot"], *norms, row["weight"])
         found.setdefault(str(row["spine_id"]), {})[int(row["position"])] = _NodeScore(
             float(score), float(row["weight"]), sums
         )
     return found
+
+
+def _in_weights(table: pd.DataFrame) -> Floats:
+    """Return what others gain by each node, over the mean of its size; each by 1 / inclusion."""
+    dot_N = table["weights_dot"].to_numpy(dtype=np.float64)
+    weight_N = table["weight"].to_numpy(dtype=np.float64)
+    known_N = np.isfinite(dot_N)
+    total = float(weight_N[known_N].sum())
+    mean = float(weight_N[known_N] @ np.abs(dot_N[known_N])) / total if total else 0.0
+    return dot_N / mean if mean > 0 else np.where(known_N, 0.0, np.nan)
 
 
 def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
@@ -295,6 +324,13 @@ def _cosine_se(report: Report, arm: Arm) -> dict[str, float]:
                 both = float(size) * float(length.get(node, 0.0))
                 out[node] = float(se) / both if both > 0 else float("nan")
     return out
+
+
+def _of_response(sums: Floats, settings: ExportSettings) -> float:
+    """Return a response's score: its pooled alignment, or the mean of its tokens' scores."""
+    if settings.score == "weights":
+        return float(sums[0] / sums[1])
+    return float(pooled_of_sums(sums))
 
 
 def _elsewhere(scores: _Scores, settings: ExportSettings) -> float:
@@ -341,7 +377,7 @@ def _rows(
                 score_L[position] = item.score
             weight_L = np.nan_to_num(settings.weights(score_L), nan=elsewhere)
             sums = np.sum([item.sums for item in measured.values()], axis=0) if measured else None
-            pooled = float(pooled_of_sums(sums)) if sums is not None else float("nan")
+            pooled = float("nan") if sums is None else _of_response(sums, settings)
             kept = {
                 "all": True,
                 "correct": spine["correct"] is True,

@@ -249,6 +249,8 @@ INTERVALS = {
     "weights": ("weights_low", "weights_high"),
     "weights_gain": ("weights_gain_low", "weights_gain_high"),
     "weights_gain_one": ("weights_gain_one_low", "weights_gain_one_high"),
+    "weights_adamw": ("weights_adamw_low", "weights_adamw_high"),
+    "weights_adamw_one": ("weights_adamw_one_low", "weights_adamw_one_high"),
 }
 """Columns of the summary that have an interval, and its ends."""
 

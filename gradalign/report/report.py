@@ -298,7 +298,7 @@ class Report:
         teacher: str | None = None,
         method: str | None = None,
         rule: Literal["keep", "drop", "scale"] = "keep",
-        score: Literal["estimate", "bound"] = "estimate",
+        score: Literal["estimate", "bound", "weights"] = "estimate",
         threshold: float = 0.0,
         elsewhere: float | None = None,
         spines: Literal["all", "correct", "incorrect", "aligned"] = "all",
@@ -314,8 +314,9 @@ class Report:
             rule: weight 1 above the threshold, else 0 (`keep`); 0 below it, else 1 (`drop`);
                 or the score itself, cut off at 0 and 1 (`scale`).
             score: the cosine itself (`estimate`), or the careful end of its one-sided interval
-                (`bound`).
-            threshold: the cosine that scores are compared with, in [-1, 1].
+                (`bound`), or what other questions gain if the weights follow the token, over
+                the mean size of that (`weights`).
+            threshold: what scores are compared with, in [-1, 1].
             elsewhere: weight of positions without a score; None for the rule's own: 0 for keep,
                 1 for drop, the mean weight for scale.
             spines: which responses keep any weight; `aligned`: those above the threshold.

@@ -1,40 +1,37 @@
-"""What every direction asks of the student's weights: the passes that `--alignment weights` adds.
+"""Where the ideal gradient moves the student's weights: the sum over all questions of a run.
 
-A question's update under an arm is M_q, the mean over its responses of sum_u w_u J_u^T m_u: m_u is
-the arm's direction at node u, J_u the derivative of the node's logits by the weights, w_u one over
-the inclusion probability. It is kept as a sketch (`gradalign.models.weight_space`), with what its
-squared length is made of. That one is without the noise that no trainer has:
-
-- of the choice of nodes: |sum_u w_u J_u^T m_u|^2 has w_u^2 |J_u^T m_u|^2 where a training on every
-  position has w_u of it. The excess, sum_u w_u (w_u - 1) |J_u^T m_u|^2, is estimated by one more
-  backward pass with random signs, and taken off; where all positions are nodes there is none.
-- of the rollouts, under methods that use them: both factors are from different halves of them.
-
-Responses come in two halves as well: the product of their means is what responses to one question
-share, and what is left is their variance.
+A question's ideal update is G_q, the mean over its responses of sum_u w_u J_u^T g_u: g_u is the
+ideal direction at node u, J_u the derivative of the node's logits by the weights, w_u one over the
+inclusion probability. This stage adds these up; `gradalign.stages.derivatives` takes one question
+off the sum again and differentiates its logits along the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from gradalign import methods
-from gradalign.estimates import Arm
-from gradalign.models import loaded_model
+from gradalign.config import ScoreConfig
+from gradalign.errors import UsageError
+from gradalign.models import load_config, loaded_model
+from gradalign.models.activations import checkpoints, kept_bytes_per_token
+from gradalign.models.derivatives import Way
 from gradalign.models.distributions import ForcedSequence
 from gradalign.models.event_space import only
-from gradalign.models.gradients import LogitGradients, Push
-from gradalign.models.weight_space import Sketch, parse_space, weight_space
+from gradalign.models.gradients import ForcedResponses, LogitGradients, Push
+from gradalign.models.weight_space import parameter_shapes, parse_space, weight_space
+from gradalign.runtime import available_bytes
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
-from gradalign.store.shard import StoredSpine, read_shard
+from gradalign.store.shard import StoredSpine, read_questions, read_shard
 from gradalign.store.table_builder import Rows
 
 if TYPE_CHECKING:
@@ -45,279 +42,296 @@ IDEAL = "ideal"
 
 NO_TEACHER = ""
 
+LARGE = 4_000_000_000
+"""Parameters up to which gradients are taken in float32."""
 
-@dataclass(frozen=True)
-class WeightGradients:
-    """Backward passes of the student: every question's update under every arm, and the ideal one.
+GRADIENT_VECTORS = 4
+"""Vectors as long as the space that are held at once: a sum of updates, a gradient, the direction
+that both make, and the weights moved along it."""
+
+GROUPS = 4
+"""Groups of shards that sums are kept of: each is as large as the space."""
+
+
+@contextmanager
+def open_space(run: Run) -> Iterator[tuple[torch.nn.Module, list[torch.nn.Parameter]]]:
+    """Hold the student with the weights that gradients are taken of.
+
+    It is in float32, and in bfloat16 where it has more than `LARGE` parameters. Layers keep what
+    goes into them only, where a question's passes would take more than half of the free memory.
+    """
+    options = {**run.model_options(run.config.student), "dtype": gradient_dtype(run.config)}
+    spec = parse_space(run.config.weights_space)
+    with (
+        loaded_model(run.config.student, **options) as model,
+        only(model, run.tokens),
+        weight_space(model, spec) as parameters,
+    ):
+        kept = kept_bytes_per_token(model) * _tokens_at_once(run)
+        free = available_bytes(str(parameters[0].device))
+        free -= GRADIENT_VECTORS * sum(4 * parameter.numel() for parameter in parameters)
+        with checkpoints(model, on=kept > free / 2):
+            yield model, parameters
+
+
+def gradient_dtype(config: ScoreConfig) -> str:
+    """Return what the student is in while gradients are taken."""
+    return "bfloat16" if (num_parameters(config) or 0) > LARGE else "float32"
+
+
+def derivative_way(config: ScoreConfig) -> Way:
+    """Return how derivatives of logits are taken; differences are lost in bfloat16's rounding.
+
+    Raises:
+        UsageError: differences are asked for and the student is too large for float32.
+    """
+    if config.weights_derivative == "forward":
+        return "forward"
+    if gradient_dtype(config) == "float32":
+        return "differences"
+    if config.weights_derivative == "auto":
+        return "forward"
+    raise UsageError(
+        f"--weights-derivative differences: a student of over {LARGE:.0e} parameters is read in "
+        "bfloat16, whose rounding hides differences.",
+        "Use --weights-derivative forward.",
+    )
+
+
+def num_parameters(config: ScoreConfig) -> int | None:
+    """Count the student's parameters; None where its configuration does not tell."""
+    settings = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    shapes = parameter_shapes(settings, trust_remote_code=config.trust_remote_code)
+    return None if shapes is None else sum(map(math.prod, shapes.values()))
+
+
+def _tokens_at_once(run: Run) -> int:
+    """Return how many tokens the passes of one question keep, at most."""
+    longest = 1
+    for shard in run.shards():
+        spines = run.folder.read_table("spines", shard, ["num_tokens"])["num_tokens"].to_numpy()
+        prompts = (len(item.prompt_ids) for item in read_questions(run.folder, shard))
+        longest = max(longest, int(spines.max(initial=0)) + max(prompts, default=0))
+    return min(run.config.num_rollouts * longest, max(run.config.batch_tokens, longest))
+
+
+def responses_of(
+    run: Run, model: torch.nn.Module, spines: Sequence[StoredSpine], places: NodePlaces
+) -> ForcedResponses:
+    """Return responses to one question with their nodes, for passes."""
+    return ForcedResponses(
+        model,
+        [ForcedSequence(spine.prompt_ids, spine.token_ids) for spine in spines],
+        [[places.position[node] for node in places.nodes_of(spine)] for spine in spines],
+        batch_tokens=run.config.batch_tokens,
+    )
+
+
+class NodePlaces:
+    """A shard's nodes: where they are, what they weigh, and their ideal directions.
+
+    Args:
+        run: the run.
+        shard: name of the shard.
 
     Attributes:
-        arms: teachers and methods that have a direction.
+        position: of each node in its response.
+        weight: of each node, 1 over its inclusion probability; 0 where it is left out.
+        relative: of each node, 0 at the first token of the response and 1 at the last.
+        candidates: each node's candidates in order of the table `branches`.
+        ideal: the ideal direction at these.
     """
-
-    kind: ClassVar[StageKind] = "distributions"
-    name: ClassVar[str] = "gradients"
-    unit: ClassVar[str] = "updates"
-    arms: tuple[Arm, ...]
-
-    def passes(self, run: Run) -> int:
-        """Return how many backward passes every response takes."""
-        some_nodes = run.config.node_sampler != "all"
-        total = 1  # of the ideal direction
-        for arm in self.arms:
-            halves = methods.get(arm.method).uses_continuations
-            total += 1 + (2 if halves else 0) + ((2 if halves else 1) if some_nodes else 0)
-        return total
-
-    def done(self, run: Run, shard: str) -> bool:
-        """Whether the shard's updates are there for all arms."""
-        return not any(self._missing(run, shard).values())
-
-    @contextmanager
-    def session(self, run: Run) -> Iterator[Work]:
-        """Hold the student, with gradients in float32."""
-        options = {**run.model_options(run.config.student), "dtype": "float32"}
-        spec = parse_space(run.config.weights_space)
-        with (
-            loaded_model(run.config.student, **options) as model,
-            only(model, run.tokens),
-            weight_space(model, spec) as parameters,
-        ):
-            sketch = Sketch(parameters)
-
-            def work(shard: str, tick: Tick) -> Counter[str]:
-                missing = self._missing(run, shard)
-                pushes = _Pushes(run, shard)
-                groups = read_shard(run.folder, shard).by_question()
-                total = len(list(groups)) * sum(map(len, missing.values()))
-                rows = {label: Rows("gradients") for label in missing}
-                done = 0
-                for question, spines in read_shard(run.folder, shard).by_question():
-                    updates = _QuestionUpdates(run, model, parameters, sketch, spines, pushes)
-                    for label, specs in missing.items():
-                        for method in specs:
-                            arm = Arm(label, method)
-                            row = updates.row(arm)
-                            rows[label].add(
-                                1,
-                                question_id=question.question.id,
-                                teacher=label,
-                                method=method,
-                                num_responses=len(spines),
-                                **row,
-                            )
-                            done += 1
-                            tick(done, total, 1)
-                for label, own in rows.items():
-                    _write(run, shard, label, own.table_of())
-                return Counter(updates=total)
-
-            yield work
-
-    def _missing(self, run: Run, shard: str) -> dict[str, list[str]]:
-        """Return the methods that are not there yet, by teacher; the ideal direction first."""
-        wanted: dict[str, list[str]] = {NO_TEACHER: [IDEAL]}
-        for arm in self.arms:
-            wanted.setdefault(arm.teacher, []).append(arm.method)
-        missing = {}
-        for label, specs in wanted.items():
-            name, there = teacher_file(shard, label), set()
-            if run.folder.has_table("gradients", name):
-                table = run.folder.read_table("gradients", name, ["method"])
-                there = set(table["method"].to_pylist())
-            if left := [method for method in specs if method not in there]:
-                missing[label] = left
-        return missing
-
-
-def _write(run: Run, shard: str, label: str, table: pa.Table) -> None:
-    """Write a teacher's updates beside those of methods that are there already."""
-    name = teacher_file(shard, label)
-    if run.folder.has_table("gradients", name):
-        before = run.folder.read_table("gradients", name)
-        table = pa.concat_tables([before, table]).unify_dictionaries()
-    run.folder.write_table("gradients", name, table)
-
-
-class _Pushes:
-    """A shard's directions, each at its response and position, times the node's weight."""
 
     def __init__(self, run: Run, shard: str) -> None:
         nodes = run.folder.read_table("nodes", shard)
-        special = nodes["special"].to_pylist()
-        self._place: dict[str, tuple[str, int, float]] = {}
-        self.nodes_of: dict[str, list[str]] = {}
-        for node, spine, position, inclusion, is_special in zip(
-            *(nodes[name].to_pylist() for name in ("node_id", "spine_id", "position")),
-            nodes["inclusion_prob"].to_pylist(),
-            special,
-            strict=True,
+        self.position: dict[str, int] = {}
+        self.weight: dict[str, float] = {}
+        self.relative: dict[str, float] = {}
+        self._nodes_of: dict[str, list[str]] = {}
+        names = ("node_id", "spine_id", "position", "relative_position", "inclusion_prob")
+        for node, spine, position, relative, inclusion, special in zip(
+            *(nodes[name].to_pylist() for name in (*names, "special")), strict=True
         ):
-            weight = 0.0 if run.config.mask_special and is_special else 1.0 / inclusion
-            self._place[node] = (spine, position, weight)
-            self.nodes_of.setdefault(spine, []).append(node)
+            left_out = run.config.mask_special and special
+            self.position[node] = position
+            self.weight[node] = 0.0 if left_out else 1.0 / inclusion
+            self.relative[node] = relative
+            self._nodes_of.setdefault(spine, []).append(node)
         branches = run.folder.read_table("branches", shard)
-        self._tokens: dict[str, list[int]] = {}
-        ideal: dict[str, list[float]] = {}
+        self.candidates: dict[str, list[int]] = {node: [] for node in self.position}
+        known: dict[str, list[float]] = {node: [] for node in self.position}
         mass: Counter[str] = Counter()
+        columns = ("node_id", "token_id", "student_prob", "ideal")
         for node, token, prob, value in zip(
-            *(
-                branches[name].to_pylist()
-                for name in ("node_id", "token_id", "student_prob", "ideal")
-            ),
-            strict=True,
+            *(branches[name].to_pylist() for name in columns), strict=True
         ):
-            self._tokens.setdefault(node, []).append(token)
-            ideal.setdefault(node, []).append(math.nan if value is None else value)
+            self.candidates[node].append(token)
+            known[node].append(math.nan if value is None else value)
             mass[node] += prob
-        self._of: dict[tuple[Arm, str], dict[str, tuple[Sequence[float], ...]]] = {}
-        self._others: dict[tuple[Arm, str], list[int]] = {}
-        whole = (Arm(NO_TEACHER, IDEAL), "direction")
-        for node, values in ideal.items():
-            self._of.setdefault(whole, {})[node] = ([mass[node] * v for v in values],)
-        table = run.folder.read_table("directions", shard)
-        columns = ("node_id", "teacher", "method", "direction", "other_ids", "other_direction")
-        halves = ("half0", "half1")
-        for node, teacher, method, inside, others, outside, *half in zip(
-            *(table[name].to_pylist() for name in (*columns, *halves)), strict=True
-        ):
-            arm = Arm(teacher, method)
-            self._others[arm, node] = others or []
-            self._of.setdefault((arm, "direction"), {})[node] = (inside or [], outside or [])
-            for name, values in zip(halves, half, strict=True):
-                if values is not None:
-                    self._of.setdefault((arm, name), {})[node] = (values,)
+        self.ideal = {node: mass[node] * np.array(values) for node, values in known.items()}
 
-    def weight(self, node: str) -> float:
-        """Return one over a node's inclusion probability, 0 where it is left out."""
-        return self._place[node][2]
+    def nodes_of(self, spine: StoredSpine) -> list[str]:
+        """Return a response's nodes."""
+        return self._nodes_of.get(spine.spine_id, [])
 
-    def position(self, node: str) -> int:
-        """Return a node's position in its response."""
-        return self._place[node][1]
+    def push(
+        self, node: str, number: int, tokens: Sequence[int], values: npt.ArrayLike, factor: float
+    ) -> Push:
+        """Return a direction at a node, times a factor; NaN counts as 0."""
+        values_T = np.nan_to_num(np.asarray(values, dtype=np.float64))
+        return Push(number, self.position[node], np.asarray(tokens, np.int64), factor * values_T)
 
-    def of(
-        self, arm: Arm, part: str, numbers: Mapping[str, int], factors: Mapping[str, float]
-    ) -> list[Push]:
-        """Return where an arm pushes.
-
-        Args:
-            arm: the arm.
-            part: direction, or half0 or half1 of the rollouts.
-            numbers: of the spines that count.
-            factors: what the direction is multiplied by, by node.
-        """
-        found = self._of.get((arm, part), {})
-        pushes = []
-        for spine, number in numbers.items():
-            for node in self.nodes_of.get(spine, []):
-                if node not in found or not factors[node]:
-                    continue
-                tokens = [*self._tokens[node], *self._others.get((arm, node), [])]
-                values = np.nan_to_num(
-                    np.concatenate([np.asarray(v, dtype=np.float64) for v in found[node]])
-                )
-                tokens_T = np.asarray(tokens[: len(values)], dtype=np.int64)
-                pushes.append(Push(number, self.position(node), tokens_T, factors[node] * values))
-        return pushes
-
-
-class _QuestionUpdates:
-    """One question's updates, from a graph for each half of its responses."""
-
-    def __init__(
-        self,
-        run: Run,
-        model: torch.nn.Module,
-        parameters: Sequence[torch.Tensor],
-        sketch: Sketch,
-        spines: Sequence[StoredSpine],
-        pushes: _Pushes,
-    ) -> None:
-        self._sketch, self._pushes = sketch, pushes
-        self._count = len(spines)
-        self._halves: list[tuple[dict[str, int], LogitGradients]] = []
-        for group in (spines[0::2], spines[1::2]):
-            if not group:
-                continue
-            numbers = {spine.spine_id: number for number, spine in enumerate(group)}
-            nodes = [pushes.nodes_of.get(spine.spine_id, []) for spine in group]
-            gradients = LogitGradients(
-                model,
-                parameters,
-                [ForcedSequence(spine.prompt_ids, spine.token_ids) for spine in group],
-                [[pushes.position(node) for node in own] for own in nodes],
-                batch_tokens=run.config.batch_tokens,
-            )
-            self._halves.append((numbers, gradients))
-        every = [node for spine in spines for node in pushes.nodes_of.get(spine.spine_id, [])]
-        self._weights = {node: pushes.weight(node) for node in every}
-        question = spines[0].question_id if spines else ""
-        signs = run.rng("signs of weights", question).choice([-1.0, 1.0], size=len(every))
-        self._excess = {
-            node: sign * math.sqrt(max(weight * (weight - 1.0), 0.0))
-            for (node, weight), sign in zip(self._weights.items(), signs, strict=True)
-        }
-
-    def row(self, arm: Arm) -> dict[str, object]:
-        """Return an arm's update, as the table `gradients` has it."""
-        both = [self._along(half, arm, "direction", self._weights) for half in self._halves]
-        if not both:
-            return {
-                "sketch": [np.zeros(self._sketch.width, np.float32)],
-                **dict.fromkeys(("length2", "within2", "response_variance"), 0.0),
-            }
-        total = [sum(parts) / self._count for parts in zip(*both, strict=True)]
-        sketched = self._sketch.of(total).cpu().numpy()
-        if arm.method == IDEAL:
-            known = dict.fromkeys(("length2", "within2", "response_variance"), math.nan)
-            return {"sketch": [sketched], **known}
-        counts = [len(numbers) for numbers, _ in self._halves]
-        own = [
-            self._length2(half, arm, vector) / count**2
-            for half, vector, count in zip(self._halves, both, counts, strict=True)
+    def ideal_pushes(self, spines: Sequence[StoredSpine]) -> list[Push]:
+        """Return the ideal directions of responses, numbered in order, times nodes' weights."""
+        return [
+            self.push(node, number, self.candidates[node], self.ideal[node], self.weight[node])
+            for number, spine in enumerate(spines)
+            for node in self.nodes_of(spine)
+            if self.weight[node]
         ]
-        within = variance = math.nan
-        length2 = own[0]
-        if len(both) == 2:
-            within = _product(*both) / math.prod(counts)
-            parts = [(own_h - within) * count for own_h, count in zip(own, counts, strict=True)]
-            variance = sum(parts) / len(parts)
-            length2 = within + variance / self._count
-        return {
-            "sketch": [sketched],
-            "length2": length2,
-            "within2": within,
-            "response_variance": variance,
-        }
-
-    def _length2(
-        self, half: tuple[dict[str, int], LogitGradients], arm: Arm, whole: list[torch.Tensor]
-    ) -> float:
-        """Return a half's squared length, without the noise of nodes and rollouts."""
-        parts = ("direction", "direction")
-        if methods.get(arm.method).uses_continuations:
-            parts = ("half0", "half1")
-            length2 = _product(*(self._along(half, arm, part, self._weights) for part in parts))
-        else:
-            length2 = _product(whole, whole)
-        if any(self._excess.values()):
-            noise = [self._along(half, arm, part, self._excess) for part in dict.fromkeys(parts)]
-            length2 -= _product(noise[0], noise[-1])
-        return length2
-
-    def _along(
-        self,
-        half: tuple[dict[str, int], LogitGradients],
-        arm: Arm,
-        part: str,
-        factors: Mapping[str, float],
-    ) -> list[torch.Tensor]:
-        numbers, gradients = half
-        return gradients.along(self._pushes.of(arm, part, numbers, factors))
 
 
-def _product(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
-    """Return the inner product of two gradients; tensors are summed up in float64."""
-    return sum(
-        float(one.flatten() @ other.flatten()) for one, other in zip(left, right, strict=True)
-    )
+def ideal_update(
+    responses: ForcedResponses,
+    parameters: Sequence[torch.Tensor],
+    spines: Sequence[StoredSpine],
+    places: NodePlaces,
+) -> list[torch.Tensor]:
+    """Return a question's ideal update, a tensor per parameter."""
+    total = LogitGradients(responses, parameters).along(places.ideal_pushes(spines))
+    return [part / max(len(spines), 1) for part in total]
+
+
+@dataclass(frozen=True)
+class IdealUpdates:
+    """The sum of all questions' ideal updates, by groups of shards.
+
+    A group's sum is made with its first shard: nothing is left to do for the others. The sums go
+    when every derivative is there.
+    """
+
+    kind: ClassVar[StageKind] = "distributions"
+    name: ClassVar[str] = "ideal updates"
+    unit: ClassVar[str] = "questions"
+
+    def done(self, run: Run, shard: str) -> bool:
+        """Whether the sum of the shard's group is there, or no longer needed."""
+        group = groups_of(run.shards()).get(shard)
+        if group is None or derivatives_are_there(run):
+            return True
+        if not run.folder.has_table("ideal_updates", shard):
+            return False
+        # A run that has more questions since has other groups.
+        stored = run.folder.read_table("ideal_updates", shard, ["shards"])
+        return bool(stored["shards"][0].as_py() == group)
+
+    @contextmanager
+    def session(self, run: Run) -> Iterator[Work]:
+        """Hold the student, with gradients."""
+        with open_space(run) as (model, parameters):
+
+            def work(shard: str, tick: Tick) -> Counter[str]:
+                import torch
+
+                shards = groups_of(run.shards())[shard]
+                num = sum(len(run.folder.read_table("questions", one)) for one in shards)
+                total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+                done = 0
+                for one in shards:
+                    places = NodePlaces(run, one)
+                    for _, spines in read_shard(run.folder, one).by_question():
+                        responses = responses_of(run, model, spines, places)
+                        for part, new in zip(
+                            total, ideal_update(responses, parameters, spines, places), strict=True
+                        ):
+                            part += new
+                        done += 1
+                        tick(done, num, 1)
+                _write_sum(run, shards, total)
+                return Counter()
+
+            yield work
+
+
+def groups_of(shards: Sequence[str]) -> dict[str, list[str]]:
+    """Return the groups of shards, by the first of each."""
+    number = len(shards)
+    edges = [-(-number * group // GROUPS) for group in range(GROUPS + 1)]
+    parts = [list(shards[begin:end]) for begin, end in itertools.pairwise(edges)]
+    return {part[0]: part for part in parts if part}
+
+
+def derivatives_are_there(run: Run) -> bool:
+    """Whether no shard lacks its derivatives."""
+    return all(has_derivatives(run, shard) for shard in run.shards())
+
+
+def has_derivatives(run: Run, shard: str) -> bool:
+    """Whether a shard has its derivatives along all other questions, and its ideal sketches."""
+    if not run.folder.has_table("derivatives", shard):
+        return False
+    numbers = run.folder.read_table("derivatives", shard, ["num_questions"])["num_questions"]
+    if len(numbers) and numbers[0].as_py() != num_questions(run):
+        return False
+    return IDEAL in updates_there(run, shard, NO_TEACHER)
+
+
+def num_questions(run: Run) -> int:
+    """Count the questions of a run."""
+    return sum(len(run.folder.read_table("questions", shard)) for shard in run.shards())
+
+
+def _write_sum(run: Run, shards: Sequence[str], total: Sequence[torch.Tensor]) -> None:
+    rows = Rows("ideal_updates")
+    for number, part in enumerate(total):
+        values = part.flatten().cpu().numpy().tobytes()
+        rows.add(1, shards=[list(shards)], parameter=number, update=[values])
+    run.folder.write_table("ideal_updates", shards[0], rows.table_of())
+
+
+def read_sum(run: Run, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the sum of all questions' ideal updates, in float32.
+
+    Args:
+        run: the run.
+        like: the space; shapes and device are taken from it.
+    """
+    import torch
+
+    total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in like]
+    for shard in groups_of(run.shards()):
+        table = run.folder.read_table("ideal_updates", shard)
+        for part, stored in zip(total, table["update"], strict=True):
+            values = torch.frombuffer(bytearray(stored.as_py()), dtype=torch.float32)
+            part += values.view(part.shape).to(part.device)
+    return total
+
+
+def remove_sums(run: Run) -> None:
+    """Delete the sums, which are as large as the space each."""
+    for shard in run.folder.files("ideal_updates"):
+        run.folder.remove_table("ideal_updates", shard)
+
+
+def updates_there(run: Run, shard: str, label: str) -> set[str]:
+    """Return the methods of one teacher whose updates a shard's table `gradients` has."""
+    table = _updates(run, shard, label)
+    return set() if table is None else set(table["method"].to_pylist())
+
+
+def add_updates(run: Run, shard: str, label: str, table: pa.Table) -> None:
+    """Write a teacher's updates beside those of methods that are there already."""
+    before = _updates(run, shard, label)
+    if before is not None:
+        table = pa.concat_tables([before, table]).unify_dictionaries()
+    run.folder.write_table("gradients", teacher_file(shard, label), table)
+
+
+def _updates(run: Run, shard: str, label: str) -> pa.Table | None:
+    name = teacher_file(shard, label)
+    if not run.folder.has_table("gradients", name):
+        return None
+    table = run.folder.read_table("gradients", name)
+    return table if "split" in table.column_names else None  # one of an older version

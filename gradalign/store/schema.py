@@ -234,6 +234,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("teacher_advantage", _F8, "sum of (q~ - p~) V over the candidates"),
         ("sampled_cosine", _F8, "cosine of the single-sample direction of the drawn token"),
         ("sampled_variance_ratio", _F8, "its variance over its squared mean"),
+        (
+            "weights_dot",
+            _F8,
+            "success that other questions gain if the weights follow m here, first order: a . m, "
+            "a from `derivatives`; null unless asked for (--alignment weights)",
+        ),
+        (
+            "weights_outside",
+            _F8,
+            "share of |m|^2 on tokens whose own derivative is not kept; null likewise",
+        ),
     ],
     "hidden": [
         ("question_id", _NAME, ""),
@@ -272,6 +283,29 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("half1", _F8S, "from the second half"),
     ],
+    "ideal_updates": [
+        ("shards", pa.list_(_STRING), "the shards of the group"),
+        ("parameter", _ID, "number of the parameter in the space"),
+        (
+            "update",
+            pa.large_binary(),
+            "sum of a group of questions' ideal updates, float32 in C order; gone when every "
+            "derivative is there",
+        ),
+    ],
+    "derivatives": [
+        ("question_id", _NAME, ""),
+        ("node_id", _NAME, ""),
+        ("token_ids", _IDS, "the candidates and the top tokens of all models, rising"),
+        (
+            "derivative",
+            _F4S,
+            "of each one's logit along the mean ideal update of all other questions",
+        ),
+        ("rest", _F8, "mean derivative of all other tokens, by P"),
+        ("rest_prob", _F8, "P of these"),
+        ("num_questions", _ID, "questions that the run had then, this one included"),
+    ],
     "gradients": [
         ("question_id", _NAME, ""),
         (
@@ -280,6 +314,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "empty where none is looked at, and for the ideal direction",
         ),
         ("method", _NAME, "`ideal` for the ideal direction"),
+        ("split", _NAME, "all, correct, incorrect, position:...: the nodes that count"),
         ("num_responses", _ID, "responses that the update is the mean of"),
         (
             "sketch",
@@ -295,6 +330,12 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("within2", _F8, "inner product of two responses' updates; null with one response"),
         ("response_variance", _F8, "variance of a response's update; null with one response"),
+    ],
+    "steps": [
+        ("question_ids", pa.list_(_STRING), "the questions that AdamW's step is taken on"),
+        ("teacher", _NAME, "empty for methods that look at no teacher"),
+        ("method", _NAME, ""),
+        ("sketch", _F4S, "the step at length 1, as a count sketch; see `gradients`"),
     ],
     "question_sums": [
         ("question_id", _NAME, ""),
@@ -488,6 +529,22 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_within", _F8, "variance between responses to one question (v_r)"),
         ("weights_within_low", _F8, "95 % interval"),
         ("weights_within_high", _F8, "95 % interval"),
+        (
+            "weights_adamw",
+            _F8,
+            "weights_gain of a step of AdamW, on --weights-batch questions; null unless asked for "
+            "(--weights-adamw)",
+        ),
+        ("weights_adamw_low", _F8, "95 % interval"),
+        ("weights_adamw_high", _F8, "95 % interval"),
+        ("weights_adamw_one", _F8, "the same of a step of AdamW on one question"),
+        ("weights_adamw_one_low", _F8, "95 % interval"),
+        ("weights_adamw_one_high", _F8, "95 % interval"),
+        (
+            "weights_outside",
+            _F8,
+            "mean share of |m|^2 on tokens whose derivative is not kept; null as `weights` is",
+        ),
         ("positive_share", _F8, "share of cosines above 0"),
         ("coverage", _F8, "mean share of P that the candidates cover"),
         ("teacher_advantage", _F8, "mean teacher advantage"),

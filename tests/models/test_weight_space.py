@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from gradalign.errors import UsageError
 from gradalign.models import loaded_model
 from gradalign.models.distributions import ForcedSequence
-from gradalign.models.gradients import LogitGradients, Push
+from gradalign.models.gradients import ForcedResponses, LogitGradients, Push
 from gradalign.models.weight_space import Sketch, SpaceSpec, parse_space, weight_space
+from gradalign.runtime import model_seconds
 
 SEQUENCES = [ForcedSequence((5, 6, 7), (8, 9, 10, 11)), ForcedSequence((5, 6, 7), (12, 13))]
 POSITIONS = [(0, 2, 3), (1,)]
@@ -50,9 +52,8 @@ def plain_sum(model, pushed):
 @pytest.mark.parametrize("batch_tokens", [16384, 8], ids=["one batch", "a row each"])
 def test_gradients_are_those_of_the_sum_over_positions(model, batch_tokens):
     with weight_space(model, SpaceSpec("all")) as parameters:
-        gradients = LogitGradients(
-            model, parameters, SEQUENCES, POSITIONS, batch_tokens=batch_tokens
-        )
+        responses = ForcedResponses(model, SEQUENCES, POSITIONS, batch_tokens=batch_tokens)
+        gradients = LogitGradients(responses, parameters)
         for seed in (1, 2):  # a kept graph serves any number of directions
             pushed = pushes(seed)
             expected = torch.autograd.grad(plain_sum(model, pushed), parameters)
@@ -61,13 +62,23 @@ def test_gradients_are_those_of_the_sum_over_positions(model, batch_tokens):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_time_in_models_counts_a_pass_back(model):
+    """Also where the graph is there already: no forward pass is made then."""
+    with weight_space(model, SpaceSpec("all")) as parameters:
+        gradients = LogitGradients(ForcedResponses(model, SEQUENCES, POSITIONS), parameters)
+        gradients.along(pushes(1))
+        before, began = model_seconds(), time.perf_counter()
+        gradients.along(pushes(2))
+        assert 0 < model_seconds() - before <= time.perf_counter() - began
+
+
 def test_a_step_along_it_moves_the_logits_as_it_says(model):
     """The derivative by finite differences, in float64."""
     double = model.double()
     try:
         with weight_space(double, SpaceSpec("all")) as parameters:
             pushed = pushes(3)
-            gradients = LogitGradients(double, parameters, SEQUENCES, POSITIONS)
+            gradients = LogitGradients(ForcedResponses(double, SEQUENCES, POSITIONS), parameters)
             direction = gradients.along(pushes(4))
             along = sum(
                 float((one * other).sum())
@@ -93,7 +104,7 @@ def test_lora_is_the_gradient_of_b_where_it_is_zero(model):
     with weight_space(model, SpaceSpec("lora", rank=3)) as parameters:
         with torch.no_grad():
             torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=0)
-        gradients = LogitGradients(model, parameters, SEQUENCES, POSITIONS)
+        gradients = LogitGradients(ForcedResponses(model, SEQUENCES, POSITIONS), parameters)
         pushed = pushes(5)
         expected = torch.autograd.grad(plain_sum(model, pushed), parameters)
         for found, want in zip(gradients.along(pushed), expected, strict=True):

@@ -20,8 +20,13 @@ from gradalign.store.schema import schema, table_names
 # teachers that lack tokens of the student: see tests/models/test_event_space.py; those of
 # responses that are verified anew: see tests/stages/test_gate.py and
 # tests/cli/test_rescore_verifier.py.
-ASKED_FOR = {"summary", "gradients", "common_positions", "sampled", "verdicts"}
-ALWAYS = [n for n in table_names() if n not in ASKED_FOR and not n.startswith("diagnostics_")]
+ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts"}
+IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps"}
+ALWAYS = [
+    name
+    for name in table_names()
+    if name not in ASKED_FOR | IN_WEIGHTS and not name.startswith("diagnostics_")
+]
 
 
 @pytest.mark.parametrize("table", ALWAYS)

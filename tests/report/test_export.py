@@ -91,8 +91,8 @@ def test_the_bound_is_the_delta_of_the_value_noise(small_run):
 def test_bounds_are_careful(small_run, tmp_path):
     flat = lambda frame: np.concatenate([np.array(row, dtype=float) for row in frame["scores"]])  # noqa: E731
     plain = flat(exported(small_run, tmp_path))
-    low = flat(exported(small_run, tmp_path, bound="bound"))
-    high = flat(exported(small_run, tmp_path, rule="drop", bound="bound"))
+    low = flat(exported(small_run, tmp_path, score="bound"))
+    high = flat(exported(small_run, tmp_path, rule="drop", score="bound"))
     there = np.isfinite(plain)
     np.testing.assert_array_equal(there, np.isfinite(low))
     assert (low[there] <= plain[there] + 1e-6).all()

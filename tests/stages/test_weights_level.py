@@ -52,8 +52,15 @@ def main_rows(report):
     return report.summary.query("split == 'all'").set_index(["teacher", "method"])
 
 
-def responses_by_hand(report, teacher, method):
-    """Every response's gradient, from a loss whose gradient it is: [Q][R] flat vectors."""
+def responses_by_hand(report, teacher, method, keep=lambda node: True):
+    """Every response's gradient, from a loss whose gradient it is: [Q][R] flat vectors.
+
+    Args:
+        report: the run.
+        teacher: of the arm.
+        method: of the arm, or `ideal`.
+        keep: which rows of the table `nodes` count.
+    """
     prompts = report.questions.set_index("question_id")["prompt_ids"]
     nodes = dict(list(report.nodes.groupby("spine_id", observed=True)))
     branches = dict(list(report.branches.groupby("node_id", observed=True)))
@@ -68,7 +75,7 @@ def responses_by_hand(report, teacher, method):
             ids = torch.tensor([[*prompt, *spine.token_ids]])
             logits = model(input_ids=ids).logits[0]
             loss = torch.zeros(())
-            for node in nodes[spine.spine_id].itertuples():
+            for node in filter(keep, nodes[spine.spine_id].itertuples()):
                 tried = branches[node.node_id]
                 if method == "ideal":
                     tokens = tried["token_id"].to_numpy()
@@ -81,7 +88,10 @@ def responses_by_hand(report, teacher, method):
                 z = logits[len(prompt) + node.position - 1]
                 pushed = torch.from_numpy(np.asarray(values)).float() / node.inclusion_prob
                 loss = loss + z[torch.from_numpy(tokens.astype(np.int64))] @ pushed
-            gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+            own = list(model.parameters())
+            if not loss.requires_grad:  # no node of it counts
+                loss = loss + 0.0 * logits.sum()
+            gradients = torch.autograd.grad(loss, own)
             flat = torch.cat([g.flatten() for g in gradients]).double()
             found.setdefault(spine.question_id, []).append(flat)
     return list(found.values())
@@ -99,7 +109,8 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
     within = np.mean([float(one @ other) for one, other in responses])
     assert row["weights_between"] == pytest.approx(within - shared, rel=1e-3)
     # The rest is of this run: all positions are not nodes, and the excess is taken off at random.
-    table = report.table("gradients").query("teacher == 'demo:strong' and method == 'opd'")
+    table = report.table("gradients")
+    table = table.query("teacher == 'demo:strong' and method == 'opd' and split == 'all'")
     length2 = table["length2"].mean()
     for column, batch in (("weights_gain", 32), ("weights_gain_one", 1)):
         step2 = shared + (length2 - shared) / batch
@@ -107,10 +118,88 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
         assert row[f"{column}_low"] < row[column] < row[f"{column}_high"]
 
 
+ARMS = [("demo:strong", "gkd:beta=0"), ("demo:strong", "opd"), ("", "dr_grpo")]
+
+
+@pytest.mark.parametrize(("teacher", "method"), ARMS)
+def test_the_columns_of_tokens_add_up_to_the_numerators(report, teacher, method):
+    """Derivatives along the other questions' ideal updates, against a backward pass per arm."""
+    ideal = [sum(group) / len(group) for group in responses_by_hand(report, "", "ideal")]
+    own = [sum(group) / len(group) for group in responses_by_hand(report, teacher, method)]
+    table = report.alignment.query(f"teacher == '{teacher}' and method == '{method}'")
+    assert table["weights_dot"].notna().all()
+    rollouts = SETTINGS["num_rollouts"]
+    questions = table["question_id"].astype(str)
+    found = (table["weight"] * table["weights_dot"]).groupby(questions).sum() / rollouts
+    ids = [str(name) for name in report.questions["question_id"]]
+    for q, name in enumerate(ids):
+        others = [one for p, one in enumerate(ideal) if p != q]
+        mean = sum(others) / len(others)
+        wanted, size = float(mean @ own[q]), float(mean.norm() * own[q].norm())
+        assert found.get(name, 0.0) == pytest.approx(wanted, abs=1e-3 * size)
+    # Outside lies what teachers move beyond the support: little in a vocabulary of 259.
+    known = table["weights_outside"].dropna()
+    assert len(known) > 0
+    assert known.between(0, 1e-3).all()
+    mean = np.average(known, weights=table.loc[known.index, "weight"])
+    assert main_rows(report).loc[(teacher, method), "weights_outside"] == pytest.approx(mean)
+
+
+SPLITS = {
+    "correct": lambda node: node.correct is True,
+    "incorrect": lambda node: node.correct is False,
+    "position:0-25%": lambda node: node.relative_position < 0.25,
+    "position:75-100%": lambda node: node.relative_position >= 0.75,
+}
+
+
+@pytest.fixture(scope="module")
+def quarters(tmp_path_factory):
+    """Every position is a node: no length has noise of chosen ones."""
+    folder = tmp_path_factory.mktemp("quarters") / "run"
+    settings = {**SETTINGS, "node_sampler": "all", "methods": ["opd"], "weights_quarters": True}
+    return gradalign.score(**settings, alignment="weights", output_dir=str(folder))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_s_step_is_that_of_its_nodes_alone(quarters, split):
+    """Its update by hand: other nodes left out of the loss; the ideal update stays whole."""
+    ideal = [sum(group) / 2 for group in responses_by_hand(quarters, "", "ideal")]
+    by_hand = responses_by_hand(quarters, "demo:strong", "opd", SPLITS[split])
+    own = [sum(group) / 2 for group in by_hand]
+    pairs = list(itertools.permutations(range(len(own)), 2))
+    cross = np.mean([float(ideal[q] @ own[r]) for q, r in pairs])
+    shared = np.mean([float(own[q] @ own[r]) for q, r in pairs])
+    length2 = np.mean([float(one @ one) for one in own])
+    row = quarters.summary.query(f"split == '{split}' and method == 'opd'").iloc[0]
+    assert row["weights_shared"] == pytest.approx(shared, rel=1e-3)
+    for column, batch in (("weights_gain", 32), ("weights_gain_one", 1)):
+        step2 = shared + (length2 - shared) / batch
+        if step2 > 0:
+            assert row[column] == pytest.approx(cross / np.sqrt(step2), rel=1e-3)
+            assert row[f"{column}_low"] < row[column] < row[f"{column}_high"]
+        else:
+            assert np.isnan(row[column])
+
+
+def test_splits_of_one_kind_add_up(quarters):
+    """Sketches and columns are sums over nodes, so those of the parts are that of the whole."""
+    table = quarters.table("gradients").query("method == 'opd'")
+    sketch = {
+        split: np.stack(list(group.set_index("question_id")["sketch"].sort_index()))
+        for split, group in table.groupby("split", observed=True)
+    }
+    for parts in (("correct", "incorrect"), [name for name in sketch if "position" in name]):
+        np.testing.assert_allclose(
+            sum(sketch[name] for name in parts), sketch["all"], rtol=1e-3, atol=1e-5
+        )
+
+
 def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_path):
     settings = {**SETTINGS, "node_sampler": "all", "limit": 3, "methods": ["gkd"]}
     run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
-    table = run.table("gradients").query("method == 'gkd'").set_index("question_id")
+    table = run.table("gradients").query("method == 'gkd' and split == 'all'")
+    table = table.set_index("question_id")
     for group, (_, row) in zip(
         responses_by_hand(run, "demo:strong", "gkd"), table.iterrows(), strict=True
     ):
@@ -210,14 +299,16 @@ def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
             found.loc["demo:strong", "opd"][column], wanted.loc["demo:strong", "opd"][column]
         )
     before = {
-        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+        (row.question_id, row.method, row.split): row.length2
+        for row in more.table("gradients").itertuples()
     }
     more = gradalign.rescore(plain.path, methods=["gkd:beta=0", "dr_grpo"])
     np.testing.assert_allclose(
         main_rows(more)["weights_gain"].sort_index(), wanted["weights_gain"].sort_index()
     )
     after = {
-        (row.question_id, row.method): row.length2 for row in more.table("gradients").itertuples()
+        (row.question_id, row.method, row.split): row.length2
+        for row in more.table("gradients").itertuples()
     }
     assert {key: after[key] for key in before} == pytest.approx(before, nan_ok=True)
     lora = gradalign.rescore(plain.path, alignment="weights", weights_space="lora:rank=2")
@@ -229,15 +320,39 @@ def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
         gradalign.rescore(plain.path, alignment="weights")
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch):
-    from gradalign.stages import gradients
+def test_a_new_teacher_has_its_columns_without_another_pass(tmp_path, monkeypatch):
+    """From derivatives on the tokens that were kept, and their mean on others."""
+    from gradalign.stages import derivatives
+
+    settings = {**SETTINGS, "methods": ["opd"], "support_size": 16}
+    run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
+    monkeypatch.setattr(derivatives, "derivatives", None)  # whoever calls it fails
+    more = gradalign.rescore(run.path, teachers=["demo:weak"])
+    own = [sum(group) / 2 for group in responses_by_hand(more, "demo:weak", "opd")]
+    ideal = [sum(group) / 2 for group in responses_by_hand(more, "", "ideal")]
+    table = more.alignment.query("teacher == 'demo:weak'")
+    questions = table["question_id"].astype(str)
+    found = (table["weight"] * table["weights_dot"]).groupby(questions).sum() / 2
+    outside = table["weights_outside"].max()
+    assert 0 < outside < 0.02
+    for q, name in enumerate(map(str, more.questions["question_id"])):
+        mean = sum(one for p, one in enumerate(ideal) if p != q) / (len(ideal) - 1)
+        wanted, size = float(mean @ own[q]), float(mean.norm() * own[q].norm())
+        assert found[name] == pytest.approx(wanted, abs=(1e-3 + outside) * size)
+
+
+@pytest.mark.parametrize(
+    "call", [3, 9, 30], ids=["in the sums", "in the derivatives", "in the arms"]
+)
+def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch, call):
+    from gradalign.analysis import gradients
 
     calls = []
     plain = gradients.LogitGradients.along
 
     def failing(self, pushed):
         calls.append(1)
-        if len(calls) == 20:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return plain(self, pushed)
 
@@ -253,9 +368,15 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkey
 def test_its_table_has_its_schema(report):
     table = report.table("gradients")
     assert list(table.columns) == schema("gradients").names
-    arms = 1 + 2 + 1  # ideal, two methods of the teacher, Dr. GRPO
-    assert len(table) == SETTINGS["limit"] * arms
+    arms = 2 + 1  # two methods of the teacher, and Dr. GRPO: whole and by outcome; ideal: whole
+    assert len(table) == SETTINGS["limit"] * (1 + 3 * arms)
     assert table.loc[table["method"] == "ideal", "length2"].isna().all()
+    slopes = report.table("derivatives")
+    assert list(slopes.columns) == schema("derivatives").names
+    assert set(slopes["node_id"]) == set(report.nodes["node_id"])
+    assert slopes["rest_prob"].between(0, 1).all()
+    # Sums as large as the space are gone when nothing needs them any more.
+    assert not report.folder.files("ideal_updates")
 
 
 def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
@@ -267,3 +388,34 @@ def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
             output_dir=str(tmp_path / "run"),
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, monkeypatch):
+    """The same numbers but for rounding, by other means."""
+    from gradalign.stages import gradients
+
+    opened = []
+    plain = gradients.checkpoints
+
+    def noting(model, *, on):
+        opened.append((next(model.parameters()).dtype, on))
+        return plain(model, on=on)
+
+    monkeypatch.setattr(gradients, "LARGE", 10_000)
+    monkeypatch.setattr(gradients, "available_bytes", lambda device: 0)
+    monkeypatch.setattr(gradients, "checkpoints", noting)
+    settings = {**SETTINGS, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(UsageError, match="hides differences"):
+        gradalign.score(**settings, alignment="weights", weights_derivative="differences")
+    run = gradalign.score(**settings, alignment="weights")
+    assert set(opened) == {(torch.bfloat16, True)}
+    found, wanted = main_rows(run), main_rows(report)
+    scale = wanted["weights_gain_one"].abs().max()
+    np.testing.assert_allclose(
+        found["weights_gain_one"], wanted["weights_gain_one"], atol=0.02 * scale
+    )
+    sums = [
+        (table["weight"] * table["weights_dot"]).groupby(table["method"], observed=True).sum()
+        for table in (run.alignment, report.alignment)
+    ]
+    np.testing.assert_allclose(sums[0], sums[1], atol=0.02 * sums[1].abs().max())

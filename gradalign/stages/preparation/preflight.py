@@ -27,11 +27,13 @@ from gradalign.models.checkpoints.tokenizers import check_agreement, load_tokeni
 from gradalign.models.checkpoints.weight_check import check_weights
 from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
+from gradalign.models.optimizer_state import FIRST, read_moments
 from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
-from gradalign.models.weight_space import parse_space
+from gradalign.models.weight_space import parameter_shapes, parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
+from gradalign.stages.gradients import derivative_way
 from gradalign.stages.preparation.precision import pass_dtype
 from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.preparation.rendered import RenderedPrompts
@@ -161,6 +163,7 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
     """
     _check_methods(config)
     parse_space(config.weights_space)
+    _check_passes(config)
     engine = resolve_engine(config.engine, config.base_urls)
     if config.executor == "local":  # Ray's workers have devices of their own
         resolve_device(config.device)
@@ -419,6 +422,25 @@ def _reader(
         notes=notes,
         tokens=event_space(tokenizer, vocab_size(model, settings)),
     )
+
+
+def _check_passes(config: ScoreConfig) -> None:
+    """Check how derivatives are taken, and the file of an optimizer, if there is one.
+
+    Raises:
+        UsageError: the student is too large for differences; or the file is not there, cannot be
+            read, or is of another model.
+    """
+    if config.weights_derivative == "differences" and "weights" in config.alignment:
+        derivative_way(config)
+    if config.weights_adamw in (None, FIRST):
+        return
+    settings = load_config(
+        config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    shapes = parameter_shapes(settings, trust_remote_code=config.trust_remote_code)
+    if shapes is not None:
+        read_moments(str(config.weights_adamw), shapes)
 
 
 def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,9 @@ from gradalign.contexts import parse_teacher
 from gradalign.errors import RunError
 from gradalign.store.manifest import command_to_go_on
 
-ADDED_LATER = {"methods", "teachers", "alignment", "weights_space", "verifier"}
+IN_WEIGHTS = ("weights_space", "weights_adamw", "weights_quarters")
+
+ADDED_LATER = {"methods", "teachers", "alignment", *IN_WEIGHTS, "verifier"}
 """What `gradalign rescore` adds to a finished run, or changes in it."""
 
 MOST_NAMED = 5
@@ -68,16 +70,23 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
         *(("--teacher", spec) for spec in wanted.teachers if parse_teacher(spec).label not in read),
     ]
     new += [("--alignment", level) for level in wanted.alignment if level not in stored.alignment]
-    if "weights" in wanted.alignment and wanted.weights_space != stored.weights_space:
-        new.append(("--weights-space", wanted.weights_space))
     if wanted.verifier is not None and wanted.verifier != stored.verifier:
         new.append(("--verifier", wanted.verifier))
-    if not new:
+    words = [word for pair in new for word in pair]
+    for name in IN_WEIGHTS if "weights" in wanted.alignment else ():
+        value = getattr(wanted, name)
+        if value != getattr(stored, name) and value is not None:
+            flag = flag_of(name)
+            words += (
+                [flag, value]
+                if isinstance(value, str)
+                else [flag if value else flag.replace("--", "--no-", 1)]
+            )
+    if not words:
         return (
             f"It has all that is asked for:\n  {shlex.join(['gradalign', 'show', folder])}\n"
             "For a run without the rest, choose another --output-dir."
         )
-    words = [word for pair in new for word in pair]
     add = shlex.join(["gradalign", "rescore", folder, *words])
     if finished:
         return f"To add to it without sampling again:\n  {add}"
