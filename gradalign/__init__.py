@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from gradalign.methods.batch import NodeBatch
     from gradalign.planning import Plan
     from gradalign.report.report import Report, read_report
+    from gradalign.teacher_check import TeacherCheck, check_teacher
 
 __all__ = [
     "NodeBatch",
     "Plan",
     "Report",
     "ScoreConfig",
+    "TeacherCheck",
+    "check_teacher",
     "compare",
     "diagnose",
     "errors",
@@ -49,6 +52,8 @@ _HOMES = {
     "NodeBatch": "gradalign.methods.batch",
     "Report": "gradalign.report.report",
     "read_report": "gradalign.report.report",
+    "TeacherCheck": "gradalign.teacher_check",
+    "check_teacher": "gradalign.teacher_check",
 }
 
 
