@@ -19,11 +19,11 @@ from gradalign import errors
 
 if TYPE_CHECKING:
     from gradalign.api import compare, diagnose, plan, rescore, score
+    from gradalign.checkup import TeacherCheck, check_teacher
     from gradalign.config import ScoreConfig
     from gradalign.methods.batch import NodeBatch
     from gradalign.planning import Plan
     from gradalign.report.report import Report, read_report
-    from gradalign.teacher_check import TeacherCheck, check_teacher
 
 __all__ = [
     "NodeBatch",
@@ -52,8 +52,8 @@ _HOMES = {
     "NodeBatch": "gradalign.methods.batch",
     "Report": "gradalign.report.report",
     "read_report": "gradalign.report.report",
-    "TeacherCheck": "gradalign.teacher_check",
-    "check_teacher": "gradalign.teacher_check",
+    "TeacherCheck": "gradalign.checkup",
+    "check_teacher": "gradalign.checkup",
 }
 
 

@@ -17,6 +17,7 @@ ROOMS = (
     "pipeline",
     "report",
     "planning",
+    "checkup",
     "executors",
     "order",
     "diagnostics",

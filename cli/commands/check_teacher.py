@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from gradalign.report.terminal.tables import open_console
+
 from ..completion import complete_teacher
 from ..help import add_command
-from ..output import json_flag, open_console, print_json
+from ..output import json_flag, print_json
 
 HELP = """Look at a teacher in under a minute, before a run: vocabulary, templates, ends, servers.
 
@@ -62,8 +64,8 @@ def _check_teacher(
     device: Annotated[str, typer.Option(help="Of the forward passes.")] = "auto",
     json_output: Annotated[bool, json_flag("every finding")] = False,
 ) -> None:
+    from gradalign.checkup import TEXTS, check_teacher
     from gradalign.report.format import visible
-    from gradalign.teacher_check import TEXTS, check_teacher
 
     found = check_teacher(
         student=student,

@@ -396,13 +396,14 @@ def _served(
 ) -> _Reading:
     """Read the texts through a server."""
     from gradalign.engines.server.distributions import AskedSequence, served_readings
-    from gradalign.stages.servers import open_served_teacher
+    from gradalign.stages.servers import check_top, open_served_teacher
 
     nothing = np.zeros(0, dtype=np.int64)
     asked = [AskedSequence(sequence, nothing, []) for sequence in sequences]
     with open_served_teacher(
         teacher, [url], options, tokens=tokens, all_must_answer=True
     ) as engine:
+        check_top(engine, top_k, url, "--top-k")
         views = {
             i: reading.view
             for i, reading in served_readings(engine, asked, num_view=1, num_top=top_k)
