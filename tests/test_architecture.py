@@ -24,6 +24,7 @@ ROOMS = (
     "pipeline",
     "report",
     "planning",
+    "checkup",
     "executors",
     "order",
     "diagnostics",
