@@ -16,8 +16,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.requests import ModelLimits
-from gradalign.engines.requests import Request as Request
+from gradalign.engines.requests import ModelLimits, Request
 from gradalign.errors import EngineError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings

@@ -13,8 +13,9 @@ import numpy as np
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
-from gradalign.engines.base import Completion, Foreseen, Request
+from gradalign.engines.base import Completion, Foreseen
 from gradalign.engines.held import Prospect
+from gradalign.engines.requests import Request
 from gradalign.order import stages as every_stage
 from gradalign.planning.calibration import Calibration, allowed_continuations, assumed
 from gradalign.planning.figures import Figures
