@@ -34,7 +34,7 @@ def test_ranks_in_the_verdict_are_those_of_the_study(ranks):
 def test_the_readme_has_the_study_s_ranks(ranks):
     text = (ROOT / "README.md").read_text()
     (row,) = re.findall(r"^\| gain per step of the weights .*$", text, flags=re.MULTILINE)
-    found = [float(number) for number in re.findall(r"\+\d\.\d\d", row)]
+    found = [float(number) for number in re.findall(r"\*\*(\+\d\.\d\d)\*\*", row)]
     assert found == pytest.approx(
         [ranks[pair]["weights_gain_one"]["at"] for pair in ("addition", "counting")], abs=0.0051
     )
