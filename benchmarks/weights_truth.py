@@ -1,17 +1,16 @@
 """Alignment in the weights against the truth: steps that are taken, and coverage.
 
-The bundled student's likely responses to every question are written down (`exact_language`), so
-that success, its gradient in the weights, every arm's expected update and what a response's own
-update adds to its length are sums over them.
-
-Steps: the student goes a short way along an arm's expected update on one half of the questions, and
-its success on the other half is summed up before and after; the ratio to the way's length is held
+Steps: the bundled student's likely responses to every question are written down
+(`exact_language`), so that success, its gradient G in the weights and an arm's expected update M
+are sums over them. The student goes a short way along M of one half of the questions, and its
+success on the other half is summed up before and after; the ratio to the way's length is held
 against <G, M> / |M|.
 
 Coverage: `gradalign.score --alignment weights` is run many times on the same questions with other
 seeds. A replica draws questions with replacement, each time it comes up with another run's
 responses, nodes and rollouts; its intervals of N, the cosine and the gains are held against the
-exact values.
+truth. That is summed over `RESPONSES` responses to each question, at every position, with exact
+values of the candidates that the package forces (outside them it takes the ideal direction as 0).
 
     python benchmarks/weights_truth.py --out benchmarks/results/weights_truth.json
 
@@ -35,13 +34,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import OUT, argument_parser, environment, write_json
-from exact_language import Network, context_prompt, grow, leaves_of, problems
+from exact_language import Network, context_prompt, grow, leaves_of, problems, sample_spine
 
 import gradalign
 from gradalign import methods
+from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.weights import UpdateGrams, mean_of_shared, update_estimate
 from gradalign.analysis.align import question_ids
 from gradalign.analysis.weights import ideal_sketches, weight_grams
+from gradalign.branching import choose_candidates
 from gradalign.demo.addition import Problem
 from gradalign.estimates import Arm
 from gradalign.methods.batch import NodeBatch
@@ -57,8 +58,8 @@ ARMS = (
 )
 SIZES = (20, 50, 200)
 BATCHES = {"gain_one": 1, "gain": 32}
-RESPONSES = 24
-"""Responses to a question whose own updates are written out."""
+RESPONSES = 40
+"""Responses to a question that the truth is an average over."""
 
 LENGTHS = (0.03, 0.01, 0.003)
 """Of a step, Euclidean over all weights; a step of the validity benchmark is 0.006."""
@@ -91,7 +92,6 @@ class Exact:
         reward_L: their rewards.
         ideal_D: gradient of success.
         update_AD: every arm's expected update.
-        square_A: mean squared length of a single response's update, over `RESPONSES` of them.
     """
 
     prompt_ids: list[int]
@@ -99,7 +99,23 @@ class Exact:
     reward_L: Floats
     ideal_D: torch.Tensor
     update_AD: torch.Tensor
-    square_A: Floats
+
+
+@dataclass(eq=False)
+class Typical:
+    """One question as the package looks at it, on average over its responses.
+
+    Attributes:
+        ideal_D: sum of J^T g over the positions of a response, g on the candidates.
+        update_AD: of J^T m, for every arm.
+        own_A: |E M|^2 of the question.
+        within_A: variance of a single response's update.
+    """
+
+    ideal_D: torch.Tensor
+    update_AD: torch.Tensor
+    own_A: Floats
+    within_A: Floats
 
 
 def log_probs(
@@ -126,7 +142,7 @@ def log_prob_of(
 
 
 def exact(nets: Mapping[str, Network], problem: Problem) -> Exact:
-    """Write one question out."""
+    """Write one question's likely responses out."""
     student = nets["student"]
     prompt = student.prompt_ids(problem.prompt)
     root, _ = grow(student, problem, [], min_mass=1e-3)
@@ -139,38 +155,90 @@ def exact(nets: Mapping[str, Network], problem: Problem) -> Exact:
     with torch.no_grad():
         prob_L = log_prob_of(student.model, prompt, responses).exp()
         prob_L = prob_L / prob_L.sum()
-        told = {"demo:strong": prompt, "self+answer": None}
-        told["self+answer"] = student.prompt_ids(context_prompt(problem, "answer"))
-        teacher = {
-            "demo:strong": log_probs(nets["strong"].model, prompt, responses)[0].numpy(),
-            "self+answer": log_probs(student.model, told["self+answer"], responses)[0].numpy(),
-        }
-    updates, squares = [], []
     log_p, _, mask_LT = log_probs(student.model, prompt, responses)
     own = log_p.detach().numpy()
-    rng = np.random.default_rng([SEED, *prompt])
-    some = rng.choice(len(responses), RESPONSES, p=prob_L.numpy())
+    teacher = teachers_on(nets, problem, responses)
+    updates = []
     for arm in ARMS:
-        direction = np.zeros(own.shape)
-        for row, ids in enumerate(responses):
-            batch = NodeBatch.from_logits(
-                own[row, : len(ids)], teacher[arm.teacher][row, : len(ids)], ids
-            )
-            direction[row, : len(ids)] = np.nan_to_num(methods.get(arm.method).ascent(batch))
-        # Along logits and along log-probabilities: no direction has a sum.
-        push = torch.from_numpy(direction) * mask_LT[..., None]
-        every = (log_p * push).sum(dim=(1, 2)) @ prob_L
+        direction = torch.from_numpy(directions(arm, own, teacher[arm.teacher], responses))
+        every = (log_p * direction * mask_LT[..., None]).sum(dim=(1, 2)) @ prob_L
         updates.append(flat(torch.autograd.grad(every, parameters, retain_graph=True)))
-        of_row = {}
-        for row in set(some.tolist()):
-            alone, _, _ = log_probs(student.model, prompt, [responses[row]])
-            loss = (alone[0] * push[row, : len(responses[row])]).sum()
-            m_D = flat(torch.autograd.grad(loss, parameters))
-            of_row[row] = float(m_D @ m_D)
-        squares.append(float(np.mean([of_row[row] for row in some.tolist()])))
-    return Exact(
-        prompt, responses, leaves.reward_L, ideal_D, torch.stack(updates), np.array(squares)
+    return Exact(prompt, responses, leaves.reward_L, ideal_D, torch.stack(updates))
+
+
+def teachers_on(
+    nets: Mapping[str, Network], problem: Problem, responses: Sequence[npt.NDArray[np.int32]]
+) -> dict[str, Floats]:
+    """Return every teacher's log-probabilities along responses, [L, T, V]."""
+    student = nets["student"]
+    bare, told = (
+        student.prompt_ids(text) for text in (problem.prompt, context_prompt(problem, "answer"))
     )
+    with torch.no_grad():
+        return {
+            "demo:strong": log_probs(nets["strong"].model, bare, responses)[0].numpy(),
+            "self+answer": log_probs(student.model, told, responses)[0].numpy(),
+        }
+
+
+def directions(
+    arm: Arm, own: Floats, teacher: Floats, responses: Sequence[npt.NDArray[np.int32]]
+) -> Floats:
+    """Return where an arm points at every position, [L, T, V]; 0 after a response's end.
+
+    Along logits and along log-probabilities it is the same: no direction has a sum.
+    """
+    out = np.zeros(own.shape)
+    method = methods.get(arm.method)
+    for row, ids in enumerate(responses):
+        batch = NodeBatch.from_logits(own[row, : len(ids)], teacher[row, : len(ids)], ids)
+        out[row, : len(ids)] = np.nan_to_num(method.ascent(batch))
+    return out
+
+
+def typical(nets: Mapping[str, Network], problem: Problem, index: int) -> Typical:
+    """Average one question over its responses."""
+    student = nets["student"]
+    prompt = student.prompt_ids(problem.prompt)
+    rng = np.random.default_rng([SEED, index])
+    spines = [sample_spine(student, prompt, rng) for _ in range(RESPONSES)]
+    root, _ = grow(student, problem, spines, min_mass=1e-4)
+    teacher = teachers_on(nets, problem, spines)
+    log_p, _, _ = log_probs(student.model, prompt, spines)
+    own = log_p.detach().numpy()
+    push = np.zeros(own.shape)
+    for row, ids in enumerate(spines):
+        here = root
+        for at, token in enumerate(ids.tolist()):
+            tops = {}
+            for name, log_q in teacher.items():
+                q_V = np.exp(log_q[row, at])
+                order = np.argsort(-q_V)[:8]
+                tops[name] = order[np.cumsum(q_V[order]) - q_V[order] < 0.98]
+            chosen = choose_candidates(here.tokens, here.prob, token, tops)
+            value_C = np.array([here.child(c).value for c in chosen.token_ids_C.tolist()])
+            push[row, at, chosen.token_ids_C] = chosen.prob_C.sum() * ideal_gradient(
+                chosen.prob_C, value_C
+            )
+            here = here.child(token)
+    parameters = list(student.model.parameters())
+    whole = (log_p * torch.from_numpy(push)).sum() / len(spines)
+    ideal_D = flat(torch.autograd.grad(whole, parameters))
+    updates, own_A, within_A = [], [], []
+    for arm in ARMS:
+        direction = directions(arm, own, teacher[arm.teacher], spines)
+        each = []
+        for row, ids in enumerate(spines):
+            alone, _, _ = log_probs(student.model, prompt, [ids])
+            loss = (alone[0] * torch.from_numpy(direction[row, : len(ids)])).sum()
+            each.append(flat(torch.autograd.grad(loss, parameters)))
+        each_LD = torch.stack(each)
+        mean_D = each_LD.mean(dim=0)
+        within = float(((each_LD - mean_D) ** 2).sum()) / (len(spines) - 1)
+        updates.append(mean_D)
+        own_A.append(float(mean_D @ mean_D) - within / len(spines))
+        within_A.append(within)
+    return Typical(ideal_D, torch.stack(updates), np.array(own_A), np.array(within_A))
 
 
 def flat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -238,16 +306,15 @@ def _move(
             begin += old.numel()
 
 
-def truths(questions: Sequence[Exact], responses: int) -> list[dict[str, float]]:
-    """Return every arm's exact numbers over the pool, from which questions are drawn."""
+def truths(questions: Sequence[Typical], responses: int) -> list[dict[str, float]]:
+    """Return every arm's true numbers over the pool, from which questions are drawn."""
     ideal_D = torch.stack([q.ideal_D for q in questions]).mean(dim=0)
     out = []
     for a in range(len(ARMS)):
-        update_QD = torch.stack([q.update_AD[a] for q in questions])
-        mean_D = update_QD.mean(dim=0)
-        shared = float(mean_D @ mean_D)
-        own = float((update_QD**2).sum(dim=1).mean())
-        within = float(np.mean([q.square_A[a] for q in questions])) - own
+        mean_D = torch.stack([q.update_AD[a] for q in questions]).mean(dim=0)
+        own = float(np.mean([q.own_A[a] for q in questions]))
+        within = float(np.mean([q.within_A[a] for q in questions]))
+        shared = float(mean_D @ mean_D) - within / (RESPONSES * len(questions))
         numbers = {"N": float(ideal_D @ mean_D), "shared": shared}
         for name, batch in BATCHES.items():
             length = math.sqrt(shared + (own - shared) / batch + within / (batch * responses))
@@ -372,8 +439,10 @@ def main() -> None:
     begin = time.perf_counter()
     nets = {name: Network(name) for name in ("student", "strong")}
     problem_list = problems(args.questions, SEED)
+    truth = truths(
+        [typical(nets, problem, i) for i, problem in enumerate(problem_list)], RUN["num_rollouts"]
+    )
     questions = [exact(nets, problem) for problem in problem_list]
-    truth = truths(questions, RUN["num_rollouts"])
     print(truth, flush=True)
     results: dict[str, Any] = {
         "mass": float(np.mean([_mass(nets["student"], q) for q in questions])),
