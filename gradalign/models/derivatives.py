@@ -98,7 +98,8 @@ def step_along(
     """Return how far to go along a direction for differences of a good size.
 
     The logits of the first batch are to move against each other by `MOVE`, root mean square: well
-    above their rounding, and little enough that the move is linear. 0 for a direction that moves nothing.
+    above their rounding, and little enough that the move is linear. 0 for a direction that moves
+    nothing.
 
     Args:
         model: a causal language model.
