@@ -1,7 +1,8 @@
 """Does what gradalign ranks higher train better? Alignment against real on-policy training.
 
 For every configuration (teacher or context, and method) of a pair:
-  alignment  by `gradalign.score` on training questions: pooled, mean, balanced and update-level
+  alignment  by `gradalign.score` on training questions: pooled, mean, balanced, and that of the
+             weights' updates: their cosine, and the gain per step of two lengths
   gain       in success on held-out questions after a few on-policy steps of equal length from the
              same student, whose direction is `Method.ascent` on every token of every response
 and, over configurations, Spearman's rank correlation of the gain with each alignment and with what
@@ -11,6 +12,8 @@ distillation: the same scored responses, different tokens of them.
 
 Run: python benchmarks/predictive_validity.py                 (all of it)
      python benchmarks/predictive_validity.py --quick         (a few configurations, 2 minutes)
+     python benchmarks/predictive_validity.py --trained benchmarks/results/predictive_validity.json
+                                                              (scores anew, trains nothing)
 Writes predictive_validity.json, .txt and (with matplotlib) .png to --output-dir. What is done is
 kept under --work-dir, so that an interrupted run goes on where it was.
 """
@@ -31,7 +34,6 @@ from validity.gains import Trainings, longest_short, trainer_of
 from validity.jobs import cpu_clock, cpu_seconds, one_thread, run_jobs
 from validity.output import plot, table
 from validity.pairs import Configuration, Pair
-from validity.parameters import parameter_alignment
 from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
 from validity.scoring import ScoreSettings, alignments, cheap_predictors, score
@@ -44,16 +46,16 @@ HERE = Path(__file__).parent
 CHEAP = ("accuracy", "reverse_kl", "forward_kl", "overlap")
 """What people use today; no targeted rollouts are needed for it."""
 
-TOOL = ("pooled", "mean", "balanced", "update")
-"""What the tool says of a teacher and a method."""
+NODES = ("pooled", "mean", "balanced")
+TOOL = (*NODES, "weights", "gain_one", "gain_batch")
+"""What the tool says of a teacher and a method: of nodes, and of the weights' updates."""
 
 EVERY_TOKEN = "_every"
 """Ends the name of what the tool says when every teacher's top tokens are candidates."""
 
 PREDICTORS = (
     *TOOL,
-    *(name + EVERY_TOKEN for name in TOOL),
-    "parameters",
+    *(name + EVERY_TOKEN for name in NODES),
     "teacher_advantage",
     *CHEAP,
 )
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pair", choices=[*PAIRS, "all"], default="all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--trained", type=Path, help="results whose gains are taken; nothing is trained"
+    )
     parser.add_argument("--quick", action="store_true", help="a small version, for tests")
     parser.add_argument(
         "--without-trl", action="store_true", help="train everything by the plain loop"
@@ -82,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = []
     # Relative, because the models' folders are part of what a training is known by.
     work_dir = Path(os.path.relpath(options.work_dir))
+    trained: dict[str, Any] = {}
+    if options.trained is not None:
+        kept = json.loads(options.trained.read_text())["pairs"]
+        trained = {item["pair"]: item for item in kept}
     for name in names:
         work = work_dir / name
         with cpu_clock(work, "models"):
@@ -94,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.processes,
                 quick=options.quick,
                 use_trl=not options.without_trl,
+                trained=trained.get(name),
             )
         )
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -108,10 +118,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plot(results, path.with_suffix(".png"))
 
 
+TRAINED = ("before", "seeds", "settings", "tuning", "steps", "both_loops", "selective_steps",
+           "selective")  # fmt: skip
+"""What trainings alone give, in the results of a pair."""
+
+
 def run_pair(
-    pair: Pair, work: Path, seeds: int, processes: int, *, quick: bool, use_trl: bool
+    pair: Pair,
+    work: Path,
+    seeds: int,
+    processes: int,
+    *,
+    quick: bool,
+    use_trl: bool,
+    trained: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score, train and compare everything of one pair."""
+    """Score, train and compare everything of one pair.
+
+    Args:
+        pair: what is trained.
+        work: its work folder.
+        seeds: trainings of each configuration.
+        processes: trainings at once.
+        quick: a small version.
+        use_trl: train what TRL implements by TRL.
+        trained: results of the pair, whose trainings are taken instead.
+    """
     one_thread()
     say: Callable[[str], None] = lambda text: print(text[:160], flush=True)  # noqa: E731
     settings, budget = TrainSettings(), ScoreSettings()
@@ -129,8 +161,27 @@ def run_pair(
         budget, seeds = ScoreSettings(questions=24, continuations=4), 1
     trainings = Trainings(pair, settings, work / "gains.jsonl", processes, say)
     with cpu_clock(work, "scoring"):
-        report = score(pair, budget, work)
+        report = score(pair, budget, work, alignment="weights")
         every = score(pair, replace(budget, min_prob=0.0), work / "every-token")
+    if trained is not None:
+        # Models' folders may lie elsewhere now.
+        known = {(item.label, item.estimator): item for item in pair.configurations}
+        found = {
+            known[row["label"], row["estimator"]]: row["gains_by_checkpoint"]
+            for row in trained["configurations"]
+        }
+        steps = list(trained["settings"]["checkpoints"])
+        with cpu_clock(work, "predictors"):
+            predicted = predictors(pair, report, every, work, 1024)
+        return {
+            "pair": pair.name,
+            **{name: trained[name] for name in TRAINED if name in trained},
+            "score_settings": asdict(budget),
+            "score_totals": report.metadata["totals"],
+            "score_totals_every_token": every.metadata["totals"],
+            **compare(found, predicted, steps.index(trained["steps"]), use_trl),
+            "cpu_seconds": _spent(cpu_seconds(work), trained["cpu_seconds"]),
+        }
     tried = [] if quick else trainings.tuning()
     checkpoint = -1
     for row in tried:
@@ -160,6 +211,13 @@ def run_pair(
     return result
 
 
+def _spent(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """Put what trainings and models took before beside what was spent now."""
+    spent = {**now, **{name: before[name] for name in ("trainings", "models")}}
+    spent["all"] = round(sum(value for name, value in spent.items() if name != "all"), 1)
+    return spent
+
+
 def predictors(
     pair: Pair,
     report: gradalign.Report,
@@ -178,18 +236,13 @@ def predictors(
     """
     kept = work / "predictors.json"
     if not kept.is_file():
-        slow: dict[str, Any] = {"cheap": cheap_predictors(report, pair, accuracy_prompts)}
-        found = parameter_alignment(pair, report)
-        slow["parameters"] = [[asdict(item), value] for item, value in found.items()]
-        write_json(kept, slow)
+        write_json(kept, {"cheap": cheap_predictors(report, pair, accuracy_prompts)})
     slow = json.loads(kept.read_text())
-    in_parameters = {Configuration(**item): value for item, value in slow["parameters"]}
     aligned, with_every = alignments(report, pair), alignments(every, pair)
     return {
         item: {
             **aligned.get(item, {}),
-            **{name + EVERY_TOKEN: with_every.get(item, {}).get(name, np.nan) for name in TOOL},
-            **in_parameters.get(item, {}),
+            **{name + EVERY_TOKEN: with_every.get(item, {}).get(name, np.nan) for name in NODES},
             **slow["cheap"].get(item.teacher, {}),
         }
         for item in pair.configurations

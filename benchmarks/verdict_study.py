@@ -1,8 +1,8 @@
 """Does the verdict name the teacher that training gains most from?
 
-Two finished runs of the validity benchmark's pairs (`--alignment update --alignment weights`) are
-judged on many random sets of their questions, and every verdict is held against the gains of real
-trainings in benchmarks/results/predictive_validity.json:
+Two finished runs of the validity benchmark's pairs (`--alignment weights`) are judged on many
+random sets of their questions, and every verdict is held against the gains of real trainings in
+benchmarks/results/predictive_validity.json:
 
 - right: the leader's teacher gained at most 0.02 less than the best, or no winner was named;
 - decided: where the best teacher gained more than 0.05, and three standard errors, above the
@@ -11,7 +11,7 @@ trainings in benchmarks/results/predictive_validity.json:
     python benchmarks/verdict_study.py --run addition=DIR --run counting=DIR
 
 A teacher's gain is the mean over the methods that all have. Sets are drawn without replacement:
-update-level products of a question with itself would share their noise.
+products of a question's update with itself would share their noise.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from common import environment, write_json
 from scipy.stats import spearmanr
 
 import gradalign
-from gradalign.alignment.update import STEP, UpdateGrams, update_estimate
-from gradalign.analysis.align import arms_of
-from gradalign.analysis.update import gram_sums, question_ids
+from gradalign.alignment.weights import UpdateGrams, update_estimate
+from gradalign.analysis.align import question_ids
 from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm, Estimate
 from gradalign.report.node_scores import NodeScores, read_scores
@@ -42,9 +41,6 @@ from gradalign.report.verdict.recommendation import Judgement, role_of
 from gradalign.stages.base import Resolved, Run
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = {"weights": 1, "update": STEP}
-"""Questions of the step whose gain each level of alignment is judged by."""
-
 WITHIN = 0.02
 APART, ERRORS = 0.05, 3.0
 
@@ -65,11 +61,7 @@ class Pair:
         )
         self.name = name
         self.scores = read_scores(report)
-        sums = gram_sums(run)
-        self.grams = {
-            "weights": {arm: grams for arm, grams, _ in weight_grams(run)},
-            "update": {arm: sums.grams(arm) for arm in arms_of(run)},
-        }
+        self.grams = {arm: grams for arm, grams, _ in weight_grams(run)}
         self.order = {question: index for index, question in enumerate(question_ids(run))}
         trained = json.loads((RESULTS / "predictive_validity.json").read_text())["pairs"]
         (own,) = [item for item in trained if item["pair"] == name]
@@ -85,11 +77,10 @@ class Pair:
         scores = _of_questions(self.scores, questions)
         rows = [self.order[self.scores.questions[index]] for index in questions]
         found: list[Basis] = []
-        for level, name, _, words, ranks in GAINS:
+        for _, name, _, words, ranks in GAINS:
             estimates, influences = {}, {}
             for arm in self.trained:
-                grams = _of_rows(self.grams[level][arm], rows)
-                estimate = update_estimate(grams, step=STEPS[level])
+                estimate = update_estimate(_of_rows(self.grams[arm], rows), step=1)
                 gain = estimate.gain
                 if math.isfinite(gain.value) and gain.bounded:
                     estimates[arm] = Estimate(gain.value, gain.low, gain.high)

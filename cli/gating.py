@@ -112,10 +112,10 @@ def print_outcomes(outcomes: Sequence[Outcome], *, to_stderr: bool = False) -> N
     table = make_table(
         [
             Column("", whole=True, name=True),
-            Column("condition", fold=True, name=True),
+            Column("condition", name=True),
             Column("value", right=True, whole=True),
-            Column("tried on", fold=True, priority=1),
-            *([Column("why", fold=True, priority=1)] if reasons else []),
+            Column("tried on", priority=1),
+            *([Column("why", priority=1)] if reasons else []),
         ],
         rows,
         lines=False,

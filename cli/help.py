@@ -6,7 +6,6 @@ Texts are printed as they are written, never read as rich's markup: brackets sta
 from __future__ import annotations
 
 import re
-import shlex
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -301,11 +300,6 @@ def _print_examples(console: Console, examples: Sequence[str]) -> None:
         for line in example.splitlines():
             console.print(f"  {line}", soft_wrap=True)
     console.print()
-
-
-def example_words(example: str) -> list[str]:
-    """Return the words of an example as a shell would give them to the program."""
-    return shlex.split(example.replace("\\\n", " "))[1:]
 
 
 def _readable(items: list[Any]) -> list[Any]:

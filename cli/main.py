@@ -27,6 +27,7 @@ from . import completion
 from .commands import (
     catalogue,
     check,
+    check_teacher,
     compare,
     demo,
     diagnose,
@@ -55,6 +56,7 @@ recommend.add_to(app)
 report.add_to(app)
 diagnose.add_to(app)
 check.add_to(app)
+check_teacher.add_to(app)
 rescore.add_to(app)
 show.add_to(app)
 compare.add_to(app)

@@ -86,10 +86,7 @@ def print_records(records: list[dict[str, Any]], *, json_output: bool) -> None:
         print_json(records)
         return
     table = make_table(
-        [
-            Column(title, whole=title == "name", fold=True, least=30)
-            for title in (records or [{}])[0]
-        ],
+        [Column(title, whole=title == "name", least=30) for title in (records or [{}])[0]],
         ([str(value) for value in record.values()] for record in records),
     )
     print_table(table, width=132)

@@ -1,4 +1,6 @@
-"""Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER].
+"""Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER [NAME]].
+
+With a NAME it draws pooled alignment alone, as NAME.svg.
 
 The picture of the page needs Chromium (apt-get install chromium) and playwright.
 """
@@ -31,8 +33,14 @@ def pooled_figure(report: Report, path: Path) -> None:
     teachers = [name for name in summary["teacher"].unique() if name]
     chosen = summary["teacher"].isin(teachers)
     names = list(summary[chosen]["method"].unique())
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("all", "correct", "incorrect"), strict=True):
+    known = summary[chosen & summary["pooled"].notna()]["split"].unique()
+    splits = [split for split in ("all", "correct", "incorrect") if split in known]
+    figure, grid = plt.subplots(
+        1, len(splits), figsize=(3 + 2 * len(splits), 2.6), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    axes = grid[0]
+    for axis, split in zip(axes, splits, strict=True):
         for t, teacher in enumerate(teachers):
             rows = summary[(summary["split"] == split) & (summary["teacher"] == teacher)]
             rows = rows.set_index("method").loc[names]
@@ -40,14 +48,14 @@ def pooled_figure(report: Report, path: Path) -> None:
             error = [rows["pooled"] - rows["pooled_low"], rows["pooled_high"] - rows["pooled"]]
             axis.errorbar(
                 rows["pooled"], y, xerr=np.maximum(error, 0), fmt="o", ms=4, lw=1.4,
-                color=COLOURS[t], label=teacher + marked(teacher),
+                color=COLOURS[t], label=teacher.rpartition("/")[2] + marked(teacher),
             )  # fmt: skip
         axis.axvline(0, color="0.6", lw=0.8)
         axis.set_title({"all": "all spines"}.get(split, f"{split} spines"), fontsize=9)
         axis.set_xlim(-1, 1.05)
         axis.set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[1].set_xlabel("pooled alignment with the ideal gradient")
+    axes[len(splits) // 2].set_xlabel("pooled alignment with the ideal gradient")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
     figure.savefig(path, metadata={"Date": None})
@@ -130,6 +138,8 @@ if __name__ == "__main__":
     run = gradalign.read_report(sys.argv[1])
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "images")
     folder.mkdir(parents=True, exist_ok=True)
-    pooled_figure(run, folder / "demo.svg")
-    node_figure(run, folder / "node.svg")
-    page_picture(run, folder / "page.png")
+    name = sys.argv[3] if len(sys.argv) > 3 else ""
+    pooled_figure(run, folder / f"{name or 'demo'}.svg")
+    if not name:
+        node_figure(run, folder / "node.svg")
+        page_picture(run, folder / "page.png")

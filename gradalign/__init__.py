@@ -19,6 +19,7 @@ from gradalign import errors
 
 if TYPE_CHECKING:
     from gradalign.api import compare, diagnose, plan, rescore, score
+    from gradalign.checkup import TeacherCheck, check_teacher
     from gradalign.config import ScoreConfig
     from gradalign.methods.batch import NodeBatch
     from gradalign.planning import Plan
@@ -29,6 +30,8 @@ __all__ = [
     "Plan",
     "Report",
     "ScoreConfig",
+    "TeacherCheck",
+    "check_teacher",
     "compare",
     "diagnose",
     "errors",
@@ -49,6 +52,8 @@ _HOMES = {
     "NodeBatch": "gradalign.methods.batch",
     "Report": "gradalign.report.report",
     "read_report": "gradalign.report.report",
+    "TeacherCheck": "gradalign.checkup",
+    "check_teacher": "gradalign.checkup",
 }
 
 

@@ -142,7 +142,7 @@ def rescore(
         run: its folder or fsspec URL, or its report.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` or `weights`, or both, to add to what the run has.
+        alignment: `weights`, to add to what the run has.
         weights_space: where `weights` is measured; the run's own setting by default, as for the
             next two.
         weights_adamw: `first`, or an optimizer's file: steps of AdamW beside plain ones.

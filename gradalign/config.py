@@ -33,7 +33,7 @@ DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "prefix")
 """Every diagnostic, in the order in which they are computed."""
 
-LEVELS = ("pooled", "update", "weights")
+LEVELS = ("pooled", "weights")
 """What alignment is measured between: directions on logits, and what they make of weights."""
 
 NEED_SAMPLING = ("prefix",)
@@ -215,9 +215,9 @@ class ScoreConfig(BaseModel):
     alignment: list[str] = _setting(
         ["pooled"],
         "nodes",
-        "pooled, update or weights, repeatable. pooled: every node by itself, always there. "
-        "update: the output layer's updates, in which nodes act together; one more pass of the "
-        "student. weights: those of all weights; a backward pass per teacher and method.",
+        "pooled or weights, repeatable. pooled: every node by itself, always there. weights: the "
+        "updates of the weights, in which nodes act together; a backward pass per teacher and "
+        "method.",
     )
     weights_space: str = _setting(
         "all",

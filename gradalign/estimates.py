@@ -83,7 +83,7 @@ class Difference(Estimate):
 
     Attributes:
         p_value: two-sided; NaN with fewer than 2 questions.
-        adjusted_p: after Holm's correction within its family; NaN until it is corrected.
+        adjusted_p: p-value that allows for its family; NaN until there is one.
         first, second: names of what is compared, where the difference stands by itself.
         num_nodes: nodes behind it, where the difference stands by itself.
     """

@@ -23,12 +23,10 @@ from gradalign.stages.distributions import (
 from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
-from gradalign.stages.slopes import StudentSlopes
 
 
 def stages(run: Run) -> list[Stage]:
     """Return the stages of a run; one model is at work at a time."""
-    slopes = [StudentSlopes()] if "update" in run.config.alignment else []
     ideal: list[Stage] = []
     gradients: list[Stage] = []
     if "weights" in run.config.alignment:
@@ -42,7 +40,6 @@ def stages(run: Run) -> list[Stage]:
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
-        *slopes,
         *ideal,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
         *gradients,

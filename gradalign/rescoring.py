@@ -44,7 +44,6 @@ SAMPLED = (
     "ideal_updates",
     "derivatives",
     "steps",
-    "slopes",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 
@@ -81,7 +80,7 @@ def rescore_run(
         path: the run's folder or URL.
         methods: method specs to add.
         teachers: MODEL or MODEL+CONTEXT to add.
-        alignment: `update` or `weights`, or both, to add to what the run has.
+        alignment: `weights`, to add to what the run has.
         weights_space: of `weights`; the run's own setting by default, as for the next two.
         weights_adamw: of `weights`: `first`, or the file of an optimizer.
         weights_quarters: of `weights`: whether to take it by quarters of the responses too.

@@ -1,4 +1,7 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share.
+
+What takes time to import is imported in them: pytest-xdist's own process loads this file too.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
-from runs import INFORMED, SMALL, FinishedRuns
 
 from gradalign.config import ScoreConfig
-from gradalign.report.report import Report
-from tests.rollouts.servers import FARM
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from runs import FinishedRuns
+
+    from gradalign.report.report import Report
 
 # Tests count teachers: a run has the control only where a test asks for it, in code and commands.
 os.environ["GRADALIGN_CONTROL"] = "false"
@@ -71,6 +73,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRuns]:
     """Runs on the bundled models, each made once in this session."""
+    from runs import FinishedRuns
+
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers
@@ -82,22 +86,46 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished
 @pytest.fixture(scope="session")
 def small_run(finished_runs: FinishedRuns) -> Report:
     """One finished small run; do not change it."""
+    from runs import SMALL
+
     return finished_runs.get(**SMALL)
 
 
 @pytest.fixture(scope="session")
 def informed_run(finished_runs: FinishedRuns) -> Report:
     """One finished run with every diagnostic that needs no sampling; do not change it."""
+    from runs import INFORMED
+
     return finished_runs.get(**INFORMED)
 
 
 @pytest.fixture
 def small_copy(finished_runs: FinishedRuns, tmp_path: Path) -> Report:
     """A copy of that run, to be changed."""
+    from runs import SMALL
+
     return finished_runs.copy(tmp_path / "small", **SMALL)
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_are_no_garbage() -> Iterator[None]:
+    """Spare collections what was imported for all tests: it took 0.4 s to look through."""
+    from gradalign.executors.heap import frozen_heap
+
+    with frozen_heap():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_server_is_left() -> Iterator[None]:
+    from tests.rollouts.servers import FARM
+
     yield
     FARM.close()

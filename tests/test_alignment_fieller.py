@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import skew
 from scipy.stats import t as t_dist
 
 from gradalign.alignment.fieller import (
@@ -25,26 +26,46 @@ def made(seed: int, questions: int = 20, noise: float = 0.0) -> np.ndarray:
     return pooling_columns((ideal_QC * method_QC).sum(axis=1), length_Q, (method_QC**2).sum(axis=1))
 
 
-def outside(sums_QK: np.ndarray, ratio: float) -> bool:
-    """Whether D - r S differs from 0 by more than its t quantile, from the definition."""
+def surely(sums_QK: np.ndarray, ratio: float, skewed: bool) -> float:
+    """How far the t of D - r S is beyond its quantile, from the definitions."""
     dot, ideal, method = sums_QK[:, 0], sums_QK[:, 1], sums_QK[:, 2]
     length = math.sqrt(ideal.sum() * method.sum())
-    parts = dot - ratio * (ideal * method.sum() + method * ideal.sum()) / (2 * length)
+    length_Q = (ideal * method.sum() + method * ideal.sum()) / (2 * length)
+    parts = dot - ratio * length_Q
     count = len(parts)
-    spread = math.sqrt(count * parts.var(ddof=1))
-    return bool(abs(parts.sum()) > t_dist.ppf(0.975, count - 1) * spread)
+    t = parts.sum() / math.sqrt(count * parts.var(ddof=1))
+    if skewed:
+        g = skew(dot - dot.sum() / length_Q.sum() * length_Q)
+        t += g * (t**2 / 3 + 1 / 6) / math.sqrt(count) + g**2 * t**3 / (27 * count)
+    return abs(t) - t_dist.ppf(0.975, count - 1)
 
 
+@pytest.mark.parametrize("skewed", [True, False])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_ends_are_where_the_test_of_a_ratio_begins_to_fail(seed):
+def test_the_ends_are_where_the_test_of_a_ratio_begins_to_fail(seed, skewed):
     sums_QK = made(seed)
-    found = pooled_set(sums_QK)
+    found = pooled_set(sums_QK, skewed=skewed)
     assert found.value == pytest.approx(float(pooled_of_sums(sums_QK.sum(axis=0))), abs=1e-15)
     assert found.low < found.value < found.high
     assert found.bounded
     for end, step in ((found.low, -1e-6), (found.high, 1e-6)):
-        assert outside(sums_QK, end + step)
-        assert not outside(sums_QK, end - step)
+        assert surely(sums_QK, end + step, skewed) > 0
+        assert surely(sums_QK, end - step, skewed) < 0
+
+
+def test_skewness_is_taken_out_of_both_sides():
+    """Means of exponential numbers: symmetric intervals miss above far more often than below."""
+    for questions, covered in ((12, 0.925), (24, 0.935)):
+        missed = {True: np.zeros(2), False: np.zeros(2)}
+        for seed in range(2000):
+            value_Q = np.random.default_rng(seed).exponential(size=questions)
+            for skewed, sides in missed.items():
+                found = ratio_set(value_Q, np.ones(questions), skewed=skewed)
+                sides += [found.low > 1.0, found.high < 1.0]
+        assert 1 - missed[True].sum() / 2000 >= covered
+        assert missed[True].sum() < missed[False].sum()
+        assert missed[True][1] < 0.7 * missed[False][1]
+        assert missed[False][1] > 5 * missed[False][0]
 
 
 def test_a_length_that_could_be_nothing_leaves_the_set_unbounded():
@@ -80,7 +101,7 @@ def test_a_direction_that_is_the_ideal_one_has_one_value():
 def test_a_mean_is_a_ratio_too():
     rng = np.random.default_rng(3)
     value_Q, weight_Q = rng.normal(size=15), np.ones(15)
-    found = ratio_set(value_Q, weight_Q)
+    found = ratio_set(value_Q, weight_Q, skewed=False)
     half = t_dist.ppf(0.975, 14) * value_Q.std(ddof=1) / math.sqrt(15)
     assert found.low == pytest.approx(value_Q.mean() - half)
     assert found.high == pytest.approx(value_Q.mean() + half)
@@ -100,7 +121,7 @@ def test_influence_is_the_derivative_by_a_question_s_weight():
 
 def test_one_opposite_question_widens_both_ends():
     sums_QK = made(5, questions=12)
-    plain, wide = pooled_set(sums_QK), with_opposite(sums_QK)
+    plain, wide = pooled_set(sums_QK, skewed=False), with_opposite(sums_QK)
     assert wide.value == plain.value
     assert wide.low < plain.low
     assert wide.high > plain.high

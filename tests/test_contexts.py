@@ -145,6 +145,71 @@ def test_answers_without_a_plausible_neighbour_are_skipped(answer: str) -> None:
         assert show("wrong-answer", question) is None
 
 
+def test_other_answer_is_another_question_s_in_the_words_of_answer() -> None:
+    questions = [Question(f"q{i}", f"{i}+{i}=", answer=str(2 * i)) for i in range(1, 8)]
+    questions.append(Question("same", "1+1=?", answer="2"))
+    answers = {item.answer for item in questions}
+    for question in questions:
+        true = get("answer", questions).prompt(question, None, ())
+        shown = get("other-answer", questions).prompt(question, None, ())
+        assert isinstance(true, str)
+        assert isinstance(shown, str)
+        (told,) = re.findall(r"answer to this is (\S+)\. Reason", shown)
+        assert told in answers - {question.answer}
+        assert shown == true.replace(f" {question.answer}. ", f" {told}. ", 1)
+        again = get("other-answer", questions[::-1]).prompt(question, None, ())
+        assert again == shown
+    lone = [RAW, Question("other", "2-0=", answer="2")]
+    assert get("other-answer", lone).prompt(RAW, None, ()) is None
+    with pytest.raises(UsageError, match="needs the task's questions"):
+        get("other-answer")
+
+
+def test_other_answers_of_choices_are_of_as_many_options() -> None:
+    two = [Question(f"t{i}", "?", answer="AB"[i % 2], choices=("x", "y")) for i in range(4)]
+    three = [Question(f"h{i}", "?", answer="C", choices=("x", "y", "z")) for i in range(4)]
+    for question in two:
+        shown = get("other-answer", [*two, *three]).prompt(question, None, ())
+        assert "C." not in str(shown)
+    assert get("other-answer", [*two, *three]).prompt(three[0], None, ()) is None
+
+
+def test_reference_free_has_the_words_and_reference_only_the_reference(tmp_path: Path) -> None:
+    free = show("reference-free", CHAT)
+    assert isinstance(free, tuple)
+    assert free[3].content.startswith("What is 1+1?\n\nReason step by step")
+    assert "one and one" not in str(free)
+    assert get("reference-free").shared
+    (tmp_path / "words.txt").write_text("Think aloud.\n")
+    own = show(f"reference-free:@{tmp_path}/words.txt", CHAT)
+    assert isinstance(own, tuple)
+    assert own[3].content == "What is 1+1?\n\nThink aloud."
+
+    for name, secret in (
+        ("", "one and one is 2"),
+        (":answer", "answer is 2"),
+        (":solution", "and"),
+    ):
+        only = show(f"reference-only{name}", CHAT)
+        assert isinstance(only, tuple)
+        assert only[:3] == CHAT.prompt[:3]
+        assert secret in only[3].content
+        assert "1+1" not in only[3].content
+    raw = show("reference-only", RAW)
+    assert isinstance(raw, str)
+    assert "1+1=" not in raw
+    without = Question("w", "1+1=", answer="2")
+    assert "answer is 2" in str(show("reference-only", without))
+    for name, question in (
+        ("reference-only:solution", without),
+        ("reference-only", Question("n", "1+1=")),
+    ):
+        with pytest.raises(TaskError, match="solution"):
+            get(name, [question]).check(question)
+    with pytest.raises(UsageError, match="nothing called 'hint'"):
+        get("reference-only:hint", [RAW])
+
+
 def test_sibling_is_another_successful_attempt() -> None:
     own = Attempt("s0", "own text", 1.0)
     wrong = Attempt("s1", "wrong text", 0.0)

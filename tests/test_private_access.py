@@ -40,7 +40,6 @@ REST = {
     ("rollouts/test_transformers_engine.py", "_call"): "which model call the engine lent",
     ("rollouts/test_transformers_engine.py", "_store"): "which cache the engine chose",
     ("rollouts/test_vllm_engine.py", "_spare"): "the worker that is kept for the next engine",
-    ("test_alignment_update.py", "_BLOCK"): "small blocks, so that there are several",
     ("test_verifier_failures.py", "_math_equal"): "a comparison that raises",
     ("test_verifiers.py", "_collect"): "an interruption while answers are collected",
 }

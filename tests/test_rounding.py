@@ -16,7 +16,7 @@ from gradalign.alignment.scores import (
     pooling_columns,
     why_unpooled,
 )
-from gradalign.alignment.update import UpdateGrams, update_estimate
+from gradalign.alignment.weights import UpdateGrams, update_estimate
 from gradalign.rounding import agreeing_rows, difference, pass_error, settled_ratios
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from gradalign.errors import TaskError, UnknownNameError, UsageError, VerifierError
 from gradalign.questions import Message, Question
 from gradalign.verifiers import Verdict, VerifierPool, get
-from gradalign.verifiers.boxed import last_boxed
 from gradalign.verifiers.judge import judge
+from gradalign.verifiers.reading.boxed import last_boxed
 from tests.requires import require
 
 OPTIONS = ("Paris", "London town", "Rome", "A dog")

@@ -66,12 +66,18 @@ class Count:
         return str(count + 1 if up else count - 1)
 
     @property
+    def other_answer(self) -> str:
+        """The answer of another question, always the same one; never this one's."""
+        others = [str(count) for count in range(WORD_LENGTH + 1) if str(count) != self.answer]
+        return others[_hash("other", self) % len(others)]
+
+    @property
     def is_held_out(self) -> bool:
         """Whether the question is kept from training."""
         return _hash("split", self) % _HELD_OUT_ONE_IN == 0
 
 
-CONTEXTS = ("none", "answer", "solution", "wrong-answer")
+CONTEXTS = ("none", "answer", "solution", "wrong-answer", "other-answer")
 
 
 def context_prompt(problem: Count, context: str) -> str:
@@ -80,6 +86,7 @@ def context_prompt(problem: Count, context: str) -> str:
         "answer": problem.answer,
         "solution": problem.response,
         "wrong-answer": problem.wrong_answer,
+        "other-answer": problem.other_answer,
     }
     return problem.prompt if context == "none" else f"[{hint[context]}]{problem.prompt}"
 

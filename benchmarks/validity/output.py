@@ -12,12 +12,11 @@ COLUMNS = (
     ("pooled", "pooled", 7),
     ("mean", "mean", 7),
     ("balanced", "balanc.", 7),
-    ("update", "update", 7),
+    ("weights", "weights", 7),
+    ("gain_one", "gain 1", 7),
+    ("gain_batch", "gain 32", 7),
     ("pooled_every", "pooled*", 7),
     ("mean_every", "mean*", 7),
-    ("parameters", "param.", 7),
-    ("within_question", "within", 7),
-    ("shared_by_questions", "shared", 7),
     ("teacher_advantage", "adv.", 7),
     ("accuracy", "accur.", 7),
     ("reverse_kl", "KL(P|Q)", 8),
@@ -34,8 +33,8 @@ def table(result: dict[str, Any]) -> str:
         f"Pair {result['pair']}: student succeeds {result['before']:.3f}; gain after "
         f"{result['steps']} steps of length {settings['step_norm']:g}, {result['seeds']} seeds, "
         f"{settings['eval_prompts']} held-out prompts each",
-        "* every teacher's top tokens are candidates; (t) trained by TRL; param.: all parameters; "
-        "within: the same, of the same question; shared: part of a step that questions share",
+        "* every teacher's top tokens are candidates; (t) trained by TRL; weights: cosine of the "
+        "updates of all weights; gain: per step of length 1, on 1 and on 32 questions",
         "",
         f"{'configuration':58s} {'gain':>7s} {'+-':>6s} {heads}",
     ]
@@ -134,7 +133,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ("pooled", "mean", "update", "parameters", "accuracy")
+    names = ("pooled", "mean", "weights", "gain_one", "accuracy")
     figure, axes = plt.subplots(
         len(results), len(names), figsize=(3.4 * len(names), 3.2 * len(results)), squeeze=False
     )

@@ -26,9 +26,11 @@ COLUMNS = {
     "pooled_high": "pooled_high",
     "mean": "mean_cosine",
     "balanced": "balanced",
-    "update": "update",
-    "update_low": "update_low",
-    "update_high": "update_high",
+    "weights": "weights",
+    "weights_low": "weights_low",
+    "weights_high": "weights_high",
+    "gain_one": "weights_gain_one",
+    "gain_batch": "weights_gain",
     "teacher_advantage": "teacher_advantage",
 }
 """What is taken from the summary of a run, under the names of this benchmark."""
@@ -53,7 +55,9 @@ class ScoreSettings:
     min_prob: float = 0.01
 
 
-def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report:
+def score(
+    pair: Pair, settings: ScoreSettings, folder: Path, *, alignment: str = "pooled"
+) -> gradalign.Report:
     """Score all teachers and methods of a pair; a finished run in `folder` is taken as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     questions = folder / "questions.jsonl"
@@ -76,7 +80,7 @@ def score(pair: Pair, settings: ScoreSettings, folder: Path) -> gradalign.Report
         device="cpu",
         diagnose=["overlap"],
         control=False,  # the pair's teachers are all that is compared
-        alignment="update",
+        alignment=alignment,
         seed=1,
     )
 

@@ -14,7 +14,7 @@ SETTINGS = {
     "student": "demo:student",
     "teachers": ["demo:strong", "demo:weak", "self+answer"],
     "task": "demo:addition",
-    "limit": 24,
+    "limit": 40,
 }
 """The README's first command, spelled out there flag by flag."""
 
@@ -33,14 +33,14 @@ def add_to(app: typer.Typer) -> None:
 HELP = """Score the bundled teachers for the bundled student, in a minute or two.
 
 Shorthand for: gradalign score --student demo:student --teacher demo:strong --teacher demo:weak
---teacher self+answer --task demo:addition --limit 24 --output-dir gradalign-demo
+--teacher self+answer --task demo:addition --limit 40 --output-dir gradalign-demo
 """
 
 
 def _demo(
     output_dir: Annotated[str, typer.Option(help="Folder of the report.")] = "gradalign-demo",
     engine: Annotated[str, typer.Option(help="auto, transformers or vllm.")] = "auto",
-    limit: Annotated[int, typer.Option(help="Number of questions.")] = 24,
+    limit: Annotated[int, typer.Option(help="Number of questions.")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     display: DisplayOption = "auto",
     json_output: JsonOption = False,

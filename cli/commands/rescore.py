@@ -52,8 +52,7 @@ def _rescore(
         list[str] | None,
         typer.Option(
             "--alignment",
-            help="`update` or `weights`, repeatable: alignment of the output layer's updates, or "
-            "of all weights'.",
+            help="`weights`: alignment in the space of the weights.",
             autocompletion=complete_alignment,
         ),
     ] = None,

@@ -2,8 +2,11 @@
 
 The best of many equal arms looks better than it is, and is chosen by the very data that test it.
 So a family of comparisons is tested by the largest t statistic over ALL its pairs, whatever the
-choice (the single-step max-T of Westfall and Young, "Resampling-Based Multiple Testing", 1993),
-and each t is studentised in every resample (the bootstrap-t).
+choice, and each t is studentised in every resample (the bootstrap-t). Pairs that differ are taken
+out from the largest on, and the rest is judged by the largest t over the rest: the step-down
+max-T of Westfall and Young, "Resampling-Based Multiple Testing", 1993, algorithm 2.8; Romano and
+Wolf, Econometrica 73 (2005), algorithm 4.1. It is the closed test of all subsets, so a further
+pair never lowers a p-value.
 Axes: _Q questions, _A members of a family, _X pairs, _Z resamples.
 """
 
@@ -33,7 +36,8 @@ class PairTest:
         first, second: indices of the members.
         value: the difference.
         se: its standard error over questions.
-        low, high: its interval, simultaneous over all pairs of the family.
+        low, high: its interval, simultaneous over all pairs of the family. It ends at 0 where
+            only a later step tells the difference from 0.
         p_value: two-sided, of no difference, for all pairs of the family together.
     """
 
@@ -54,7 +58,7 @@ def compare_all(
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
 ) -> list[PairTest]:
-    """Compare members of a family by the largest t statistic over its pairs.
+    """Compare members of a family by the largest t statistic over its pairs, step by step.
 
     The same resamples serve every family of as many questions, so a pair's p-value never falls
     when a family grows.
@@ -117,10 +121,16 @@ def compare_pairs(
     if count >= 2:
         se = np.sqrt(count / (count - 1) * (psi_QX**2).sum(axis=0))
     apart = known & (se > 0)
-    alone = float(stdtrit(max(count - 1, 1), (1.0 + level) / 2))
-    limit_Z = _limits(psi_QX[:, apart], num_resamples)
+    t_X = np.abs(difference[apart]) / se[apart]
+    order = np.argsort(t_X)  # the least surely different first
+    limit_ZX = _limits(psi_QX[:, apart][:, order], num_resamples)
+    p_X = np.full(len(difference), np.nan)
+    p_X[np.flatnonzero(apart)[order]] = _step_down(t_X[order], limit_ZX, count)
     # A comparison that is the only one is Student's; in company it is never surer than that.
-    limit = max(alone, float(limit_Z[min(int(level * num_resamples), num_resamples - 1)]))
+    reach = float(stdtrit(max(count - 1, 1), (1.0 + level) / 2))
+    if apart.sum() > 1:
+        largest_Z = np.sort(limit_ZX[:, -1])
+        reach = max(reach, float(largest_Z[min(int(level * num_resamples), num_resamples - 1)]))
     out = []
     for index in range(len(difference)):
         value, spread = float(difference[index]), float(se[index])
@@ -129,25 +139,40 @@ def compare_pairs(
         elif not apart[index]:  # the same on every question
             out.append(PairTest(-1, -1, value, 0.0, value, value, 0.0 if value else 1.0))
         else:
-            half = limit * spread if math.isfinite(limit) else math.nan
-            beyond = num_resamples - int(np.searchsorted(limit_Z, abs(value) / spread))
-            p_value = max(
-                float(2 * stdtr(count - 1, -abs(value) / spread)),
-                (beyond + 1) / (num_resamples + 1) if apart.sum() > 1 else 0.0,
-            )
-            out.append(PairTest(-1, -1, value, spread, value - half, value + half, p_value))
+            half = reach * spread if math.isfinite(reach) else math.nan
+            low, high, p_value = value - half, value + half, float(p_X[index])
+            if p_value < 1.0 - level:  # no difference is ruled out, whichever step did it
+                low, high = (max(low, 0.0), high) if value > 0 else (low, min(high, 0.0))
+            out.append(PairTest(-1, -1, value, spread, low, high, p_value))
     return out
 
 
+def _step_down(t_X: Floats, limit_ZX: Floats, count: int) -> Floats:
+    """Return adjusted p-values, [X], of |t| in increasing order, from `_limits` in that order.
+
+    A pair is judged among those that are no surer than itself; none is surer than a pair before.
+    """
+    num_resamples, pairs = limit_ZX.shape
+    p_X = 2.0 * stdtr(count - 1, -t_X)
+    if pairs > 1:
+        beyond_X = (limit_ZX >= t_X).sum(axis=0)
+        # The last one that is left has no company.
+        beyond_X[0] = 0
+        joint_X = (beyond_X + 1) / (num_resamples + 1)
+        p_X[1:] = np.maximum(p_X[1:], joint_X[1:])
+        p_X = np.maximum.accumulate(p_X[::-1])[::-1]
+    return np.asarray(p_X)
+
+
 def _limits(psi_QX: Floats, num_resamples: int) -> Floats:
-    """Return the largest |t| over all pairs in each resample where no pair differs, in order, [Z].
+    """Return the largest |t| over each pair and those before it, where none differs, [Z, X].
 
     Each pair's t is divided by its own standard error in that resample. That keeps the level with
     few questions and heavy tails, where one question carries much of both.
     """
     count, pairs = psi_QX.shape
     if pairs < 2:
-        return np.zeros(num_resamples)
+        return np.zeros((num_resamples, pairs))
     # Deviations are sums over drawn questions, as psi_QX sums to 0 over questions.
     unit_QX = psi_QX / np.sqrt((psi_QX**2).sum(axis=0))
     both = np.concatenate([unit_QX, unit_QX**2], axis=1)
@@ -157,4 +182,4 @@ def _limits(psi_QX: Floats, num_resamples: int) -> Floats:
     moved_ZX = np.abs(sum_ZX) > 1e-12
     # One question drawn again and again has no spread: nothing is sure by such a resample.
     t_ZX = np.where(var_ZX > 1e-12, np.abs(sum_ZX) / np.sqrt(np.maximum(var_ZX, 1e-12)), np.inf)
-    return np.asarray(np.sort(np.where(moved_ZX, t_ZX, 0.0).max(axis=1)))
+    return np.asarray(np.maximum.accumulate(np.where(moved_ZX, t_ZX, 0.0), axis=1))

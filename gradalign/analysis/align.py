@@ -71,6 +71,15 @@ class AlignmentTables:
         return Counter(alignments=len(arms) * len(nodes.row_of))
 
 
+def question_ids(run: Run) -> list[str]:
+    """Return the questions in the order of influences."""
+    return [
+        str(question)
+        for shard in run.shards()
+        for question in run.folder.read_table("questions", shard)["question_id"].to_pylist()
+    ]
+
+
 def arms_of(run: Run) -> list[Arm]:
     """Return the arm of every direction of a run, those without a teacher first."""
     chosen = [methods.get(spec) for spec in run.config.methods]

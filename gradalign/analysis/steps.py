@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pyarrow as pa
 
+from gradalign.analysis.align import question_ids
 from gradalign.analysis.gradients import WHOLE, StoredPushes
-from gradalign.analysis.update import question_ids
 from gradalign.estimates import Arm
 from gradalign.models.gradients import LogitGradients
 from gradalign.models.optimizer_state import AdamwStep, adamw_step

@@ -29,9 +29,7 @@ from gradalign.alignment.findings import (
     why_unsaid,
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
-from gradalign.alignment.update import UpdateEstimate
-from gradalign.analysis.align import arms_of
-from gradalign.analysis.update import question_ids, update_level
+from gradalign.analysis.align import arms_of, question_ids
 from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run
@@ -102,11 +100,10 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
         rules += _rules(run, shard)
         noise += _noise(run, shard)
-    updates = update_level(run) if "update" in run.config.alignment else {}
     weights = weights_level(run) if "weights" in run.config.alignment else {}
-    _write_question_sums(run, sums, updates, weights)
+    _write_question_sums(run, sums, weights)
     rows = Rows("summary")
-    ahead = _rows(run, sums, updates, weights, any_nodes=totals["nodes"] > 0)
+    ahead = _rows(run, sums, weights, any_nodes=totals["nodes"] > 0)
     while some := list(itertools.islice(ahead, ROWS)):
         rows.add(len(some), **{name: [row[name] for row in some] for name in some[0]})
     table = rows.table_of()
@@ -129,7 +126,6 @@ QUESTION_SUMS = "question_sums"
 def _write_question_sums(
     run: Run,
     sums: dict[Arm, _Sums],
-    updates: dict[Arm, UpdateEstimate],
     weights: dict[tuple[Arm, str], WeightsEstimate],
 ) -> None:
     """Write what every arm's pooled alignment and gains are made of, question by question."""
@@ -147,7 +143,6 @@ def _write_question_sums(
             continue
         sums_QY = np.concatenate(parts)[:, [COLUMNS.index(name) for name in POOLED]]
         influence_Q = pooled_influence(sums_QY)
-        gain_Q = updates[arm].influence_Q if arm in updates else nothing_Q
         step = weights.get((arm, "all"))
         whole_Q = nothing_Q if step is None else step.influence_Q
         one_Q = nothing_Q if step is None else step.influence_one_Q
@@ -163,7 +158,6 @@ def _write_question_sums(
                 method=arm.method,
                 **dict(zip(POOLED, sums_QY[at].T, strict=True)),
                 influence=influence_Q[at],
-                gain_influence=gain_Q[numbers],
                 weights_influence=whole_Q[numbers],
                 weights_one_influence=one_Q[numbers],
             )
@@ -196,7 +190,6 @@ def _entropy_edges(run: Run) -> Floats:
 def _rows(
     run: Run,
     sums: dict[Arm, _Sums],
-    updates: dict[Arm, UpdateEstimate],
     weights: dict[tuple[Arm, str], WeightsEstimate],
     *,
     any_nodes: bool,
@@ -210,12 +203,10 @@ def _rows(
         if "all" not in found.by_split:
             nothing = _row(run, arm, "all", np.zeros((0, len(COLUMNS))))
             why = NOT_SHOWN if arm.teacher and any_nodes and not found.by_split else NO_NODES
-            yield nothing | _update_columns(None) | _weights_columns(None) | {"reason": why}
+            yield nothing | _weights_columns(None) | {"reason": why}
         for split, parts in found.by_split.items():
-            whole = split == "all"
             yield (
                 _row(run, arm, split, np.concatenate(parts))
-                | _update_columns(updates.get(arm) if whole else None)
                 | _weights_columns(
                     weights.get((arm, split)),
                     withheld=split not in WHOLE_SPLITS and sum(map(len, parts)) < PART_QUESTIONS,
@@ -226,7 +217,7 @@ def _rows(
             for i in range(len(part)):
                 split = QUESTION + found.questions[place]
                 row = _row(run, arm, split, part[i : i + 1])
-                yield row | _update_columns(None) | _weights_columns(None)
+                yield row | _weights_columns(None)
                 place += 1
 
 
@@ -348,18 +339,6 @@ def _finding(split: str, sums_QY: Floats, what: str) -> Estimate:
     if what == "mean":
         return mean_finding(sums_QY)
     return pooled_finding(sums_QY, part=split not in WHOLE_SPLITS)
-
-
-def _update_columns(found: UpdateEstimate | None) -> dict[str, float]:
-    """Return what the table has of update level; the gain is a number of any size."""
-    if found is None:
-        return UNKNOWN.columns("update", "update_") | UNKNOWN.columns("gain", "gain_")
-    cosine, gain = cosine_finding(found.cosine), UNKNOWN
-    if math.isnan(found.gain.value):
-        cosine = UNKNOWN  # no direction in any question
-    elif found.gain.bounded:
-        gain = Estimate(found.gain.value, found.gain.low, found.gain.high)
-    return cosine.columns("update", "update_") | gain.columns("gain", "gain_")
 
 
 def _weights_columns(found: WeightsEstimate | None, *, withheld: bool = False) -> dict[str, float]:

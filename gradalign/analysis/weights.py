@@ -11,15 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradalign.alignment.fieller import RatioSet
-from gradalign.alignment.update import (
+from gradalign.alignment.weights import (
     UpdateGrams,
     mean_of_questions,
     mean_of_shared,
     update_estimate,
 )
-from gradalign.analysis.align import arms_of
+from gradalign.analysis.align import arms_of, question_ids
 from gradalign.analysis.steps import batches
-from gradalign.analysis.update import question_ids
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
 from gradalign.stages.gradients import IDEAL, NO_TEACHER
@@ -65,7 +64,7 @@ def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
     `weights_batch` questions, each with `num_rollouts` responses. Of a split, the update is what
     its nodes alone ask for, and the ideal one is whole. Memory is two sketches per question.
     """
-    ideal_QD = _ideal(run)
+    ideal_QD = ideal_sketches(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     found = {}
     for arm in arms_of(run):
@@ -127,7 +126,7 @@ def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEsti
 
 def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]:
     """Yield every arm with the inner products of its questions' updates, and these themselves."""
-    ideal_QD = _ideal(run)
+    ideal_QD = ideal_sketches(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     for arm in arms_of(run):
         own = _read(run, arm)["all"]
@@ -153,7 +152,7 @@ class QuestionUpdates:
 NUMBERS = ("length2", "within2", "response_variance")
 
 
-def _ideal(run: Run) -> Floats:
+def ideal_sketches(run: Run) -> Floats:
     """Return the questions' ideal updates as sketches, [Q, D]."""
     return _read(run, Arm(NO_TEACHER, IDEAL))["all"].sketch_QD
 

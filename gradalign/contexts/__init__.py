@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from gradalign.contexts import (  # noqa: F401  (they register)
     demos,
+    other_answer,
+    references,
     row_fields,
     sibling,
     system,

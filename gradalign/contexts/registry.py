@@ -14,6 +14,8 @@ from gradalign.registry import Registry
 CONTEXTS: Registry[ContextFactory] = Registry("context", "gradalign.contexts")
 
 _SHAPES = {"demos": "demos:K", "system": "system:TEXT|@FILE", "template": "template:TEXT|@FILE"}
+_SHARED = ("none", "system", "demos", "reference-free")
+"""Contexts that show nothing of the question itself."""
 
 
 def get(name: str, questions: Sequence[Question] | None = None) -> Context:
@@ -22,11 +24,10 @@ def get(name: str, questions: Sequence[Question] | None = None) -> Context:
     A prompt that a row gives under this name in `contexts` goes before the built-in one.
 
     Args:
-        name: `none`, `answer`, `solution`, `sibling`, `feedback`, `wrong-answer`, `demos:K`,
-            `system:TEXT`, `system:@FILE`, `template:TEXT`, `template:@FILE`, a plugin's, or one
-            that the rows give.
-        questions: all questions of the run. Without them `demos:K` cannot be made, and a name
-            that is not built in is only known to be wrong when a row lacks it.
+        name: as `describe` lists them, such as `answer`, `demos:4` or `system:@FILE`; a plugin's,
+            or one that the rows give.
+        questions: all questions of the run. Without them `demos:K` and `other-answer` cannot be
+            made, and a name that is not built in is only known to be wrong when a row lacks it.
 
     Raises:
         UnknownNameError: neither built in nor in any row.
@@ -51,7 +52,7 @@ def describe() -> list[dict[str, str]]:
     records = []
     for name, factory in CONTEXTS.items():
         text = inspect.getdoc(factory) or ""
-        kind = "shared" if name in {"none", "system", "demos"} else "instance-specific"
+        kind = "shared" if name in _SHARED else "instance-specific"
         records.append(
             {
                 "name": _SHAPES.get(name, name),

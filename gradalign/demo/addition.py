@@ -79,6 +79,18 @@ class Problem:
         return "".join(digits)
 
     @property
+    def other_answer(self) -> str:
+        """Another problem's answer, always the same one, of as many digits; never this one's."""
+        low, high = 10 ** (len(str(self.a)) - 1), 10 ** len(str(self.a))
+        for attempt in range(100):
+            draw = _hash("other", self.a, self.b, attempt)
+            draw, first = divmod(draw, high - low)
+            found = str(2 * low + first + draw % (high - low))
+            if found != self.answer:
+                return found
+        raise AssertionError("a hundred other problems with one answer")
+
+    @property
     def is_held_out(self) -> bool:
         """Whether the problem is kept from training; a+b and b+a are on the same side."""
         return _hash("split", *sorted((self.a, self.b))) % _HELD_OUT_ONE_IN == 0
@@ -95,6 +107,11 @@ CONTEXTS: Mapping[str, Callable[[Problem], str]] = MappingProxyType(
         "answer": lambda problem: with_hint(problem, problem.answer),
         "solution": lambda problem: with_hint(problem, problem.response),
         "wrong-answer": lambda problem: with_hint(problem, problem.wrong_answer),
+        "other-answer": lambda problem: with_hint(problem, problem.other_answer),
+        "reference-free": lambda problem: with_hint(problem, ""),
+        "reference-only": lambda problem: with_hint(problem, problem.answer).removesuffix(
+            problem.prompt
+        ),
     }
 )
 """What a teacher may be told, by name: each entry builds its prompt from a problem."""

@@ -9,7 +9,6 @@ from gradalign.engines.base import (
     EngineUsage,
     FinishReason,
     Foreseen,
-    Request,
 )
 from gradalign.engines.registry import (
     ENGINES,
@@ -19,7 +18,7 @@ from gradalign.engines.registry import (
     resolve_engine,
     start_engine_ahead,
 )
-from gradalign.engines.requests import ModelLimits
+from gradalign.engines.requests import ModelLimits, Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.engines.server import factory as _server  # noqa: F401  (they register)
 from gradalign.engines.transformers import factory as _transformers  # noqa: F401

@@ -6,43 +6,23 @@ A caller submits requests and receives completions, each under the key that its 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.engines.requests import ModelLimits, Request
 from gradalign.errors import EngineError
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.runtime import add_model_seconds
 
-if TYPE_CHECKING:
-    from gradalign.engines.requests import ModelLimits
-
 FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sequence to continue.
-
-    Attributes:
-        prompt_ids: everything before the first token to be sampled (forced candidate included).
-        max_tokens: at most this many new tokens, >= 1.
-        seed: 63-bit; with `prompt_ids` it fixes the result, whatever else is in the batch.
-        key: the caller's own name for the request, which its completion comes back under. Errors
-            show its text. It changes no result, and is no part of a comparison.
-    """
-
-    prompt_ids: tuple[int, ...]
-    max_tokens: int
-    seed: int
-    key: Hashable = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,29 @@
-"""What a model can take: requests and sequences are checked before anything is spent on them."""
+"""Requests, and what a model can take: they are checked before anything is spent on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
-from gradalign.engines.base import Request
 from gradalign.errors import ContextOverflowError, UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to continue.
+
+    Attributes:
+        prompt_ids: everything before the first token to be sampled (forced candidate included).
+        max_tokens: at most this many new tokens, >= 1.
+        seed: 63-bit; with `prompt_ids` it fixes the result, whatever else is in the batch.
+        key: the caller's own name for the request, which its completion comes back under. Errors
+            show its text. It changes no result, and is no part of a comparison.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int
+    key: Hashable = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

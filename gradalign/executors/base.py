@@ -1,12 +1,10 @@
-"""What an executor is, and how the run's one is opened."""
+"""What an executor is, and what every one of them notes down."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from gradalign.config import ScoreConfig
 from gradalign.progress import Reporter
 from gradalign.stages.base import Run, Stage
 from gradalign.store.manifest import RunLog
@@ -32,19 +30,3 @@ def note_engine_starts(
     for line in dict.fromkeys(start["instead_of"] for start in starts):
         if line:
             reporter.remark(line)
-
-
-def open_executor(config: ScoreConfig) -> AbstractContextManager[Executor]:
-    """Return the executor that a configuration asks for; use it in a with statement.
-
-    Raises:
-        MissingDependencyError: `ray` is asked for and not installed.
-        UsageError: more workers or GPUs than there are.
-    """
-    if config.executor == "ray":
-        from gradalign.executors.ray import RayExecutor
-
-        return RayExecutor(config)
-    from gradalign.executors.local import LocalExecutor
-
-    return LocalExecutor()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -145,7 +147,8 @@ def _import_ray() -> Any:
 def _connect(ray: Any, config: ScoreConfig, reporter: Reporter) -> bool:
     """Connect to a cluster; return whether one was started for it."""
     try:
-        ray.init(address="auto", **_QUIET)
+        with _own_sigterm():
+            ray.init(address="auto", **_QUIET)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError
         if os.environ.get("RAY_ADDRESS") or not isinstance(error, ConnectionError):
             raise EngineError(
@@ -171,7 +174,8 @@ def start_here(ray: Any, num_cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
+            with _own_sigterm():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
             return
         except Exception as error:  # a bare Exception if its processes take more than 30 s
             ray.shutdown()
@@ -181,6 +185,21 @@ def start_here(ray: Any, num_cpus: int) -> None:
                     "See the newest folder in /tmp/ray for its logs; a machine that is busy with "
                     "other work may be too slow for it.",
                 ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what this process does on SIGTERM: Ray would have it end at once, with status 15.
+
+    A process that has no way of its own is left with Ray's, which ends what Ray has started.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        main = threading.current_thread() is threading.main_thread()
+        if main and before not in (None, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, before)
 
 
 def _gpus_per_worker(config: ScoreConfig, resources: dict[str, float]) -> float:

@@ -15,7 +15,6 @@ from gradalign.store.splits import QUARTERS
 TOKEN = 4
 LOGPROB = 4
 HIDDEN = 4
-DIRECTION = 8
 POSITION_ROW = 16 * (TOKEN + LOGPROB) + 24
 TOKEN_ROW = 48
 CONTINUATION_ROW = 40
@@ -40,7 +39,6 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
-        + (_update_bytes(run, figures) if "update" in config.alignment else 0)
         + (_weights_bytes(run, figures, support) if "weights" in config.alignment else 0)
     )
 
@@ -67,9 +65,3 @@ def _hidden_size(run: Run) -> int:
         config.student, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
     return config_number(settings, "hidden_size") or 0
-
-
-def _update_bytes(run: Run, figures: Figures) -> float:
-    """Size of the slopes and directions that update-level alignment looks at."""
-    arms = 1 + (1 + len(run.teachers)) * len(run.config.methods)
-    return float(figures.branches * arms * DIRECTION)

@@ -34,18 +34,18 @@ class Figures:
 
     questions: int
     spines: int
-    spine_prompt_tokens: int
-    spine_tokens: int
-    nodes: int
-    branches: int
-    continuations: int
-    continuation_prompt_tokens: int
-    continuation_tokens: int
-    student_passes: int
-    teacher_passes: int
-    forced_tokens: int
-    scored_tokens: int
-    disk_bytes: int
+    spine_prompt_tokens: int = 0
+    spine_tokens: int = 0
+    nodes: int = 0
+    branches: int = 0
+    continuations: int = 0
+    continuation_prompt_tokens: int = 0
+    continuation_tokens: int = 0
+    student_passes: int = 0
+    teacher_passes: int = 0
+    forced_tokens: int = 0
+    scored_tokens: int = 0
+    disk_bytes: int = 0
     prefix_continuations: int = 0
     prefix_tokens: int = 0
 

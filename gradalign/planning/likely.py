@@ -12,6 +12,14 @@ are allowed; 12 to 96 questions; a rollout's length by the response's):
 | 6 nodes, 12, uniform | 2.4 | 1.9 | 0.34 |
 | all nodes, 4 continuations | 1.5 to 2.0 | 0.65 to 1.0 | 0.22 to 0.28 |
 
+and of real models, with vocabularies of 49,152 and 151,936 tokens (sums of two or three numbers,
+22 and 30 tokens a response where 32 and 96 are allowed):
+
+| model and setting | candidates | rollouts | length of a rollout |
+| --- | --- | --- | --- |
+| SmolLM2-135M-Instruct, 4 nodes, 3 continuations | 9.0 | 8.2 | 0.62 |
+| Qwen2.5-Coder-0.5B-Instruct, 6 nodes, 4 continuations | 3.8 | 2.6 | 0.61 |
+
 Where nodes are few, they are those of the highest entropy, with more candidates and fewer that
 cost nothing. Responses had a tenth of the length that the context allowed, and half of a
 `--max-tokens` that somebody chose (0.4 to 0.6 at 40 and 60 tokens).
@@ -27,6 +35,7 @@ from typing import Any, Literal
 from gradalign.config import ScoreConfig
 from gradalign.planning.calibration import Calibration, allowed_continuations
 from gradalign.planning.figures import Figures, Times
+from gradalign.planning.work import Work
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.branch.target import CAP
@@ -46,18 +55,23 @@ CANDIDATES = {True: 1.8, False: 2.3}
 ROLLOUTS = {True: 0.71, False: 1.55}
 """Per node, and per node and --continuations, by whether nodes are dense."""
 
+WORDS = 1000
+WORD_CANDIDATES, WORD_ROLLOUTS = 5.8, 4.6
+"""The same where nodes are few and a vocabulary of so many tokens leaves more to say: geometric
+means of the two real models."""
+
 ROLLOUT_LENGTH = 0.25
 ROLLOUT_LENGTH_FEW = 0.35
+WORD_ROLLOUT_LENGTH = 0.6
 FEW_NODES = 6
-"""Likely rollout by the likely response; longer where few nodes are chosen, which come early."""
+"""Likely rollout by the likely response; longer where few nodes are chosen, which come early, and
+where a token off the spine leads to other words."""
 
 START = 0.5
 """Where a rollout begins in a response, likely."""
 
 PROBED_ROLLOUTS = 0.87
-PROBED_TIME = 0.5
-"""Of a probe's figures: it allows every rollout, and its batches are small (8,744 rollouts where
-10,020 were allowed; 12 to 30 s where 46 to 60 s were foretold)."""
+"""Of a probe's figures: it allows every rollout (8,744 were made where 10,020 were allowed)."""
 
 DISK = 0.45
 """Files by the uncompressed tables (13.4 MiB of 29.3 MiB)."""
@@ -99,45 +113,39 @@ def typical(config: ScoreConfig, resolved: Resolved, bound: Calibration) -> Cali
     per_spine = length if config.node_sampler == "all" else min(config.nodes, length)
     nodes = config.num_rollouts * per_spine
     dense = per_spine >= DENSE * length
-    open_branches = nodes * ROLLOUTS[dense] / PROBED_ROLLOUTS
+    candidates, rollouts = CANDIDATES[dense], ROLLOUTS[dense]
+    rollout_length = ROLLOUT_LENGTH_FEW if per_spine < FEW_NODES else ROLLOUT_LENGTH
+    if resolved.vocab_size >= WORDS and not dense:
+        candidates, rollouts = WORD_CANDIDATES, WORD_ROLLOUTS
+        rollout_length = WORD_ROLLOUT_LENGTH
+    open_branches = nodes * rollouts / PROBED_ROLLOUTS
     allowed = allowed_continuations(config, open_branches) / _most_rounds(config)
-    few = per_spine < FEW_NODES
     return replace(
         bound,
         response_tokens=length,
         nodes=nodes,
-        branches=min(nodes * CANDIDATES[dense], bound.branches),
+        branches=min(nodes * candidates, bound.branches),
         continuations=min(PROBED_ROLLOUTS * allowed, bound.continuations),
         continuation_start=length * START,
-        continuation_tokens=length * (ROLLOUT_LENGTH_FEW if few else ROLLOUT_LENGTH),
+        continuation_tokens=length * rollout_length,
     )
 
 
 def probed(config: ScoreConfig, measured: Calibration) -> Calibration:
     """Take a probe's figures, and of the rollouts that it allows those that are made."""
-    speed = measured.sampled_per_second
-    return replace(
-        measured,
-        continuations=PROBED_ROLLOUTS * measured.continuations / _most_rounds(config),
-        sampled_per_second=None if speed is None else speed / PROBED_TIME,
-        forced_per_second={
-            model: value / PROBED_TIME for model, value in measured.forced_per_second.items()
-        },
-    )
+    made = PROBED_ROLLOUTS * measured.continuations / _most_rounds(config)
+    return replace(measured, continuations=made)
 
 
-def seen(
-    run: Run, num_questions: int, stages: Mapping[str, Mapping[str, Any]], base: Calibration
-) -> Calibration:
+def seen(work: Work, stages: Mapping[str, Mapping[str, Any]], base: Calibration) -> Calibration:
     """Take from an unfinished run's record what its stages have counted so far.
 
     Args:
-        run: the run, whose folder is looked at.
-        num_questions: how many it has.
+        work: of the run, whose folder is looked at, as it is planned.
         stages: `stages` of its run.json.
         base: for what has not been counted.
     """
-    found = base
+    run, found = work.run, base
     sampled = stages.get(Sample.name, {}).get("counts", {})
     if sampled.get("spines"):
         found = replace(found, response_tokens=sampled["spine_tokens"] / sampled["spines"])
@@ -148,14 +156,23 @@ def seen(
     counts = branched.get("counts", {})
     if counts.get("continuations"):
         there = sum(Branch().done(run, shard) for shard in run.shards()) / len(run.shards())
-        questions = max(there * num_questions, 1e-9)
+        questions = max(there * work.figures.questions, 1e-9)
         working = branched["seconds"] - branched.get("opening_seconds", 0.0)
+        done = replace(
+            work,
+            figures=replace(
+                work.figures,
+                questions=math.ceil(questions),
+                continuations=counts["continuations"],
+                continuation_tokens=counts["continuation_tokens"],
+            ),
+        )
         found = replace(
             found,
             branches=counts["branches"] / questions,
             continuations=counts["continuations"] / questions,
             continuation_tokens=counts["continuation_tokens"] / counts["continuations"],
-            sampled_per_second=counts["continuation_tokens"] / max(working, 1e-3),
+            drawing=base.drawing and base.drawing.measured(done.load(Branch()), working),
         )
     return found
 

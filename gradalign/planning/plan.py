@@ -16,6 +16,7 @@ from gradalign.planning.figures import Figures, Times
 from gradalign.planning.likely import Basis, Likely, around, likely_disk, probed, seen, typical
 from gradalign.planning.memory import Memory, plan_memory
 from gradalign.planning.times import stage_seconds, times_by_kind
+from gradalign.planning.work import Work
 from gradalign.stages import prefix
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.workload import Workload
@@ -79,13 +80,16 @@ def make_plan(
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
 
     def stages(counts: Figures, rates: Calibration) -> dict[str, float] | None:
-        return stage_seconds(run, workload, counts, rates, memory, workers=workers, engine=engine)
+        return stage_seconds(
+            run, workload, counts, rates, memory.device, workers=workers, engine=engine
+        )
 
     figures = _figures(run, workload, per)
     likely_per = probed(config, per) if per.measured else typical(config, resolved, per)
     basis: Basis = "probe" if per.measured else "typical"
     if record is not None and record.get("stages"):
-        likely_per, basis = seen(run, workload.num_questions, record["stages"], likely_per), "begun"
+        work = Work(run, workload, figures, memory.device)
+        likely_per, basis = seen(work, record["stages"], likely_per), "begun"
     likely = _figures(run, workload, likely_per)
     likely = replace(likely, disk_bytes=likely_disk(run, likely.disk_bytes, likely.questions))
     planned = stages(likely, likely_per)

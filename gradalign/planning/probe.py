@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,15 @@ import numpy as np
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_teacher
-from gradalign.engines.base import Completion, Foreseen, Request
+from gradalign.engines.base import Completion, Foreseen
 from gradalign.engines.held import Prospect
-from gradalign.planning.calibration import Calibration, allowed_continuations
+from gradalign.engines.requests import Request
+from gradalign.order import stages as every_stage
+from gradalign.planning.calibration import Calibration, allowed_continuations, assumed
+from gradalign.planning.figures import Figures
 from gradalign.planning.memory import plan_memory
+from gradalign.planning.pace import UNSIZED, Pace
+from gradalign.planning.work import Work
 from gradalign.progress import Reporter, SilentReporter
 from gradalign.stages.base import Resolved, Run, Stage
 from gradalign.stages.branch.question import QuestionWork
@@ -29,9 +34,10 @@ from gradalign.stages.distributions import (
 from gradalign.stages.gate.counts import read_sampled
 from gradalign.stages.gate.keeper import few_words
 from gradalign.stages.preparation.start import prepare
+from gradalign.stages.preparation.workload import Workload
 from gradalign.stages.sample import Sample
 from gradalign.stages.student import open_student
-from gradalign.store.shard import read_shard
+from gradalign.store.shard import read_positions, read_shard
 
 QUESTIONS = 4
 SPINES = 4
@@ -59,7 +65,7 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
                 "executor": "local",
             }
         )
-        prepared, _ = prepare(small)
+        prepared, log = prepare(small)
         run = Run(small, resolved)
         shard = prepared.shards()[0]
         with run.student_engine.kept(_prospect(run)):
@@ -77,9 +83,12 @@ def probe(config: ScoreConfig, resolved: Resolved, reporter: Reporter | None = N
                 drawn = [completion for _, completion in tools.engine.generate(requests)]
                 seconds = time.monotonic() - start
         findings = few_words(run, read_sampled(run))
+        measured = _Measured(
+            _work(run, Workload(**log.data["workload"]), shard, drawn), timed, opened, seconds
+        )
         sizes = _sizes(work, first, config.num_rollouts / small.num_rollouts)
         return replace(
-            _calibration(run, config, shard, timed, opened, sizes, drawn, seconds),
+            _calibration(run, config, measured, sizes),
             findings=tuple(findings),
         )
 
@@ -169,48 +178,103 @@ def _sizes(work: list[QuestionWork], first: list[_Ask], more: float) -> _Sizes:
     )
 
 
-def _calibration(
-    run: Run,
-    config: ScoreConfig,
-    shard: str,
-    timed: dict[Stage, _Timed],
-    opened: float,
-    sizes: _Sizes,
-    drawn: list[Completion],
-    seconds: float,
-) -> Calibration:
-    spines = read_shard(run.folder, shard).spines
-    generated = float(np.mean([len(item.token_ids) for item in drawn])) if drawn else 0.0
+@dataclass(frozen=True)
+class _Measured:
+    """What was timed.
+
+    Attributes:
+        work: of the probe's own run.
+        timed: its first stages.
+        opened: seconds until rollouts could be drawn.
+        drawing: seconds in which they were.
+    """
+
+    work: Work
+    timed: Mapping[Stage, _Timed]
+    opened: float
+    drawing: float
+
+
+def _work(run: Run, workload: Workload, shard: str, drawn: list[Completion]) -> Work:
+    """Return what the probe did, in the terms of a plan."""
+    stored = read_shard(run.folder, shard)
+    questions = len(stored.questions)
+    share = questions / workload.num_questions
+    counted = Workload(
+        num_questions=questions,
+        prompt_tokens=sum(len(item.prompt_ids) for item in stored.questions),
+        teacher_prompt_tokens={
+            label: round(share * tokens) for label, tokens in workload.teacher_prompt_tokens.items()
+        },
+    )
+    spines = stored.spines
+    figures = Figures(
+        questions=questions,
+        spines=len(spines),
+        spine_prompt_tokens=sum(len(spine.prompt_ids) for spine in spines),
+        spine_tokens=sum(len(spine.token_ids) for spine in spines),
+        nodes=sum(len(at.chosen) for at in read_positions(run.folder, shard).values()),
+        continuations=len(drawn),
+        continuation_tokens=sum(len(item.token_ids) for item in drawn),
+    )
+    memory = plan_memory(run.config, run.resolved)
+    # All rollouts are asked for at once, as those of a uniform allocation are.
+    at_once = replace(run, config=run.config.model_copy(update={"allocation": "uniform"}))
+    return Work(at_once, counted, figures, memory.device)
+
+
+def _calibration(run: Run, config: ScoreConfig, measured: _Measured, sizes: _Sizes) -> Calibration:
+    work, timed = measured.work, measured.timed
+    figures = work.figures
+    guess = assumed(config, run.resolved, plan_memory(run.config, run.resolved))
+
+    def pace(guessed: Pace | None, stage: Stage, seconds: float) -> Pace:
+        rows = guess.row_seconds * work.rows(stage)
+        return (guessed or UNSIZED).measured(work.load(stage), seconds - rows)
+
+    reading = {
+        stage.model: pace(guess.reading.get(stage.model), stage, took.working)
+        for stage, took in timed.items()
+        if isinstance(stage, TeacherPositions)
+    }
+    own, student, sample = StudentPositions(), config.student, Sample()
+    reading[student] = pace(guess.reading.get(student), own, timed[own].working)
+    drawing = pace(guess.drawing, Branch(), measured.drawing) if figures.continuations else None
     return Calibration(
         measured=True,
-        response_tokens=float(np.mean([len(spine.token_ids) for spine in spines])),
+        response_tokens=figures.spine_tokens / figures.spines,
         nodes=sizes.nodes,
         branches=sizes.branches,
         continuations=allowed_continuations(config, sizes.open_branches) + sizes.finished,
         continuation_start=sizes.start,
-        continuation_tokens=generated,
-        sampled_per_second=generated * len(drawn) / seconds if drawn else None,
-        forced_per_second=_speeds(run, shard, timed),
-        open_seconds=opened + sum(item.opening for item in timed.values()),
+        continuation_tokens=figures.continuation_tokens / max(figures.continuations, 1),
+        sampling=pace(guess.sampling, sample, timed[sample].working),
+        drawing=drawing,
+        reading=reading,
+        row_seconds=guess.row_seconds,
+        openings=_openings(run, measured),
         assumptions=(
             f"measured on {sizes.num_questions} questions with {run.config.num_rollouts} responses "
-            f"each and {len(drawn)} targeted rollouts; larger batches are faster",
+            f"each and {figures.continuations} targeted rollouts",
             "as many targeted rollouts as the settings allow: an upper bound",
         ),
     )
 
 
-def _speeds(run: Run, shard: str, timed: dict[Stage, _Timed]) -> dict[str, float]:
-    """Return tokens read per second, by model; in a first pass, with all that it keeps."""
-    own = sum(
-        len(spine.prompt_ids) + len(spine.token_ids)
-        for spine in read_shard(run.folder, shard).spines
-    )
-    speeds = {}
-    for stage in _stages(run):
-        if isinstance(stage, TeacherPositions):
-            # Its prompts are longer by what its context shows; the student's are close enough.
-            seconds = timed[stage].working / len(stage.teachers)
-            speeds[stage.model] = own / max(seconds, 1e-6)
-    speeds[run.config.student] = own / max(timed[StudentPositions()].working, 1e-6)
-    return speeds
+def _openings(run: Run, measured: _Measured) -> dict[str, float]:
+    """Return the seconds that stages open in; those that were not tried open like others."""
+    opened = {stage.name: took.opening for stage, took in measured.timed.items()}
+    of_model = {
+        getattr(stage, "model", None) or run.config.student: took.opening
+        for stage, took in measured.timed.items()
+        if not isinstance(stage, Sample)
+    }
+    found = {}
+    for stage in every_stage(run):
+        if stage.kind == "analysis":
+            continue
+        model = getattr(stage, "model", None) or run.config.student
+        found[stage.name] = opened.get(stage.name, of_model[model])
+    # Where the engine was kept it is only woken; where it is not, it starts once more.
+    found[Branch.name] = max(measured.opened, opened[Sample.name])
+    return found

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradalign.analysis.gradients import WeightGradients
-from gradalign.analysis.steps import AdamwSteps
 from gradalign.order import stages, student_samplers
 from gradalign.planning.calibration import Calibration
 from gradalign.planning.engine import EngineStarts
 from gradalign.planning.figures import Figures, Times, times_of
-from gradalign.planning.memory import Memory
+from gradalign.planning.work import Work
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
-from gradalign.stages.derivatives import IdealDerivatives
-from gradalign.stages.distributions import StudentPositions, TeacherPositions
-from gradalign.stages.gradients import IdealUpdates
+from gradalign.stages.distributions import TeacherPositions
 from gradalign.stages.preparation.workload import Workload
-
-OPEN_SECONDS = 0.3
-READ_BYTES_PER_SECOND = 1e9
-"""Opening a model: a constant, and its weights from a disk."""
-
-BACKWARD = 2.0
-"""Forward passes that a backward pass takes as long as."""
-
-DERIVATIVE = 2.0
-"""Forward passes that derivatives of logits take: two differences, or one with its tangent."""
-
-ARM_SECONDS = 1e-4
-"""Arithmetic per node, teacher and method (3 s for the 27,648 of `gradalign demo`)."""
 
 
 def stage_seconds(
@@ -37,76 +20,43 @@ def stage_seconds(
     workload: Workload,
     figures: Figures,
     per: Calibration,
-    memory: Memory,
+    device: str,
     *,
     workers: int,
     engine: EngineStarts,
 ) -> dict[str, float] | None:
     """Return how long each stage takes, in order, by name; None where speeds are not known."""
-    if per.sampled_per_second is None or not per.forced_per_second:
+    if per.drawing is None or per.sampling is None or not per.reading:
         return None
     listed = stages(run)
     opening = [stage for stage in listed if stage.kind != "analysis"]
     if engine.number <= workers:  # the others find the student's engine open
         kept = student_samplers(run)[1:]
         opening = [stage for stage in opening if stage not in kept]
-    weights = {model.name: model.weight_bytes or 0 for model in memory.models}
+    work = Work(run, workload, figures, device)
     found = {}
     for stage in listed:
-        work = _work(stage, listed, run, workload, figures, per)
-        opened = 0.0
-        if stage in opening:
-            model = getattr(stage, "model", None) or run.config.student
-            opened = (
-                per.open_seconds / len(opening)
-                if per.measured
-                else OPEN_SECONDS + weights.get(model, 0) / READ_BYTES_PER_SECOND
-            )
+        opened = per.openings.get(stage.name, 0.0) if stage in opening else 0.0
         # Workers open every model by themselves, all at the same time.
-        found[stage.name] = work / workers + opened
+        found[stage.name] = _working(stage, work, per) / workers + opened
     return found
 
 
-def _work(
-    stage: Stage,
-    listed: list[Stage],
-    run: Run,
-    workload: Workload,
-    figures: Figures,
-    per: Calibration,
-) -> float:
-    config, read = run.config, per.forced_per_second
-    generated = per.sampled_per_second or 1.0
-    once = figures.continuation_tokens
-    if stage.kind == "sample":
-        return figures.spine_tokens / generated
-    if stage.kind == "branch":
-        return figures.continuation_tokens / generated
-    if stage.kind == "prefix":  # as if teachers were as quick
-        share = sum(other.kind == "prefix" for other in listed)
-        return figures.prefix_tokens / generated / share
+def _working(stage: Stage, work: Work, per: Calibration) -> float:
+    """Return the seconds of a stage without its opening."""
+    rows = per.row_seconds * work.rows(stage)
     if stage.kind == "analysis":
-        return ARM_SECONDS * figures.nodes * len(run.teachers) * len(config.methods)
-    if isinstance(stage, TeacherPositions):
-        prompts = sum(workload.teacher_prompt_tokens[item.label] for item in stage.teachers)
-        tokens = prompts * config.num_rollouts + len(stage.teachers) * figures.spine_tokens
-        return tokens / read[stage.model]
-    if isinstance(stage, TeacherContinuations):
-        return len(stage.teachers) * once / read[stage.model]
-    if stage.kind == "continuations":
-        return once / read[config.student]
-    spines = (figures.spine_prompt_tokens + figures.spine_tokens) / read[config.student]
-    if isinstance(stage, WeightGradients):
-        return spines * (1 + BACKWARD * stage.passes(run))
-    if isinstance(stage, AdamwSteps):
-        return spines * (1 + BACKWARD * len(stage.arms))
-    if isinstance(stage, IdealUpdates):
-        return spines * (1 + BACKWARD)
-    if isinstance(stage, IdealDerivatives):
-        return spines * (1 + BACKWARD + DERIVATIVE)
-    if isinstance(stage, StudentPositions):
-        return spines
-    return figures.nodes / read[config.student]  # by the output layer alone
+        return rows
+    model = work.run.config.student
+    if isinstance(stage, TeacherPositions | TeacherContinuations):
+        model = stage.model
+    share = 1
+    if stage.kind == "prefix":  # as if teachers were as quick
+        share = sum(other.kind == "prefix" for other in stages(work.run))
+    drawn = {"sample": per.sampling, "branch": per.drawing, "prefix": per.drawing}
+    pace = drawn[stage.kind] if stage.kind in drawn else per.reading[model]
+    assert pace is not None
+    return rows + pace.seconds(work.load(stage)) / share
 
 
 def times_by_kind(run: Run, seconds: Mapping[str, float] | None) -> Times:

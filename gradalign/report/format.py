@@ -65,14 +65,6 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.1f} TiB"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it, with a decimal, as in a table."""
-    if seconds < 120:
-        return f"{seconds:,.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
-
-
 def rough_duration(seconds: float) -> str:
     """Return a time as a sentence has it: about how long, in words."""
     if seconds < 90:

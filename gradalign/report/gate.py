@@ -246,8 +246,6 @@ INTERVALS = {
     "pooled": ("pooled_low", "pooled_high"),
     "mean_cosine": ("mean_low", "mean_high"),
     "balanced": ("balanced_low", "balanced_high"),
-    "update": ("update_low", "update_high"),
-    "gain": ("gain_low", "gain_high"),
     "weights": ("weights_low", "weights_high"),
     "weights_gain": ("weights_gain_low", "weights_gain_high"),
     "weights_gain_one": ("weights_gain_one_low", "weights_gain_one_high"),
@@ -307,7 +305,7 @@ def warnings_of(conditions: Sequence[str]) -> list[str]:
 
 def _tells(column: str) -> bool:
     """Whether a column is null for the reason that the pooled alignment is."""
-    return not column.startswith("update")
+    return not column.startswith("weights")
 
 
 def _matches(condition: Condition, arm: Arm, control: str) -> bool:

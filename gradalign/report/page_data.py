@@ -35,12 +35,10 @@ SPLITS = (
 )
 _NUMBERS = (
     "pooled", "pooled_low", "pooled_high", "mean_cosine", "mean_low", "mean_high",
-    "positive_share", "coverage", "num_nodes", "num_flat", "update", "update_low", "update_high",
+    "positive_share", "coverage", "num_nodes", "num_flat",
     "weights_gain_one", "weights_gain_one_low", "weights_gain_one_high",
 )  # fmt: skip
-_ALIGNMENTS = tuple(
-    name for name in _NUMBERS if name.startswith(("pooled", "mean", "update", "weights"))
-)
+_ALIGNMENTS = tuple(name for name in _NUMBERS if name.startswith(("pooled", "mean", "weights")))
 
 
 def page_data(report: Report, max_spines: int) -> dict[str, Any]:

@@ -264,7 +264,7 @@ class Report:
         """Rank teachers, contexts and methods, with paired significance on the same nodes.
 
         Args:
-            level: confidence, Holm-corrected within each family of comparisons.
+            level: confidence of each family of comparisons.
         """
         from gradalign.report.verdict import recommend
 

@@ -35,7 +35,7 @@ from gradalign.models.distributions import (
 )
 from gradalign.models.event_space import Cut, EventSpace, only
 from gradalign.models.numbers import check_logits, naming
-from gradalign.models.output_layer import check_output_layer, logits_of, repeats_logits
+from gradalign.models.output_layer import logits_of, repeats_logits
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
@@ -92,8 +92,6 @@ class StudentPositions:
     def session(self, run: Run) -> Iterator[Work]:
         """Hold the student."""
         with open_student_model(run) as model:
-            if "update" in run.config.alignment:
-                check_output_layer(model)
             yield lambda shard, tick: _positions_shard(run, model, shard, tick)
 
 

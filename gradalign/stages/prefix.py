@@ -16,7 +16,8 @@ import numpy as np
 
 from gradalign.contexts import TeacherSpec
 from gradalign.engines import open_engine, resolve_engine
-from gradalign.engines.base import Completion, Engine, Request
+from gradalign.engines.base import Completion, Engine
+from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import resolve_model
 from gradalign.models.numbers import naming

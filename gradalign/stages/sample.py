@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.engines import start_engine_ahead
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion
+from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work

@@ -119,7 +119,7 @@ def check_servers(config: ScoreConfig, engine: str, max_model_len: int) -> None:
         options = {"revision": revision, "trust_remote_code": config.trust_remote_code}
         for url in urls:
             with open_served_teacher(model, [url], options, all_must_answer=True) as teacher:
-                _check_top(teacher, config.support_size, url)
+                check_top(teacher, config.support_size, url)
                 if model == config.student:
                     _check_frequencies(config, teacher.longest_server_len, TEACHER_FLAG)
 
@@ -142,7 +142,17 @@ def _check_frequencies(config: ScoreConfig, served_length: int | None, flag: str
         )
 
 
-def _check_top(teacher: ServerEngine, support_size: int, url: str) -> None:
+def check_top(
+    teacher: ServerEngine, support_size: int, url: str, flag: str = "--support-size"
+) -> None:
+    """Refuse a server that does not give as many most probable tokens as are asked for.
+
+    Args:
+        teacher: its engine.
+        support_size: how many.
+        url: the server, for the message.
+        flag: the setting that asks for them.
+    """
     from gradalign.engines.server.messages import scoring_body
     from gradalign.errors import EngineError
 
@@ -153,5 +163,5 @@ def _check_top(teacher: ServerEngine, support_size: int, url: str) -> None:
         raise UsageError(
             f"the teacher's server {url} does not give the {num_top} most probable tokens: "
             f"{error.message}",
-            f"Start it with --max-logprobs {num_top}, or lower --support-size.",
+            f"Start it with --max-logprobs {num_top}, or lower {flag}.",
         ) from error

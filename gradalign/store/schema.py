@@ -258,16 +258,6 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "not make its logits",
         ),
     ],
-    "slopes": [
-        ("question_id", _NAME, ""),
-        ("node_id", _NAME, ""),
-        (
-            "slopes",
-            _F8S,
-            "of each candidate in order of `branches`: derivative of its logit by what the layer "
-            "gives",
-        ),
-    ],
     "directions": [
         ("question_id", _NAME, ""),
         ("node_id", _NAME, ""),
@@ -358,12 +348,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("method_size", _F8, "of weight times the absolute value of |m|^2 as estimated"),
         ("influence", _F8, "how far the question moves pooled; these sum to 0"),
         (
-            "gain_influence",
+            "weights_influence",
             _F8,
-            "how far it moves gain; the variance is Q/(Q-1) times the sum of squares; null unless "
-            "asked for (--alignment update)",
+            "how far it moves weights_gain; the variance is Q/(Q-1) times the sum of squares; null "
+            "unless asked for (--alignment weights)",
         ),
-        ("weights_influence", _F8, "likewise of weights_gain (--alignment weights)"),
         ("weights_one_influence", _F8, "likewise of weights_gain_one"),
     ],
     "diagnostics": [
@@ -509,22 +498,6 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("balanced_low", _F8, "95 % interval"),
         ("balanced_high", _F8, "95 % interval"),
-        (
-            "update",
-            _F8,
-            "cosine of the expected ideal update and a step on 32 questions, of the split all; "
-            "null unless asked for (--alignment update)",
-        ),
-        ("update_low", _F8, "95 % interval"),
-        ("update_high", _F8, "95 % interval"),
-        (
-            "gain",
-            _F8,
-            "first-order gain in success of a step of length 1 in the output layer's weights, of "
-            "the split all; null as `update` is",
-        ),
-        ("gain_low", _F8, "95 % interval"),
-        ("gain_high", _F8, "95 % interval"),
         (
             "weights",
             _F8,

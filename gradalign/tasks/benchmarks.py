@@ -9,10 +9,10 @@ from functools import partial
 from gradalign.questions import LABELS, Question
 from gradalign.tasks.base import TaskSource
 from gradalign.tasks.benchmark_rows import Benchmark, Row
-from gradalign.tasks.hub import HubTask
+from gradalign.tasks.hub import HubTask, parse_options
 from gradalign.tasks.registry import TASKS
 from gradalign.tasks.row_checks import text_of
-from gradalign.verifiers.boxed import last_boxed
+from gradalign.verifiers.reading.boxed import last_boxed
 
 BOX_INSTRUCTION = "Think step by step and end with the final answer inside \\boxed{}."
 LETTER_INSTRUCTION = (
@@ -223,6 +223,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     )
 }
+
+
+def path_of(spec: str) -> str | None:
+    """Return the path in a benchmark's name, such as `gsm8k:path=FILE`; None if there is none."""
+    name, _, argument = spec.partition(":")
+    return parse_options(name, argument).path if name in BENCHMARKS else None
 
 
 def _answer(row: Row, *names: str) -> str | None:

@@ -20,7 +20,9 @@ from gradalign.tasks.row_checks import check_answer, check_question, select_ids
 
 
 @dataclass(frozen=True)
-class _Options:
+class HubOptions:
+    """What may follow the colon of a benchmark's name; see `HubTask`."""
+
     path: str | None = None
     split: str | None = None
     subset: str | None = None
@@ -29,7 +31,7 @@ class _Options:
 
 
 _PATH = re.compile(
-    rf"(?:^|(?<=,))path=(.+?)(?=,(?:{'|'.join(_Options.__dataclass_fields__)})=|$)", re.DOTALL
+    rf"(?:^|(?<=,))path=(.+?)(?=,(?:{'|'.join(HubOptions.__dataclass_fields__)})=|$)", re.DOTALL
 )
 
 
@@ -50,7 +52,7 @@ class HubTask:
         self.description = benchmark.description
         self.verifier = benchmark.verifier
         self._benchmark = benchmark
-        self._options = _parse(benchmark.name, argument)
+        self._options = parse_options(benchmark.name, argument)
         if importlib.util.find_spec("datasets") is None:
             raise MissingDependencyError(
                 f"task {benchmark.name} needs the package datasets.",
@@ -132,16 +134,17 @@ class HubTask:
         return load_hub(self._benchmark, options.subset, options.split, options.revision)
 
 
-def path_of(spec: str) -> str | None:
-    """Return the path in a benchmark's name, such as `gsm8k:path=FILE`; None if there is none."""
-    from gradalign.tasks.benchmarks import BENCHMARKS
+def parse_options(name: str, argument: str) -> HubOptions:
+    """Read the options of a benchmark.
 
-    name, _, argument = spec.partition(":")
-    return _parse(name, argument).path if name in BENCHMARKS else None
+    Args:
+        name: the benchmark.
+        argument: what follows the colon.
 
-
-def _parse(name: str, argument: str) -> _Options:
-    fields = _Options.__dataclass_fields__
+    Raises:
+        UsageError: an option that is unknown or given twice, or a format that is unknown.
+    """
+    fields = HubOptions.__dataclass_fields__
     # A path ends where another option begins: it may have commas and blanks in it.
     found = _PATH.search(argument)
     rest = argument[: found.start()] + argument[found.end() :] if found else argument
@@ -155,7 +158,7 @@ def _parse(name: str, argument: str) -> _Options:
             raise UsageError(
                 f"task {name} has no option {key!r}.", f"Options: {', '.join(fields)}."
             )
-    options = _Options(**values)
+    options = HubOptions(**values)
     if options.format not in ("chat", "raw"):
         raise UsageError(f"task {name}: format={options.format}.", "Use chat or raw.")
     if options.path is not None and options.revision is not None:

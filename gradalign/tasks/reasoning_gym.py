@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from gradalign.questions import Message, Question
 from gradalign.reasoning_gym_data import check_name, dataset_of, entry_at, parse, plain
@@ -60,11 +61,12 @@ class ReasoningGymTask:
         questions = []
         for index in range(len(dataset)):
             entry = entry_at(dataset, index, self._argument)
-            answer = entry.get("answer")
+            answer = _answer_text(entry.get("answer"), f"{self.name}, entry {index}: the answer")
             question = Question(
                 id=str(index),
                 prompt=(Message("user", f"{entry['question']}\n\n{INSTRUCTION}"),),
-                answer=_answer_text(answer, f"{self.name}, entry {index}: the answer"),
+                answer=answer,
+                solution=_solution(entry, answer),
                 metadata={"index": index, "entry": plain(entry)},
             )
             check_question(question, f"{self.name}, entry {index}")
@@ -77,6 +79,19 @@ def _answer_text(answer: object, what: str) -> str | None:
     if isinstance(answer, (int, float)):
         return text_of(answer, what)
     return None if answer is None else str(answer)
+
+
+def _solution(entry: Mapping[str, Any], answer: str | None) -> str | None:
+    """Return a generator's worked answer, ended as the instruction asks.
+
+    `gsm_symbolic` has one, in GSM8K's form with "#### N" at its end. What others call a solution
+    is the answer once more, as data.
+    """
+    worked = entry.get("metadata", {}).get("answer_cot")
+    if not isinstance(worked, str):
+        return None
+    steps = worked.rpartition("####")[0] or worked
+    return f"{steps.strip()}\n<answer>{answer}</answer>"
 
 
 TASKS.register("reasoning_gym")(

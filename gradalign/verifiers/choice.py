@@ -45,13 +45,13 @@ from dataclasses import dataclass
 
 from gradalign.errors import TaskError
 from gradalign.questions import LABELS, Question
-from gradalign.verifiers import cues
 from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier, no_argument
-from gradalign.verifiers.boxed import boxes
-from gradalign.verifiers.names import read, read_name, read_whole
-from gradalign.verifiers.options import Name, Options, Reading, options_of, plain
+from gradalign.verifiers.reading import cues
+from gradalign.verifiers.reading.boxed import boxes
+from gradalign.verifiers.reading.names import read, read_name, read_whole
+from gradalign.verifiers.reading.options import Name, Options, Reading, options_of, plain
+from gradalign.verifiers.reading.response import spoken
 from gradalign.verifiers.registry import VERIFIERS
-from gradalign.verifiers.response import spoken
 
 
 @VERIFIERS.register("choice")

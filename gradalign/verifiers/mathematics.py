@@ -10,20 +10,20 @@ from typing import Any
 
 from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.questions import Question
-from gradalign.verifiers.answers import Answer, find_answer
 from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier
-from gradalign.verifiers.boxed import last_boxed
-from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.reading.answers import Answer, find_answer
+from gradalign.verifiers.reading.boxed import last_boxed
+from gradalign.verifiers.reading.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.reading.response import spoken
 from gradalign.verifiers.registry import VERIFIERS
-from gradalign.verifiers.response import spoken
 
 
 @VERIFIERS.register("math")
 def math(argument: str) -> Verifier:
     r"""The response's answer equals the row's as mathematics (math-verify).
 
-    `gradalign.verifiers.answers` says which part of a response is its answer, and
-    `gradalign.verifiers.expression` how an answer is rewritten before it is compared. What
+    `gradalign.verifiers.reading.answers` says which part of a response is its answer, and
+    `gradalign.verifiers.reading.expression` how an answer is rewritten before it is compared. What
     counts is the text after a thinking part. With `math:boxed` only the last \boxed counts, and a
     response without a closed one has no answer. There is no time limit here: run it in a
     `VerifierPool`.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradalign.questions import Question
 from gradalign.reasoning_gym_data import dataset_of, entry_of
 from gradalign.verifiers.base import NOTHING, FunctionVerifier, Scored, Verifier
+from gradalign.verifiers.reading.response import spoken
 from gradalign.verifiers.registry import VERIFIERS
-from gradalign.verifiers.response import spoken
 
 OPENING, CLOSING = "<answer>", "</answer>"
 

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import sys
 import termios
 import threading
@@ -16,11 +17,16 @@ import pytest
 import typer
 
 from gradalign.config import GROUPS, ScoreConfig, flag_of
-from gradalign_cli.help import NARROW, example_words
+from gradalign_cli.help import NARROW
 from gradalign_cli.main import app, main
 from gradalign_cli.options import COMMON
 
 PROGRAM = typer.main.get_command(app)
+
+
+def example_words(example):
+    """Return the words of an example as a shell would give them to the program."""
+    return shlex.split(example.replace("\\\n", " "))[1:]
 
 
 def commands():

@@ -17,7 +17,7 @@ from gradalign.report.report import Report
 from gradalign_cli.main import main
 
 SETTINGS = {**SMALL, "methods": ["gkd", "minillm"], "shard_size": 2}
-UNIFORM = {**SETTINGS, "allocation": "uniform"}
+UNIFORM = {**SETTINGS, "allocation": "uniform", "diagnose": ["none"]}
 
 
 KEY = ["node_id", "candidate_id", "index"]

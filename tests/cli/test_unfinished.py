@@ -272,9 +272,9 @@ def test_what_can_be_added_is_added_by_the_command_that_is_named(small_copy, cap
     assert text.endswith(
         f"To add to it without sampling again: gradalign rescore {folder} --method verl/k2"
     )
-    text = refused(folder, capsys, teachers=["demo:strong", "demo:weak"], alignment="update")
-    assert "--teacher adds demo:weak and lacks self+answer; --alignment adds update" in text
-    assert text.endswith(f"rescore {folder} --teacher demo:weak --alignment update")
+    text = refused(folder, capsys, teachers=["demo:strong", "demo:weak"], alignment="weights")
+    assert "--teacher adds demo:weak and lacks self+answer; --alignment adds weights" in text
+    assert text.endswith(f"rescore {folder} --teacher demo:weak --alignment weights")
     text = refused(folder, capsys, alignment="weights", weights_space="lora:rank=2")
     assert text.endswith(f"rescore {folder} --alignment weights --weights-space lora:rank=2")
     for same in (

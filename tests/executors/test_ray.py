@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from requires import require
+from commands import Command
+from requires import needs
 from runs import SMALL, assert_same_tables, flags
 
 import gradalign
@@ -21,7 +20,7 @@ from gradalign.executors.cluster import Cluster
 from gradalign.progress import SilentReporter
 from gradalign.store.folder import RunFolder
 
-require("ray")
+needs("ray")
 
 pytestmark = pytest.mark.ray
 
@@ -197,44 +196,36 @@ def test_a_shard_that_kills_every_worker_is_named(ray_cluster, monkeypatch, tmp_
 
     spoil(monkeypatch, die_at_work)
     with pytest.raises(EngineError, match=r"sample, shard-0000\d: the worker died 3 times"):
-        score(tmp_path / "doomed")
+        score(tmp_path / "doomed", num_workers=1)
 
 
 @pytest.mark.slow
 def test_workers_that_die_before_they_have_come_up(ray_cluster, monkeypatch, tmp_path):
     spoil(monkeypatch, lambda _: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(EngineError, match="3 workers died before they had come up"):
-        score(tmp_path / "stillborn")
-
-
-SMALL_CLUSTER = """
-import json, sys
-import ray
-from gradalign.executors.cluster import start_here
-start_here(ray, num_cpus=1)
-import gradalign
-gradalign.score(**json.loads(sys.argv[1]))
-"""
+        score(tmp_path / "stillborn", num_workers=1)
 
 
 @pytest.mark.slow
-def test_a_cluster_with_room_for_fewer_workers_does_everything(small_run, tmp_path):
-    settings = {**SMALL, **RAY, "control": False, "output_dir": str(tmp_path / "small")}
-    done = subprocess.run(
-        [sys.executable, "-c", SMALL_CLUSTER, json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_cluster_with_room_for_fewer_workers_does_everything(ray_cluster, small_run, tmp_path):
+    class Tenant:
+        def ready(self):
+            return True
+
+    tenant = ray_cluster.remote(num_cpus=1)(Tenant).remote()  # of two
+    ray_cluster.get(tenant.ready.remote())
+    try:
+        report = score(tmp_path / "small")
+    finally:
+        ray_cluster.kill(tenant)
+    assert len(report.metadata["engine_starts"]) == 1
     assert_same_tables(Path(small_run.path), tmp_path / "small")
 
 
 @pytest.mark.slow
 def test_an_error_in_a_worker_is_the_users_error(workers, tmp_path):
     with pytest.raises(UsageError, match="engine transformers has no argument 'no_such'"):
-        score(tmp_path / "wrong", engine_args={"no_such": 1})
+        score(tmp_path / "wrong", engine_args={"no_such": 1}, num_workers=1)
     assert gone(workers)
 
 
@@ -243,7 +234,7 @@ def test_the_gate_stops_a_run_of_workers(workers, tmp_path, monkeypatch):
     """After sampling it is the driver's to judge, while branching the workers'."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     with pytest.raises(GateError, match="stopped after sampling"):
-        score(tmp_path / "wrong", verifier="exact", gate_responses=6)
+        score(tmp_path / "wrong", verifier="exact", gate_responses=6, num_workers=1)
     assert not RunFolder(str(tmp_path / "wrong")).files("nodes")
     settings = {"verifier": "tests.graders:by_question", "gate_misread": 1.0, "limit": 24}
     with pytest.raises(GateError, match="stopped while branching: all"):
@@ -293,28 +284,24 @@ def worker_pids():
 
 
 @pytest.mark.slow
-def test_interrupted_from_the_keyboard(ray_cluster, small_run, tmp_path):
+def test_interrupted_from_the_keyboard_and_by_a_scheduler(ray_cluster, small_run, tmp_path):
     folder = tmp_path / "interrupted"
-    settings = {**SMALL, **RAY, "output_dir": folder}
-    before = worker_pids()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gradalign_cli.main", "score", *flags(settings)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # A shell that starts the tests in the background has them ignore the signal.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while not (folder / "positions").exists() and process.poll() is None:
-        time.sleep(0.01)
-    at_work = worker_pids() - before
-    process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, shown
-    assert "Traceback" not in shown
-    assert "run the same command to go on" in shown
-    assert at_work
-    assert gone(at_work)
-    assert not (folder / "summary.parquet").exists()
+    for number, status, after, workers in (
+        (signal.SIGINT, 130, "positions", 1),
+        (signal.SIGTERM, 143, "nodes", 2),
+    ):
+        settings = {**SMALL, **RAY, "num_workers": workers, "output_dir": folder}
+        before = worker_pids()
+        command = Command(["score", *flags(settings)], tmp_path, after)
+        while not (folder / after).exists() and command.status is None:
+            time.sleep(0.01)
+        at_work = worker_pids() - before
+        command.send(number)
+        assert command.wait(120) == status, command.err
+        assert "Traceback" not in command.err
+        assert "run the same command to go on" in command.err
+        assert at_work
+        assert gone(at_work)
+        assert not (folder / "summary.parquet").exists()
     gradalign.score(**SMALL, output_dir=str(folder))  # on this machine alone
     assert_same_tables(Path(small_run.path), folder)

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from gradalign.methods import Continuations, NodeBatch, get
 from tests.methods.made_up import KINDS, error, logits, with_rollouts
-from tests.requires import require
 
-torch = require("torch")
 LIMIT = 1e-6
 
 

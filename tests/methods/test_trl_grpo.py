@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from packaging.version import Version
 
 from gradalign.methods import Continuations, NodeBatch, SpineView, get
 from tests.methods.made_up import KINDS, error, logits
-from tests.requires import require
+from tests.requires import needs, require
 
-torch = require("torch")
-require("trl")
-from packaging.version import Version  # noqa: E402
-from trl import __version__ as trl_version  # noqa: E402
+needs("trl")
+trl_version = version("trl")
 
 CHECKED = Version("1.16") <= Version(trl_version) < Version("2")
 pytestmark = [

@@ -144,7 +144,7 @@ def test_a_student_is_cut_too_and_a_teacher_may_lack_a_token_of_its(longer, tmp_
         student=str(longer),
         teachers=["demo:student"],
         methods=["gkd", "minillm"],
-        alignment="update",
+        alignment="weights",
         output_dir=str(tmp_path / "run"),
         **QUICK,
     )

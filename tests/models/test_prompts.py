@@ -155,5 +155,5 @@ def test_text_of_a_row_cannot_become_template_code() -> None:
     assert text in tokenizer.decode(ids)
 
 
-def test_a_megabyte_of_prompt() -> None:
-    assert len(render(build(), "x" * 1_000_000)) == 1_000_000
+def test_a_prompt_of_100_000_characters() -> None:
+    assert len(render(build(), "x" * 100_000)) == 100_000

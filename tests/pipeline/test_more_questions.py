@@ -13,14 +13,14 @@ from gradalign.demo.addition import generate
 from gradalign.errors import RunError
 from gradalign.stages.preparation import growth
 
-SETTINGS = {**TINY, "limit": 4, "shard_size": 2, "display": "none"}
-LARGER = {**SETTINGS, "limit": 8}
+SETTINGS = {**TINY, "limit": 2, "shard_size": 1, "display": "none"}
+LARGER = {**SETTINGS, "limit": 4}
 PER_SHARD = ("questions", "spines", "positions", "continuations", "branches", "nodes", "alignment")
 
 
 def whole(folder: Path, table: str) -> pd.DataFrame:
     """Join the shards of a table."""
-    parts = [frame for name, frame in tables(folder).items() if name.split("/")[0] == table]
+    parts = list(tables(folder / table).values())
     joined = pd.concat(parts, ignore_index=True)
     return joined.astype(
         {name: str for name in joined.columns if joined[name].dtype.name == "category"}
@@ -44,13 +44,13 @@ def assert_equals_a_fresh_run(folder: Path, finished_runs) -> None:
         )
     report = gradalign.read_report(str(folder))
     assert report.metadata["status"] == "done"
-    assert report.metadata["num_questions"] == 8
+    assert report.metadata["num_questions"] == 4
     assert report.metadata["totals"] == fresh.metadata["totals"]
     for column in ("pooled", "pooled_low", "pooled_high", "num_nodes"):
         assert report.summary[column].tolist() == pytest.approx(
             fresh.summary[column].tolist(), nan_ok=True
         )
-    assert report.config.limit == 8
+    assert report.config.limit == 4
 
 
 def test_old_shards_stay_and_new_ones_make_it_the_larger_run(begun, finished_runs):
@@ -86,7 +86,7 @@ def test_an_interruption_while_questions_are_written(begun, finished_runs, monke
 
 def test_a_shard_that_was_not_full_stays_so(finished_runs, tmp_path):
     """Sums of other batches round otherwise; what is drawn is the same."""
-    begin, more = ({**without_display(SETTINGS), "limit": limit} for limit in (3, 4))
+    begin, more = ({**TINY, "shard_size": 2, "limit": limit} for limit in (3, 4))
     folder = Path(finished_runs.copy(tmp_path / "run", **begin).path)
     report = gradalign.score(**more, output_dir=str(folder))
     assert [
@@ -105,8 +105,8 @@ def test_a_shard_that_was_not_full_stays_so(finished_runs, tmp_path):
 
 
 def test_a_smaller_limit_is_another_run(begun):
-    with pytest.raises(RunError, match="--limit was 4, now 2"):
-        gradalign.score(**{**SETTINGS, "limit": 2}, output_dir=str(begun))
+    with pytest.raises(RunError, match="--limit was 2, now 1"):
+        gradalign.score(**{**SETTINGS, "limit": 1}, output_dir=str(begun))
 
 
 def test_another_setting_besides_is_another_run(begun):
@@ -119,6 +119,6 @@ def test_a_task_that_begins_otherwise_is_refused(begun, monkeypatch):
 
     before = stamps(begun)
     monkeypatch.setattr(demo, "generate", lambda size, seed: generate(size, seed=seed + 1))
-    with pytest.raises(RunError, match="does not begin with its 4 any more"):
+    with pytest.raises(RunError, match="does not begin with its 2 any more"):
         gradalign.score(**LARGER, output_dir=str(begun))
     assert stamps(begun) == before

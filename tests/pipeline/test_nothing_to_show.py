@@ -56,7 +56,7 @@ def unshown(tmp_path_factory):
         teachers=["self+sibling", "demo:strong"],
         methods=METHODS,
         shard_size=1,
-        alignment="update",
+        alignment="weights",
         diagnose=["overlap", "topk", "contexts", "horizon", "predictors"],
         output_dir=str(folder / "run"),
     )
@@ -67,7 +67,7 @@ def test_a_teacher_that_was_shown_nothing_ends_in_a_row_that_says_so(unshown, tm
     for method in METHODS[:4]:
         row = summary.loc[("self+sibling", method, "all")]
         assert row["num_nodes"] == 0
-        assert np.isnan([row["pooled"], row["mean_cosine"], row["update"]]).all()
+        assert np.isnan([row["pooled"], row["mean_cosine"], row["weights"]]).all()
         assert row["reason"] == "the teacher was shown no question (nothing to show)"
     assert summary.loc[("demo:strong", "gkd", "all")]["reason"] == "every position is flat"
     assert any("self+sibling" in line and "nothing to show" in line for line in unshown.footer())

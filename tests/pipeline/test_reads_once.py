@@ -27,7 +27,7 @@ def test_every_model_reads_every_sequence_once(tmp_path, monkeypatch):
         return last_logits(model, rows, keep)
 
     monkeypatch.setattr("gradalign.models.distributions.last_logits", counted)
-    run = gradalign.score(**SETTINGS, alignment="update", output_dir=str(tmp_path / "run"))
+    run = gradalign.score(**SETTINGS, output_dir=str(tmp_path / "run"))
     # Equal responses to a question are as many sequences.
     prompts = run.questions.set_index("question_id")["prompt_ids"]
     asked = Counter((*prompts[row.question_id], *row.token_ids) for row in run.spines.itertuples())

@@ -20,7 +20,7 @@ from gradalign.store.schema import schema, table_names
 # teachers that lack tokens of the student: see tests/models/test_event_space.py; those of
 # responses that are verified anew: see tests/stages/test_gate.py and
 # tests/cli/test_rescore_verifier.py.
-ASKED_FOR = {"summary", "slopes", "common_positions", "sampled", "verdicts"}
+ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts"}
 IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps"}
 ALWAYS = [
     name

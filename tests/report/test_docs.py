@@ -18,8 +18,8 @@ from gradalign.contexts import CONTEXTS
 from gradalign.contexts import get as get_context
 from gradalign.demo import model_path
 from gradalign.diagnostics import NAMES
-from gradalign.engines.base import Request
 from gradalign.engines.registry import ENGINES, open_engine
+from gradalign.engines.requests import Request
 from gradalign.models.sampling import SamplingSettings
 from gradalign.report.export import export
 from gradalign_cli.main import main

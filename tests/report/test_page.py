@@ -308,24 +308,28 @@ def test_filters_work(browser, page, small_run):
 
 
 @pytest.mark.browser
-def test_update_level_alignment_has_a_column_where_it_was_asked_for(
+def test_alignment_in_the_weights_has_a_column_where_it_was_asked_for(
     browser, page, small_run, tmp_path
 ):
     tab = open_page(browser, page)
     heads = "#table-methods th"
-    assert "update" not in tab.locator(heads).all_text_contents()
+    assert "gain per step" not in tab.locator(heads).all_text_contents()
     tab.close()
     shutil.copytree(small_run.path, tmp_path / "run")
     file = tmp_path / "run" / "summary.parquet"
     table = pq.read_table(file)
-    for name, value in (("update", 0.25), ("update_low", -0.5), ("update_high", 0.75)):
+    for name, value in (
+        ("weights_gain_one", 0.25),
+        ("weights_gain_one_low", -0.5),
+        ("weights_gain_one_high", 0.75),
+    ):
         values = [value if split == "all" else None for split in table["split"].to_pylist()]
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.field(place), pa.array(values, pa.float64()))
     pq.write_table(table, file)
     write_page(Report(str(tmp_path / "run")), str(tmp_path / "report.html"))
     tab = open_page(browser, tmp_path / "report.html")
-    place = tab.locator(heads).all_text_contents().index("update")
+    place = tab.locator(heads).all_text_contents().index("gain per step")
     cells = tab.locator("#table-methods tbody tr").first.locator("td").all_text_contents()
     assert cells[place] == "+0.250 [-0.500, +0.750]"
     assert tab.errors == []

@@ -51,6 +51,37 @@ def test_a_clear_winner_beats_every_control(tmp_path):
     assert {part.split: part.advice for part in result.parts}["incorrect"] == "keep"
 
 
+def test_another_question_s_answer_is_a_control_and_never_the_winner(tmp_path):
+    arms = {("self+other-answer", "gkd"): 0.8, ("weak", "gkd"): 0.3, ("", "random"): 0.0}
+    result = made(tmp_path, arms)
+    assert result.ranking[0].role == "control"
+    assert result.verdict == "none"
+    assert [(pair.first, pair.second) for pair in result.controls] == [
+        ("weak", "self+other-answer")
+    ]
+
+
+def test_information_is_what_is_left_without_its_words(tmp_path):
+    arms = {
+        ("self+answer", "gkd"): 0.8, ("self+solution", "gkd"): 0.5,
+        ("self+reference-free", "gkd"): 0.5, ("strong+answer", "gkd"): 0.6, ("strong", "gkd"): 0.2,
+    }  # fmt: skip
+    result = made(tmp_path, arms)
+    found = {(pair.first, pair.second): pair for pair in result.information}
+    assert set(found) == {
+        (f"self+{name}", "self+reference-free") for name in ("answer", "solution")
+    }
+    pair = found["self+answer", "self+reference-free"]
+    assert pair.value == pytest.approx(0.3, abs=0.06)
+    assert pair.significant(0.95)
+    lines = [line for line in result.remarks if "Beyond the words" in line]
+    assert "self+answer surely gains by the information in it: +0.3" in lines[0]
+    assert "self+solution does NOT surely gain" in lines[1]
+    assert json.loads(json.dumps(result.to_dict()))["information"][0]["second"] == (
+        "self+reference-free"
+    )
+
+
 def test_two_equal_teachers_are_no_winner(tmp_path):
     result = made(tmp_path, {("one", "gkd"): 0.5, ("two", "gkd"): 0.5, ("", "random"): 0.0})
     assert result.verdict == "tie"

@@ -14,7 +14,7 @@ from gradalign.store.folder import RunFolder
 from gradalign.store.schema import SCHEMA_VERSION, schema
 from gradalign_cli.main import main
 
-COLUMNS = {"pooled": (0.30, 0.20, 0.40), "update": (None, -0.1, 1.0)}
+COLUMNS = {"pooled": (0.30, 0.20, 0.40), "weights": (None, -0.1, 1.0)}
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def run(tmp_path):
         ("pooled[gkd@strong]<=0.35", "undecided", 200),
         ("pooled[gkd@strong]<0.2", "fail", None),
         ("pooled_high[gkd@strong]>=0.39", "pass", None),  # the end itself is asked for
-        ("update[gkd@strong]>=0", "undecided", None),  # an interval without a value
-        ("update[gkd@strong]>=-0.2", "pass", None),
+        ("weights[gkd@strong]>=0", "undecided", None),  # an interval without a value
+        ("weights[gkd@strong]>=-0.2", "pass", None),
         ("coverage[gkd@strong]>=0.8", "pass", None),
         ("coverage[gkd@strong]>=0.95", "fail", None),
-        ("gain[gkd@strong]>=0", "fail", None),  # neither value nor interval
+        ("weights_gain[gkd@strong]>=0", "fail", None),  # neither value nor interval
     ],
 )
 def test_the_interval_decides(run, condition, status, questions):
@@ -98,7 +98,7 @@ def test_continuous_integration_is_told(run):
 
 
 def test_point_values_are_warned_of():
-    assert warnings_of(["pooled_low[gkd@strong]>=0.1", "update_high[gkd@strong]<=0.1"]) == []
+    assert warnings_of(["pooled_low[gkd@strong]>=0.1", "weights_high[gkd@strong]<=0.1"]) == []
     (point,) = warnings_of(["pooled[gkd@strong]>=0.1"])
     assert "judged by its interval" in point
     (bare,) = warnings_of(["positive_share[gkd@strong]>=0.1"])

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gradalign
-from gradalign.alignment.update import UpdateGrams, update_estimate
+from gradalign.alignment.weights import UpdateGrams, update_estimate
 from gradalign.analysis.weights import weight_grams
 from gradalign.errors import RunError
 from gradalign_cli.main import app

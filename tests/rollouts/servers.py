@@ -78,8 +78,8 @@ _PARENT = ServerParent()
 class Server:
     """A server process; `wait` returns when it answers."""
 
-    def __init__(self, model: str) -> None:
-        self.model = model
+    def __init__(self, model: str, dtype: str = "float32") -> None:
+        self.model, self.dtype = model, dtype
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -88,7 +88,7 @@ class Server:
         self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115, closed by stop()
         arguments = [
             *("--model", model, "--host", "127.0.0.1", "--port", str(port)),
-            *("--api-key", KEY, "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
+            *("--api-key", KEY, "--dtype", dtype, "--enforce-eager", "--block-size", "32"),
             *("--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "64"),
             *("--max-logprobs", "256", "--enable-prompt-tokens-details", "--disable-log-stats"),
             "--no-enable-chunked-prefill",  # on CPU it cannot go with requests' own seeds
@@ -147,14 +147,20 @@ class ServerFarm:
         return self.get_all(*[model] * count)
 
     def get_all(self, *models: str | Path) -> list[Server]:
-        """Return a running server for each of the models."""
-        wanted = [str(model) for model in models]
+        """Return a running server for each of the models, in float32."""
+        return self._get_all([(str(model), "float32") for model in models])
+
+    def get_as(self, model: str | Path, *dtypes: str) -> list[Server]:
+        """Return a running server of a model for each of the precisions."""
+        return self._get_all([(str(model), dtype) for dtype in dtypes])
+
+    def _get_all(self, wanted: Sequence[tuple[str, str]]) -> list[Server]:
         assert len(wanted) <= MOST
         self._servers = [server for server in self._servers if server.alive]
         found: list[Server | None] = []
         free = sorted(self._servers, key=lambda server: server.used)
-        for model in wanted:
-            match = next((server for server in free if server.model == model), None)
+        for model, dtype in wanted:
+            match = next((s for s in free if (s.model, s.dtype) == (model, dtype)), None)
             found.append(match)
             if match is not None:
                 free.remove(match)
@@ -162,9 +168,9 @@ class ServerFarm:
             server.stop()
             self._servers.remove(server)
         started = []
-        for i, model in enumerate(wanted):
+        for i, (model, dtype) in enumerate(wanted):
             if found[i] is None:
-                found[i] = Server(model)
+                found[i] = Server(model, dtype)
                 started.append(found[i])
         self._servers += started
         for server in started:
@@ -209,9 +215,19 @@ class FaultyProxy:
         target: the server's URL.
         fault: given the number of a completion request (from 0) and its body, a status to
             answer with, 0 to hang up, or None to pass it on.
+        change: given an answer that is passed on, what the client gets instead.
+        rename: what the model is called here, and there.
     """
 
-    def __init__(self, target: str, fault: Callable[[int, bytes], int | None]) -> None:
+    def __init__(
+        self,
+        target: str,
+        fault: Callable[[int, bytes], int | None] = lambda *_: None,
+        *,
+        change: Callable[[bytes], bytes] = lambda content: content,
+        rename: tuple[str, str] = ("", ""),
+    ) -> None:
+        here, there = (name.encode() for name in rename)
         self.seen = 0
         lock = threading.Lock()
         client = httpx.Client(trust_env=False, timeout=60)
@@ -244,8 +260,11 @@ class FaultyProxy:
                     for name, value in self.headers.items()
                     if name.lower() in {"authorization", "content-type"}
                 }
+                if body is not None and here:
+                    body = body.replace(here, there)
                 answer = client.request(method, target + self.path, content=body, headers=headers)
-                self._answer(answer.status_code, answer.content)
+                content = answer.content.replace(there, here) if here else answer.content
+                self._answer(answer.status_code, change(content))
 
             def _answer(self, status: int, content: bytes) -> None:
                 self.send_response(status)

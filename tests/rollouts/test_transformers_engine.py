@@ -66,7 +66,7 @@ def test_every_architecture_samples_its_own_distribution(kind: str, store: str |
 
 def test_batch_size_does_not_matter() -> None:
     model = make_model("qwen3")
-    requests = tree_requests(count=4)
+    requests = tree_requests(count=2)
     results = []
     for max_rows in (1, 5, 64, 512):
         with TransformersEngine(model, sampling=STOPS, max_rows=max_rows) as engine:
@@ -122,27 +122,30 @@ def test_rows_that_there_is_no_room_for_wait() -> None:
 @pytest.mark.parametrize("kind", ["qwen3", "lfm2"])
 def test_little_cache_memory_changes_nothing(kind: str) -> None:
     model = make_model(kind)
-    requests = [Request((4, 9, i % 7), 120, i) for i in range(30)]
+    requests = [Request((4, 9, i % 7), 48, i) for i in range(16)]
     with TransformersEngine(model, max_model_len=256) as engine:
         expected = [c.token_ids.tolist() for c in run(engine, requests)]
+        once = engine.usage.prefilled_tokens
     # Room for the first tokens of many rows, not for their last: rows are paused on the way.
     per_cell = 2 * 2 * 2 * 32 * 4
-    with TransformersEngine(model, max_model_len=256, cache_bytes=4 * 200 * per_cell) as engine:
+    with TransformersEngine(model, max_model_len=256, cache_bytes=4 * 100 * per_cell) as engine:
         assert [c.token_ids.tolist() for c in run(engine, requests)] == expected
-        assert engine.usage.generated_tokens == 30 * 120
+        assert engine.usage.generated_tokens == 16 * 48
+        assert engine.usage.prefilled_tokens > once  # the paused rows, again
 
 
 def test_growth_beyond_the_memory_pauses_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradalign.engines.transformers.engine._ROOM_TOKENS", 8)
     model = make_model("qwen3")
-    requests = [Request((4, 9, i % 7), 150, i) for i in range(24)]
+    requests = [Request((4, 9, i % 7), 60, i) for i in range(12)]
     with TransformersEngine(model) as engine:
         expected = [c.token_ids.tolist() for c in run(engine, requests)]
+        once = engine.usage.prefilled_tokens
     per_cell = 2 * 2 * 2 * 32 * 4
-    with TransformersEngine(model, cache_bytes=16 * 100 * per_cell) as engine:
+    with TransformersEngine(model, cache_bytes=8 * 50 * per_cell) as engine:
         assert [c.token_ids.tolist() for c in run(engine, requests)] == expected
         # Paused rows are taken up again by a prefill of what they had.
-        assert engine.usage.prefilled_tokens > 8 * 20
+        assert engine.usage.prefilled_tokens > 8 * once
 
 
 class Cramped(torch.nn.Module):

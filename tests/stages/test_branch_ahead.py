@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import threading
 
 import pytest
@@ -22,20 +23,38 @@ from gradalign.stages.branch.stage import Branch
 from gradalign.stages.preparation.start import prepare
 from gradalign.store.shard import read_questions
 
-
-def ready_to_branch(folder, **settings):
-    """A run with everything that comes before the branch stage, a question a shard."""
+SETTINGS = {
+    **SMALL,
+    "teachers": ["demo:strong"],
+    "methods": ["gkd"],
+    "diagnose": ["none"],
     # Few rows at once: an engine that takes a whole shard in one step cannot be early.
-    fewer = {"teachers": ["demo:strong"], "methods": ["gkd"], "diagnose": ["none"]}
-    settings = {**SMALL, **fewer, "engine_args": {"max_rows": 8}, **settings}
-    config = ScoreConfig.build({**settings, "output_dir": str(folder)})
-    run, log = prepare(config)
-    with open_executor(config) as executor:
-        for stage in stages(run):
-            if isinstance(stage, Branch):
-                return run
-            executor.run_stage(stage, run, log, SilentReporter())
-    raise AssertionError("no branch stage")
+    "engine_args": {"max_rows": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def ready_to_branch(tmp_path_factory):
+    """Make a run with everything that comes before the branch stage, a question a shard."""
+    made = {}
+
+    def get(folder, **changed):
+        settings = {**SETTINGS, **changed}
+        key = str(changed)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("ready") / "run"
+            config = ScoreConfig.build({**settings, "output_dir": str(made[key])})
+            run, log = prepare(config)
+            with open_executor(config) as executor:
+                for stage in itertools.takewhile(
+                    lambda stage: not isinstance(stage, Branch), stages(run)
+                ):
+                    executor.run_stage(stage, run, log, SilentReporter())
+        shutil.copytree(made[key], folder)
+        run, _ = prepare(ScoreConfig.build({**settings, "output_dir": str(folder)}))
+        return run
+
+    return get
 
 
 def no_tick(done, total, new):
@@ -75,7 +94,9 @@ def watched(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_se": 0.05}, {"allocation": "uniform"}])
-def test_the_next_shard_is_under_way_before_a_shard_is_done(tmp_path, watched, settings):
+def test_the_next_shard_is_under_way_before_a_shard_is_done(
+    ready_to_branch, tmp_path, watched, settings
+):
     events = watched
     runs = {}
     for ahead in (False, True):
@@ -105,9 +126,9 @@ def test_the_next_shard_is_under_way_before_a_shard_is_done(tmp_path, watched, s
     assert_same_tables(tmp_path / "False", tmp_path / "True")
 
 
-def test_a_shard_that_cannot_be_begun_is_refused_when_it_is_asked_for(tmp_path):
-    run: Run = ready_to_branch(tmp_path)
-    torn = tmp_path / "positions" / "shard-00001.parquet"
+def test_a_shard_that_cannot_be_begun_is_refused_when_it_is_asked_for(ready_to_branch, tmp_path):
+    run: Run = ready_to_branch(tmp_path / "run")
+    torn = tmp_path / "run" / "positions" / "shard-00001.parquet"
     torn.write_bytes(torn.read_bytes()[:-20])
     done = []
     with pytest.raises(RunError, match=r"shard-00001\.parquet is torn"):
@@ -115,8 +136,10 @@ def test_a_shard_that_cannot_be_begun_is_refused_when_it_is_asked_for(tmp_path):
     assert run.folder.files("nodes") == ["shard-00000"]
 
 
-def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(tmp_path, monkeypatch):
-    run = ready_to_branch(tmp_path)
+def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(
+    ready_to_branch, tmp_path, monkeypatch
+):
+    run = ready_to_branch(tmp_path / "run")
     first, second = run.shards()[:2]
     writing, failed = threading.Event(), threading.Event()
     receive, write = TransformersEngine.receive, branch.write_branch_tables
@@ -144,8 +167,8 @@ def test_a_failure_of_the_next_shard_does_not_lose_the_one_that_is_written(tmp_p
             work(second, no_tick)
 
 
-def test_the_question_of_a_broken_request_is_named(tmp_path, monkeypatch):
-    run = ready_to_branch(tmp_path, limit=1)
+def test_the_question_of_a_broken_request_is_named(ready_to_branch, tmp_path, monkeypatch):
+    run = ready_to_branch(tmp_path / "run", limit=1)
     (question,) = read_questions(run.folder, run.shards()[0])
     submit, keys = TransformersEngine.submit, []
 

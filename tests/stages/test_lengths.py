@@ -143,7 +143,7 @@ def test_a_state_space_model_as_student_and_teacher(tmp_path: Path) -> None:
         vocab_size=259, eos_token_id=2, hidden_size=32, num_hidden_layers=2, state_size=8
     )
     mamba = save(config, tmp_path / "mamba")
-    run = settings(mamba, mamba, tmp_path / "run", limit=1, max_tokens=12, alignment="update")
+    run = settings(mamba, mamba, tmp_path / "run", limit=1, max_tokens=12, alignment="weights")
     gradalign.score(**{**run, "num_rollouts": 3, "methods": ["gkd", "minillm"]})
     questions = pq.read_table(tmp_path / "run" / "questions").to_pylist()
     spines = {

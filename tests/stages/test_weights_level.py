@@ -222,8 +222,8 @@ def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_p
         assert row["response_variance"] == pytest.approx(squares - inner, rel=1e-3)
 
 
-def test_of_the_output_layer_alone_it_is_update_level(tmp_path):
-    """Another route to the same numbers: Gram matrices of hidden states, no backward pass."""
+def test_of_the_output_layer_alone_it_is_that_of_hidden_states(tmp_path):
+    """Another route to the same numbers: sums over nodes of m_u h_u^T, and no backward pass."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from gradalign.models import resolve_model
@@ -243,14 +243,38 @@ def test_of_the_output_layer_alone_it_is_update_level(tmp_path):
         "methods": ["gkd", "opd"],
         "weights_space": "layers=lm_head*",
     }
-    run = gradalign.score(
-        **settings, alignment=["update", "weights"], output_dir=str(tmp_path / "run")
-    )
-    rows = main_rows(run)
-    assert run.config.alignment == ["pooled", "update", "weights"]
-    for end in ("", "_low", "_high"):
-        np.testing.assert_allclose(rows[f"weights_gain{end}"], rows[f"gain{end}"], rtol=1e-3)
-        np.testing.assert_allclose(rows[f"weights{end}"], rows[f"update{end}"], rtol=2e-3)
+    run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
+    assert run.config.alignment == ["pooled", "weights"]
+    rows, ideal = main_rows(run), layer_updates(run, "ideal")
+    pairs = list(itertools.permutations(range(len(ideal)), 2))
+    for method in ("gkd", "opd"):
+        own = layer_updates(run, method)
+        cross = np.mean([(ideal[q] * own[r]).sum() for q, r in pairs])
+        shared = np.mean([(own[q] * own[r]).sum() for q, r in pairs])
+        length2 = shared + (np.mean([(m * m).sum() for m in own]) - shared) / 32
+        both = np.mean([(ideal[q] * ideal[r]).sum() for q, r in pairs])
+        row = rows.loc["demo:strong", method]
+        assert row["weights_gain"] == pytest.approx(cross / np.sqrt(length2), rel=1e-3)
+        if np.isfinite(row["weights"]):
+            assert row["weights"] == pytest.approx(cross / np.sqrt(length2 * both), rel=2e-3)
+
+
+def layer_updates(report, method):
+    """Every question's update of the output layer's weight, [Q][V, D]."""
+    hidden = report.table("hidden").set_index("node_id")["hidden"]
+    directions = report.table("directions").query("method == @method").set_index("node_id")
+    found = {question: np.zeros((259, len(hidden.iloc[0]))) for question in report.question_ids}
+    for node, tried in report.branches.groupby("node_id", observed=True):
+        tokens = tried["token_id"].tolist()
+        if method == "ideal":
+            values = tried["student_prob"].sum() * tried["ideal"].fillna(0.0).to_numpy()
+        else:
+            row = directions.loc[node]
+            tokens += list(row["other_ids"])
+            values = np.nan_to_num([*row["direction"], *row["other_direction"]])
+        sums = found[tried["question_id"].iloc[0]]
+        np.add.at(sums, tokens, values[:, None] * hidden[node] / SETTINGS["num_rollouts"])
+    return list(found.values())
 
 
 def test_influences_give_the_gain_s_interval(report):

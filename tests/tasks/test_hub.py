@@ -17,12 +17,12 @@ from gradalign.questions import Message
 from gradalign.tasks import Question, load_task
 from gradalign.tasks.benchmarks import BENCHMARKS
 from gradalign.verifiers import get
-from tests.requires import require
+from tests.requires import needs, require
 from tests.tasks import hub_rows as rows
 from tests.tasks.local_hub import COMMITS, serve
 
 datasets = require("datasets")
-require("math_verify")
+needs("math_verify")
 
 BOX = "\n\nThink step by step and end with the final answer inside \\boxed{}."
 LETTER = (

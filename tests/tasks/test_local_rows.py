@@ -10,10 +10,9 @@ import pytest
 
 from gradalign.errors import TaskError, UsageError
 from gradalign.tasks import load_task
-from tests.requires import require
+from tests.requires import needs
 
-require("datasets")
-require("math_verify")
+needs("datasets", "math_verify")
 pd = pytest.importorskip("pandas")
 
 STAMP = (1_000_000_000, 1_000_000_000)

@@ -10,9 +10,9 @@ from gradalign.tasks import Message, Question, load_task
 from gradalign.tasks.reasoning_gym import INSTRUCTION
 from gradalign.verifiers import VerifierPool, get
 from gradalign.verifiers.reasoning_gym import last_answer
-from tests.requires import require
+from tests.requires import needs
 
-require("reasoning_gym")
+needs("reasoning_gym")
 
 # Arithmetic, strings, a scorer with part marks, a puzzle with many solutions, logic, a grid.
 SEVERAL = ["chain_sum", "spell_backward", "countdown", "knights_knaves", "mini_sudoku", "gcd"]
@@ -72,6 +72,19 @@ def test_pool_scores_with_the_entries_of_the_generator() -> None:
         verdicts = pool.score([*items, ("no idea", questions[0])])
     assert [verdict.reward for verdict in verdicts] == [1.0] * 4 + [0.0]
     assert not pool.failures
+
+
+def test_a_worked_answer_is_the_solution() -> None:
+    task = load_task("reasoning_gym:gsm_symbolic:size=6,seed=1")
+    verify = get(task.verifier)
+    for question in task.questions():
+        worked = question.metadata["entry"]["metadata"]["answer_cot"]  # type: ignore[index, call-overload]
+        steps, end = str(question.solution).rsplit("\n", 1)
+        assert steps in worked
+        assert len(steps) > len(worked) / 2
+        assert end == f"<answer>{question.answer}</answer>"
+        assert verify(str(question.solution), question) == 1.0
+    assert load_task("reasoning_gym:chain_sum:size=1").questions()[0].solution is None
 
 
 def test_stored_entry_is_used_where_the_generator_gives_another() -> None:

@@ -16,13 +16,13 @@ from gradalign.report.report import Report
 from gradalign.store.folder import RunFolder
 from gradalign.store.shard import read_questions
 from gradalign.verifiers import get
-from gradalign.verifiers.answers import find_answer
 from gradalign.verifiers.base import Scored
 from gradalign.verifiers.judge import judge
-from tests.requires import require
+from gradalign.verifiers.reading.answers import find_answer
+from tests.requires import needs
 from tests.verifiers.answer_rows import RIGHT, WRONG
 
-require("math_verify")
+needs("math_verify")
 
 
 LABELLED = Path(__file__).parent / "labelled_responses.jsonl"

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from gradalign.questions import Question
 from gradalign.verifiers import get
-from gradalign.verifiers.boxed import boxes, last_boxed
-from gradalign.verifiers.expression import exact_part, plain_number, rewrite, without_units
-from gradalign.verifiers.response import spoken
-from tests.requires import require
+from gradalign.verifiers.reading.boxed import boxes, last_boxed
+from gradalign.verifiers.reading.expression import exact_part, plain_number, rewrite, without_units
+from gradalign.verifiers.reading.response import spoken
+from tests.requires import needs
 from tests.verifiers.math_rows import RIGHT, UNBOXED, WRONG, rows
 
-require("math_verify")
+needs("math_verify")
 
 
 def reward(answer: str, response: str, spec: str = "math") -> float:

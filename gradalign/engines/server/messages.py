@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion
+from gradalign.engines.requests import Request
 from gradalign.errors import EngineError
 from gradalign.models.numbers import NotNumbersError
 from gradalign.models.sampling import SamplingSettings

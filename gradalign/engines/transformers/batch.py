@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.base import Completion, FinishReason, Request
+from gradalign.engines.base import Completion, FinishReason
+from gradalign.engines.requests import Request
 
 Ints = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gradalign.engines.base import Completion, Engine, EngineUsage, Request
-from gradalign.engines.requests import ModelLimits, context_length
+from gradalign.engines.base import Completion, Engine, EngineUsage
+from gradalign.engines.requests import ModelLimits, Request, context_length
 from gradalign.engines.transformers import attention
 from gradalign.engines.transformers.batch import Batch, Job
 from gradalign.engines.transformers.model_call import ModelCall

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.engines.base import Completion, Engine, EngineSpec, EngineUsage, Request
-from gradalign.engines.requests import ModelLimits, context_length
+from gradalign.engines.base import Completion, Engine, EngineSpec, EngineUsage
+from gradalign.engines.requests import ModelLimits, Request, context_length
 from gradalign.engines.vllm.faults import (
     Fault,
     Gpu,

@@ -19,6 +19,10 @@ from gradalign.models.checkpoints.weight_files import has_consolidated
 CPU_ROWS = 128
 """Sequences at once on CPU: more were not faster."""
 
+CPU_BLOCK, GPU_BLOCK = 32, 16
+"""Tokens that prefixes are shared by. vLLM's default on CPU, 128, shares far fewer; that on a GPU
+stays."""
+
 ROWS = (64, 128, 256, 512, 1024)
 """Sequences at once on a GPU; vLLM's own default is 1024 on the largest cards, else 256."""
 
@@ -189,7 +193,7 @@ def _on_cpu(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
         "max_num_seqs": CPU_ROWS,
         "dtype": dtype,
         "enforce_eager": True,  # compiling brought nothing on CPU
-        "block_size": 32,  # the default of 128 shares far fewer prefixes
+        "block_size": CPU_BLOCK,
         # A prompt split over two steps makes vLLM rewind the request's generator, which a CPU
         # generator cannot do; unsplit, a step must have room for the longest prompt.
         "enable_chunked_prefill": False,

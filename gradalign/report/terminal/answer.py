@@ -84,18 +84,16 @@ def summary_table(report: Report) -> Table:
         summary[summary["split"] == name].set_index(["teacher", "method"])["pooled"]
         for name in ("correct", "incorrect")
     ]
-    update, weights = (
-        bool(main[f"{name}_low"].notna().any()) for name in ("update", "weights_gain_one")
-    )
+    weights = bool(main["weights_gain_one_low"].notna().any())
 
     def cells(row: dict[Any, Any]) -> tuple[str, ...]:
         return (
             row["method"],
             interval(row["pooled"], row["pooled_low"], row["pooled_high"]),
             *(
-                interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-                for name, there in (("weights_gain_one", weights), ("update", update))
-                if there
+                [interval(*(row[f"weights_gain_one{end}"] for end in ("", "_low", "_high")))]
+                if weights
+                else []
             ),
             interval(row["mean_cosine"], row["mean_low"], row["mean_high"]),
             *(number(part.get((row["teacher"], row["method"]))) for part in parts),
@@ -106,10 +104,7 @@ def summary_table(report: Report) -> Table:
 
     def columns() -> Iterator[Column]:
         yield Column("method", whole=True)
-        levels = [
-            *([("gain per step", 0)] if weights else []),
-            *([("update", 1)] if update else []),
-        ]
+        levels = [("gain per step", 0)] if weights else []
         for title, priority in (("pooled", 0), *levels, ("mean", 2)):
             yield Column(title, right=True, whole=True, bracket=True, priority=priority)
         for title, priority in (("correct", 3), ("incorrect", 3), ("positive", 4)):

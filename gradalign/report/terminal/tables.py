@@ -37,8 +37,6 @@ class Column:
         title: its first line.
         right: cells stand at the right, as numbers do.
         whole: cells stay on one line, as numbers and names do.
-        fold: what is too long goes on in the next line at any character; otherwise words stay
-            whole as far as they can.
         name: says whose row it is, and so never goes under the row; the first column is one.
         bracket: what stands in brackets may go under what is before it.
         priority: columns of the highest number are the first to go under their row.
@@ -49,7 +47,6 @@ class Column:
     title: str
     right: bool = False
     whole: bool = False
-    fold: bool = False
     name: bool = False
     bracket: bool = False
     priority: int = 0

@@ -93,9 +93,9 @@ class Gain:
 
     estimates: Mapping[Arm, Estimate]
     influences: Mapping[Arm, Floats]
-    name: str = "gain"
-    words: str = "gain per step of the output layer"
-    ranks: tuple[float, float] = (0.80, 0.81)
+    name: str
+    words: str
+    ranks: tuple[float, float]
     tells_told: bool = True
 
     def estimate(self, arm: Arm, level: float) -> Estimate:
@@ -178,7 +178,6 @@ GAINS = (
         "gain per step of the weights",
         (0.92, 0.95),
     ),
-    ("update", "gain", "gain_influence", "gain per step of the output layer", (0.80, 0.81)),
 )
 """Gains, the best predictor first: the level of alignment, its column of the summary and of its
 influences, and what `Basis` says of it."""

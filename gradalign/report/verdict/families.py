@@ -18,12 +18,15 @@ import numpy as np
 
 from gradalign.alignment.families import compare_pairs
 from gradalign.alignment.findings import spread
+from gradalign.contexts import parse_teacher
 from gradalign.estimates import UNKNOWN, Arm, Difference, Estimate
 from gradalign.report.verdict.bases import Basis, Contrast
 from gradalign.report.verdict.recommendation import (
     CONTROL_METHODS,
+    REFERENCE_FREE,
     Judgement,
     TeacherPlace,
+    context_of,
     is_told,
     role_of,
 )
@@ -66,6 +69,7 @@ def judge(bases: Sequence[Basis], arms: Sequence[Arm], *, level: float = 0.95) -
     method_pairs = _all_pairs(basis, [(arm.method, (arm,)) for arm in own], level)
     above = _against(basis, [(str(arm), (arm,)) for arm in known], ("0", ()), level)[str(leader)]
     controls = _controls(basis, arms, compared, lead, level)
+    information = _information(basis, groups, level)
 
     verdict: Literal["winner", "leading", "tie", "none"] = "winner"
     why = ""
@@ -88,6 +92,7 @@ def judge(bases: Sequence[Basis], arms: Sequence[Arm], *, level: float = 0.95) -
         methods=tuple(arm.method for arm in own),
         method_pairs=tuple(method_pairs),
         controls=tuple(controls),
+        information=tuple(information),
     )
 
 
@@ -166,6 +171,32 @@ def _controls(
         control = (name, tuple(Arm(name, method) for method in methods))
         found.append(_against(basis, rivals, control, level)[lead])
     return found
+
+
+def _information(basis: Basis, groups: Sequence[Group], level: float) -> list[Difference]:
+    """Compare every teacher that was told something with its model in the words alone.
+
+    What is left of its alignment without `reference-free` is what the information itself has.
+    """
+    plain = {
+        parse_teacher(name).model: (name, own)
+        for name, own in groups
+        if context_of(name) == REFERENCE_FREE
+    }
+    pairs: list[tuple[Group, Group]] = []
+    for name, own in groups:
+        other = plain.get(parse_teacher(name).model)
+        if other is None or not is_told(name):
+            continue
+        methods = _shared([own, other[1]])
+        if methods:
+            one, two = (
+                (label, tuple(Arm(label, method) for method in methods))
+                for label in (name, other[0])
+            )
+            pairs.append((one, two))
+    contrasts = [basis.contrast(one, two) for (_, one), (_, two) in pairs]
+    return compare_together(contrasts, [(one[0], two[0]) for one, two in pairs], level)
 
 
 def _why_tie(

@@ -12,8 +12,9 @@ from gradalign.report.format import visible
 
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")
-CONTROL_CONTEXT = "wrong-answer"
-SHARED_CONTEXTS = ("", "none", "system", "demos")
+CONTROL_CONTEXTS = ("wrong-answer", "other-answer")
+REFERENCE_FREE = "reference-free"
+SHARED_CONTEXTS = ("", "none", "system", "demos", REFERENCE_FREE)
 """Contexts that say the same whatever the question is."""
 
 
@@ -161,6 +162,8 @@ class Judgement:
         methods: the leading teacher's methods, best first.
         method_pairs: every two of them.
         controls: the leading teacher against each teacher that was told something false.
+        information: every teacher that was told something against its model in the same words
+            without it (`reference-free`), over the methods that both have.
     """
 
     verdict: Literal["winner", "leading", "tie", "none"]
@@ -173,6 +176,7 @@ class Judgement:
     methods: tuple[str, ...] = ()
     method_pairs: tuple[Difference, ...] = ()
     controls: tuple[Difference, ...] = ()
+    information: tuple[Difference, ...] = ()
 
     def equals(self, level: float) -> tuple[str, ...]:
         """Return the leading teacher's methods that are not surely worse than its best."""
@@ -200,6 +204,7 @@ class Recommendation:
         teachers: candidate teachers over the methods that all of them have, best first.
         teacher_pairs: every two of them.
         controls: the leading teacher against each teacher that was told something false.
+        information: what teachers were told, by itself; see `Judgement`.
         parts: what to distill, under the best candidate.
         contrasts: paired differences between parts of the same questions.
         settle: what is open, and what it would take.
@@ -217,6 +222,7 @@ class Recommendation:
     teachers: tuple[TeacherPlace, ...]
     teacher_pairs: tuple[Difference, ...]
     controls: tuple[Difference, ...]
+    information: tuple[Difference, ...]
     parts: tuple[Part, ...]
     contrasts: tuple[Difference, ...]
     settle: tuple[Settle, ...]
@@ -236,6 +242,7 @@ class Recommendation:
                 "teachers": [item.to_dict() for item in self.teachers],
                 "teacher_pairs": [difference_to_dict(pair) for pair in self.teacher_pairs],
                 "controls": [difference_to_dict(pair) for pair in self.controls],
+                "information": [difference_to_dict(pair) for pair in self.information],
                 "parts": [item.to_dict() for item in self.parts],
                 "contrasts": [difference_to_dict(pair) for pair in self.contrasts],
                 "settle": [item.to_dict() for item in self.settle],
@@ -256,7 +263,7 @@ def role_of(arm: Arm) -> Role:
     """Say what an arm is in a comparison."""
     if arm.method.partition(":")[0] in CONTROL_METHODS:
         return "control"
-    if context_of(arm.teacher) == CONTROL_CONTEXT:
+    if context_of(arm.teacher) in CONTROL_CONTEXTS:
         return "control"
     return "candidate" if arm.teacher else "reference"
 

@@ -145,6 +145,20 @@ def control_remarks(found: Judgement, ranking: Sequence[Ranked], level: float) -
     return lines
 
 
+def information_remarks(found: Judgement, level: float) -> list[str]:
+    """Say what teachers were told adds to the words that they were asked in."""
+    lines = []
+    for pair in found.information:
+        does = "does NOT surely gain"
+        if pair.significant(level):
+            does = "surely gains" if pair.value > 0 else "surely loses"
+        lines.append(
+            f"Beyond the words of its prompt, {pair.first} {does} by the information in it: "
+            f"{interval(*pair.span)} over {pair.second} (p {p_value(pair.adjusted_p)})."
+        )
+    return lines
+
+
 _PART_NAMES = {
     "correct": "correct responses",
     "incorrect": "incorrect responses",

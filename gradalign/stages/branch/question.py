@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign.branching import BranchRequest, Candidates, QuestionBranching
-from gradalign.engines.base import Request
+from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed, nth_seed
 from gradalign.stages.base import Run
 from gradalign.stages.student import ResponseReader

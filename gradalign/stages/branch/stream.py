@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradalign.branching import BranchRequest
-from gradalign.engines.base import Completion, Request
+from gradalign.engines.base import Completion
+from gradalign.engines.requests import Request
 from gradalign.errors import RunError
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, Tick

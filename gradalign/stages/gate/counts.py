@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gradalign.engines.base import Request
+from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed
 from gradalign.models import context_length, load_config, resolve_model
 from gradalign.models.checkpoints.tokenizers import load_tokenizer
@@ -20,8 +20,8 @@ from gradalign.stages.sample import Sample
 from gradalign.stages.student import student_engine
 from gradalign.store.shard import read_questions
 from gradalign.verifiers import VerifierPool
-from gradalign.verifiers.answers import find_answer
-from gradalign.verifiers.response import spoken
+from gradalign.verifiers.reading.answers import find_answer
+from gradalign.verifiers.reading.response import spoken
 
 ENOUGH = 0.8
 """Share of what the laxest reading accepts from which on a stricter one explains it."""

@@ -31,8 +31,8 @@ from gradalign.store.folder import RunFolder
 from gradalign.store.manifest import RunLog
 from gradalign.store.shard import StoredQuestions
 from gradalign.tasks import TASKS, load_task
+from gradalign.tasks.benchmarks import path_of
 from gradalign.tasks.files import user_path
-from gradalign.tasks.hub import path_of
 from gradalign.verifiers import VERIFIERS
 
 RENDERED = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from gradalign.verifiers.options import Name, Options, Reading
+from gradalign.verifiers.reading.options import Name, Options, Reading
 
 _FILLER = re.compile(
     r"(?:\s{1,3}|[:=] ?|- |(?:the |this |an? |my )?(?:correct |right |best |final )?"

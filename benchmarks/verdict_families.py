@@ -1,4 +1,4 @@
-"""How often is a winner named where there is none, and what do further arms change?
+"""A verdict's families of comparisons: false winners, further arms, and power.
 
 Directions at random have no alignment with anything. The bundled student is written out as exact
 tables (`exact_language`), the `random` method points somewhere at every position of its responses,
@@ -6,13 +6,18 @@ and every arm's exact per-question sums are shifted so that its pooled alignment
 Replicas draw questions with replacement and judge 3, 5, 9 or 15 such arms as teachers, and as
 methods of one teacher. Then controls are added, and no other answer may change.
 
-    python benchmarks/verdict_null.py --out benchmarks/results/verdict_null.json
+For power, one arm is lifted and compared with the others: 15 pairs of 6 arms, 31 arms against it.
+Beside the step-down of the largest t stands Holm's correction, of Student's p-values and of those
+that the same resamples give each pair alone; and how often each calls two equal arms different.
 
-Axes: _A arms, _Q questions, _Y sums.
+    python benchmarks/verdict_families.py --out benchmarks/results/verdict_families.json
+
+Axes: _A arms, _Q questions, _X pairs, _Y sums.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,12 +32,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import interval_coverage
 from common import argument_parser, environment, write_json
 from exact_language import Network
+from scipy.special import stdtr
 
 from gradalign.alignment import pooled_of_sums
+from gradalign.alignment.families import compare_pairs
 from gradalign.alignment.fieller import pooled_influence, pooled_parts
 from gradalign.alignment.findings import pooled_finding
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.estimates import Arm, Estimate
+from gradalign.report.significance import holm
 from gradalign.report.verdict.bases import Contrast
 from gradalign.report.verdict.families import judge
 
@@ -41,6 +49,12 @@ Floats = npt.NDArray[np.float64]
 NUMBERS = (3, 5, 9, 15)
 SIZES = (24, 100)
 CONTROLS = (1, 5, 20)
+LIFTED = {24: (0.5, 0.8), 100: (0.25, 0.35)}
+"""By questions: pooled alignment of the arm that is ahead, in the studies of power."""
+FAMILIES = {
+    "15 pairs of 6 arms": tuple(itertools.combinations(range(6), 2)),
+    "31 arms against one": tuple((0, other) for other in range(1, 32)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +139,47 @@ def changed_by_controls(sums_AQY: Floats, size: int, seeds: int) -> dict[str, in
     return changed
 
 
+def power(sums_AQY: Floats, family: str, size: int, ahead: float, seeds: int) -> dict[str, Any]:
+    """Return in per cent how often a pair that differs is found, and an equal one is called so."""
+    pairs = np.array(FAMILIES[family])
+    first_X, second_X = pairs.T
+    differs_X = first_X == 0
+    found = {name: np.zeros(2) for name in ("largest_t", "holm_student", "holm_resampled")}
+    for seed in range(seeds):
+        rng = np.random.default_rng([size, len(pairs), seed])
+        at_Q = rng.integers(0, sums_AQY.shape[1], size)
+        arms_A = rng.choice(len(sums_AQY), int(pairs.max()) + 1, replace=False)
+        rows = [_aligned(sums_AQY[a], ahead * (k == 0))[at_Q] for k, a in enumerate(arms_A)]
+        value_A = np.array([float(pooled_of_sums(own.sum(axis=0))) for own in rows])
+        psi_QA = np.stack([pooled_influence(own) for own in rows], axis=1)
+        difference_X = value_A[first_X] - value_A[second_X]
+        psi_QX = psi_QA[:, first_X] - psi_QA[:, second_X]
+        se_X = np.sqrt(size / (size - 1) * (psi_QX**2).sum(axis=0))
+        student_X = 2.0 * stdtr(size - 1, -np.abs(difference_X) / se_X)
+        p_values = {
+            "largest_t": [test.p_value for test in compare_pairs(difference_X, psi_QX)],
+            "holm_student": holm(student_X),
+            "holm_resampled": holm(np.maximum(student_X, alone(difference_X, se_X, psi_QX))),
+        }
+        for name, p_X in p_values.items():
+            said_X = np.asarray(p_X) < 0.05
+            found[name] += [said_X[differs_X].mean(), said_X[~differs_X].any()]
+    return {
+        "ahead": ahead,
+        **{
+            name: dict(zip(("power", "false"), (100 * both / seeds).tolist(), strict=True))
+            for name, both in found.items()
+        },
+    }
+
+
+def alone(difference_X: Floats, se_X: Floats, psi_QX: Floats) -> Floats:
+    """Return each pair's p-value by the studentised resamples of itself alone, [X]."""
+    copies = [compare_pairs([d, d], np.stack([psi_Q, psi_Q], axis=1))[0].p_value
+              for d, psi_Q in zip(difference_X, psi_QX.T, strict=True)]  # fmt: skip
+    return np.array(copies)
+
+
 def _aligned(sums_QY: Floats, value: float) -> Floats:
     """Return sums whose pooled alignment in the pool is this value."""
     out = sums_QY.copy()
@@ -137,11 +192,17 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--questions", type=int, default=60, help="of the pool")
     parser.add_argument("--seeds", type=int, default=500)
+    parser.add_argument("--power-seeds", type=int, default=300)
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     begin = time.perf_counter()
-    sums_AQY = pool(args.questions, 16)
-    results: dict[str, Any] = {"false": {}, "changed_by_controls": {}}
+    sums_AQY = pool(args.questions, 33)
+    results: dict[str, Any] = {"false": {}, "changed_by_controls": {}, "power": {}}
+    for family in FAMILIES:
+        for size, lifted in LIFTED.items():
+            rows = [power(sums_AQY, family, size, ahead, args.power_seeds) for ahead in lifted]
+            results["power"].setdefault(family, {})[str(size)] = rows
+            print(family, size, rows, flush=True)
     for size in SIZES:
         for number in NUMBERS:
             found = false_winners(sums_AQY, number, size, args.seeds)

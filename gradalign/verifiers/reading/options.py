@@ -120,7 +120,6 @@ _LABEL = re.compile(
 )
 _NOT_AFTER_LETTER = re.compile(r"\.\.|\u2026|[A-Za-z0-9_+#^=]|['-][A-Za-z0-9]|\.[A-Za-z0-9]|\\|\*")
 _NOT_AFTER_TEXT = re.compile(r"\.\.|\u2026|['.,:][^\W_]|[-/%^+=<>*\\_\[{$\u20ac#@~]|: ?\d")
-_OPENINGS = re.compile(r"[\"'(\[]{1,2} ?")
 _SYNONYMS = ({"yes": "true", "no": "false"}, {"true": "yes", "false": "no"})
 _NONE = re.compile(
     r"none of (?:the above|these|those|the (?:other |above )?options)", re.IGNORECASE

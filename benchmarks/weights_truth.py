@@ -1,0 +1,405 @@
+"""Alignment in the weights against the truth: steps that are taken, and coverage.
+
+The bundled student's likely responses to every question are written down (`exact_language`), so
+that success, its gradient in the weights, every arm's expected update and what a response's own
+update adds to its length are sums over them.
+
+Steps: the student goes a short way along an arm's expected update on one half of the questions, and
+its success on the other half is summed up before and after; the ratio to the way's length is held
+against <G, M> / |M|.
+
+Coverage: `gradalign.score --alignment weights` is run many times on the same questions with other
+seeds. A replica draws questions with replacement, each time it comes up with another run's
+responses, nodes and rollouts; its intervals of N, the cosine and the gains are held against the
+exact values.
+
+    python benchmarks/weights_truth.py --out benchmarks/results/weights_truth.json
+
+Axes: _D dimensions of the weights, _L responses, _Q questions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import OUT, argument_parser, environment, write_json
+from exact_language import Network, context_prompt, grow, leaves_of, problems
+
+import gradalign
+from gradalign import methods
+from gradalign.alignment.weights import UpdateGrams, mean_of_shared, update_estimate
+from gradalign.analysis.align import question_ids
+from gradalign.analysis.weights import ideal_sketches, weight_grams
+from gradalign.demo.addition import Problem
+from gradalign.estimates import Arm
+from gradalign.methods.batch import NodeBatch
+from gradalign.stages.base import Resolved, Run
+
+Floats = npt.NDArray[np.float64]
+
+SEED = 91
+ARMS = (
+    Arm("demo:strong", "gkd:beta=0"),
+    Arm("demo:strong", "opd"),
+    Arm("self+answer", "gkd:beta=0"),
+)
+SIZES = (20, 50, 200)
+BATCHES = {"gain_one": 1, "gain": 32}
+RESPONSES = 24
+"""Responses to a question whose own updates are written out."""
+
+LENGTHS = (0.03, 0.01, 0.003)
+"""Of a step, Euclidean over all weights; a step of the validity benchmark is 0.006."""
+
+RUN = {
+    "student": "demo:student",
+    "teachers": ["demo:strong", "self+answer"],
+    "methods": ["gkd:beta=0", "opd"],
+    "verifier": "demo:addition",
+    "num_rollouts": 2,
+    "nodes": 8,
+    "continuations": 6,
+    "alignment": "weights",
+    "diagnose": ["none"],
+    "control": False,
+    "engine": "transformers",
+    "device": "cpu",
+    "bootstrap_resamples": 100,
+    "display": "none",
+}
+
+
+@dataclass(eq=False)
+class Exact:
+    """One question: its likely responses, and the gradients that they add up to.
+
+    Attributes:
+        prompt_ids: of the question.
+        responses: token ids of each.
+        reward_L: their rewards.
+        ideal_D: gradient of success.
+        update_AD: every arm's expected update.
+        square_A: mean squared length of a single response's update, over `RESPONSES` of them.
+    """
+
+    prompt_ids: list[int]
+    responses: list[npt.NDArray[np.int32]]
+    reward_L: Floats
+    ideal_D: torch.Tensor
+    update_AD: torch.Tensor
+    square_A: Floats
+
+
+def log_probs(
+    model: torch.nn.Module, prompt_ids: Sequence[int], responses: Sequence[npt.NDArray[np.int32]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log-probabilities of all tokens, [L, T, V], the responses, [L, T], and their mask."""
+    width = max(map(len, responses))
+    ids_LT = torch.zeros((len(responses), width), dtype=torch.long)
+    mask_LT = torch.zeros((len(responses), width))
+    for row, ids in enumerate(responses):
+        ids_LT[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+        mask_LT[row, : len(ids)] = 1.0
+    prompt_LP = torch.tensor([list(prompt_ids)]).expand(len(responses), -1)
+    logits = model(input_ids=torch.cat([prompt_LP, ids_LT], dim=1)).logits
+    return logits[:, len(prompt_ids) - 1 : -1].double().log_softmax(-1), ids_LT, mask_LT
+
+
+def log_prob_of(
+    model: torch.nn.Module, prompt_ids: Sequence[int], responses: Sequence[npt.NDArray[np.int32]]
+) -> torch.Tensor:
+    """Return each response's log-probability, [L]."""
+    log_p, ids_LT, mask_LT = log_probs(model, prompt_ids, responses)
+    return (log_p.gather(2, ids_LT[..., None])[..., 0] * mask_LT).sum(dim=1)
+
+
+def exact(nets: Mapping[str, Network], problem: Problem) -> Exact:
+    """Write one question out."""
+    student = nets["student"]
+    prompt = student.prompt_ids(problem.prompt)
+    root, _ = grow(student, problem, [], min_mass=1e-3)
+    leaves = leaves_of(root)
+    responses = leaves.responses
+    parameters = list(student.model.parameters())
+    log_L = log_prob_of(student.model, prompt, responses)
+    reward_L = torch.from_numpy(leaves.reward_L)
+    ideal_D = flat(torch.autograd.grad((log_L.exp() * reward_L).sum(), parameters))
+    with torch.no_grad():
+        prob_L = log_prob_of(student.model, prompt, responses).exp()
+        prob_L = prob_L / prob_L.sum()
+        told = {"demo:strong": prompt, "self+answer": None}
+        told["self+answer"] = student.prompt_ids(context_prompt(problem, "answer"))
+        teacher = {
+            "demo:strong": log_probs(nets["strong"].model, prompt, responses)[0].numpy(),
+            "self+answer": log_probs(student.model, told["self+answer"], responses)[0].numpy(),
+        }
+    updates, squares = [], []
+    log_p, _, mask_LT = log_probs(student.model, prompt, responses)
+    own = log_p.detach().numpy()
+    rng = np.random.default_rng([SEED, *prompt])
+    some = rng.choice(len(responses), RESPONSES, p=prob_L.numpy())
+    for arm in ARMS:
+        direction = np.zeros(own.shape)
+        for row, ids in enumerate(responses):
+            batch = NodeBatch.from_logits(
+                own[row, : len(ids)], teacher[arm.teacher][row, : len(ids)], ids
+            )
+            direction[row, : len(ids)] = np.nan_to_num(methods.get(arm.method).ascent(batch))
+        # Along logits and along log-probabilities: no direction has a sum.
+        push = torch.from_numpy(direction) * mask_LT[..., None]
+        every = (log_p * push).sum(dim=(1, 2)) @ prob_L
+        updates.append(flat(torch.autograd.grad(every, parameters, retain_graph=True)))
+        of_row = {}
+        for row in set(some.tolist()):
+            alone, _, _ = log_probs(student.model, prompt, [responses[row]])
+            loss = (alone[0] * push[row, : len(responses[row])]).sum()
+            m_D = flat(torch.autograd.grad(loss, parameters))
+            of_row[row] = float(m_D @ m_D)
+        squares.append(float(np.mean([of_row[row] for row in some.tolist()])))
+    return Exact(
+        prompt, responses, leaves.reward_L, ideal_D, torch.stack(updates), np.array(squares)
+    )
+
+
+def flat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return gradients as one float64 vector."""
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def success(model: torch.nn.Module, questions: Sequence[Exact]) -> float:
+    """Return the mean probability of a right response."""
+    with torch.no_grad():
+        return float(
+            np.mean(
+                [
+                    float(
+                        log_prob_of(model, q.prompt_ids, q.responses).exp()
+                        @ torch.from_numpy(q.reward_L)
+                    )
+                    for q in questions
+                ]
+            )
+        )
+
+
+def steps(student: Network, questions: Sequence[Exact]) -> list[dict[str, Any]]:
+    """Take steps on one half of the questions, and look at the other."""
+    found = []
+    first, second = questions[0::2], questions[1::2]
+    parameters = list(student.model.parameters())
+    ideal_D = torch.stack([q.ideal_D for q in second]).mean(dim=0)
+    before = success(student.model, second)
+    kept = [p.detach().clone() for p in parameters]
+    for a, arm in enumerate(ARMS):
+        mean_D = torch.stack([q.update_AD[a] for q in first]).mean(dim=0)
+        along_D = mean_D / mean_D.norm()
+        predicted = float(ideal_D @ along_D)
+        for length in LENGTHS:
+            _move(parameters, kept, length * along_D)
+            # Both ways round: what is even in the length goes, and rounding with it.
+            forward = success(student.model, second) - before
+            _move(parameters, kept, -length * along_D)
+            backward = success(student.model, second) - before
+            found.append(
+                {
+                    "arm": str(arm),
+                    "length": length,
+                    "predicted": predicted,
+                    "forward": forward / length,
+                    "centred": (forward - backward) / (2 * length),
+                }
+            )
+            print(found[-1], flush=True)
+        _move(parameters, kept, 0.0 * along_D)
+    return found
+
+
+def _move(
+    parameters: Sequence[torch.Tensor], kept: Sequence[torch.Tensor], step_D: torch.Tensor
+) -> None:
+    """Put the weights where they were, and a step."""
+    begin = 0
+    with torch.no_grad():
+        for parameter, old in zip(parameters, kept, strict=True):
+            part = step_D[begin : begin + old.numel()].view_as(old)
+            parameter.copy_(old + part.to(old.dtype))
+            begin += old.numel()
+
+
+def truths(questions: Sequence[Exact], responses: int) -> list[dict[str, float]]:
+    """Return every arm's exact numbers over the pool, from which questions are drawn."""
+    ideal_D = torch.stack([q.ideal_D for q in questions]).mean(dim=0)
+    out = []
+    for a in range(len(ARMS)):
+        update_QD = torch.stack([q.update_AD[a] for q in questions])
+        mean_D = update_QD.mean(dim=0)
+        shared = float(mean_D @ mean_D)
+        own = float((update_QD**2).sum(dim=1).mean())
+        within = float(np.mean([q.square_A[a] for q in questions])) - own
+        numbers = {"N": float(ideal_D @ mean_D), "shared": shared}
+        for name, batch in BATCHES.items():
+            length = math.sqrt(shared + (own - shared) / batch + within / (batch * responses))
+            numbers[name] = numbers["N"] / length
+        numbers["cosine"] = numbers["gain"] / float(ideal_D.norm())
+        out.append(numbers)
+    return out
+
+
+@dataclass(eq=False)
+class Drawn:
+    """Inner products of all questions' updates in all runs, each [draws x Q, draws x Q]."""
+
+    cross: list[Floats]
+    ideal: Floats
+    method: list[Floats]
+    own: list[Floats]
+
+
+def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
+    """Score the questions with one seed after the other; finished runs are taken as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = folder / "questions.jsonl"
+    rows = [
+        {
+            "id": f"q{index}",
+            "prompt": problem.prompt,
+            "answer": problem.answer,
+            "contexts": {"answer": context_prompt(problem, "answer")},
+        }
+        for index, problem in enumerate(problem_list)
+    ]
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sketches: dict[Arm, list[Floats]] = {}
+    lengths: dict[Arm, list[Floats]] = {}
+    ideal = []
+    for seed in range(draws):
+        report = gradalign.score(
+            **RUN, task=str(task), seed=seed, output_dir=str(folder / f"run{seed}")
+        )
+        run = Run(report.config, Resolved(**report.metadata["resolved"]))
+        ids = question_ids(run)
+        order = [ids.index(f"q{index}") for index in range(len(rows))]
+        ideal.append(ideal_sketches(run)[order])
+        for arm, grams, own in weight_grams(run):
+            if arm in ARMS:
+                sketches.setdefault(arm, []).append(own.sketch_QD[order])
+                lengths.setdefault(arm, []).append(grams.own_Q[order])
+        print("run", seed, flush=True)
+    ideal_XD = np.concatenate(ideal).astype(np.float64)
+    own_XD = [np.concatenate(sketches[arm]).astype(np.float64) for arm in ARMS]
+    return Drawn(
+        cross=[ideal_XD @ m_XD.T for m_XD in own_XD],
+        ideal=ideal_XD @ ideal_XD.T,
+        method=[m_XD @ m_XD.T for m_XD in own_XD],
+        own=[np.concatenate(lengths[arm]) for arm in ARMS],
+    )
+
+
+def coverage(
+    all_runs: Drawn, truth: Sequence[Mapping[str, float]], pool: int, draws: int, replicas: int
+) -> dict[str, Any]:
+    """Return how often each interval holds the truth, in per cent, by questions and arm."""
+    out: dict[str, Any] = {}
+    for size in SIZES:
+        rng = np.random.default_rng([SEED, size])
+        held = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
+        known = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
+        for _ in range(replicas):
+            at = replica(rng, pool, draws, size)
+            block = np.ix_(at, at)
+            for a in range(len(ARMS)):
+                grams = UpdateGrams(
+                    all_runs.cross[a][block], all_runs.ideal[block], all_runs.method[a][block],
+                    all_runs.own[a][at],
+                )  # fmt: skip
+                found: dict[str, Any] = {
+                    name: update_estimate(grams, step=batch).gain for name, batch in BATCHES.items()
+                }
+                found["cosine"] = update_estimate(grams, step=BATCHES["gain"]).cosine
+                both = 0.5 * (grams.cross_QQ + grams.cross_QQ.T)
+                found["N"] = mean_of_shared(both)[0]
+                for name, ends in found.items():
+                    known[a][name] += math.isfinite(ends.low)
+                    held[a][name] += not (ends.low > truth[a][name] or ends.high < truth[a][name])
+        out[str(size)] = {
+            str(arm): {
+                name: {"covered": 100 * held[a][name] / replicas,
+                       "bounded": 100 * known[a][name] / replicas}
+                for name in held[a]
+            }
+            for a, arm in enumerate(ARMS)
+        }  # fmt: skip
+        print(size, out[str(size)], flush=True)
+    return out
+
+
+def replica(rng: np.random.Generator, pool: int, draws: int, size: int) -> list[int]:
+    """Draw questions with replacement; one that comes again is of another run."""
+    while True:
+        drawn_Q = rng.integers(0, pool, size)
+        if np.bincount(drawn_Q).max() <= draws:
+            break
+    order = {q: rng.permutation(draws) for q in set(drawn_Q.tolist())}
+    times: dict[int, int] = {}
+    rows = []
+    for q in drawn_Q.tolist():
+        rows.append(int(order[q][times.get(q, 0)]) * pool + q)
+        times[q] = times.get(q, 0) + 1
+    return rows
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--questions", type=int, default=64, help="of the pool")
+    parser.add_argument("--draws", type=int, default=14, help="runs on the same questions")
+    parser.add_argument("--replicas", type=int, default=500)
+    parser.add_argument("--work-dir", type=Path, default=OUT / "weights_truth")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    args = parser.parse_args()
+    begin = time.perf_counter()
+    nets = {name: Network(name) for name in ("student", "strong")}
+    problem_list = problems(args.questions, SEED)
+    questions = [exact(nets, problem) for problem in problem_list]
+    truth = truths(questions, RUN["num_rollouts"])
+    print(truth, flush=True)
+    results: dict[str, Any] = {
+        "mass": float(np.mean([_mass(nets["student"], q) for q in questions])),
+        "truth": {str(arm): numbers for arm, numbers in zip(ARMS, truth, strict=True)},
+        "steps": steps(nets["student"], questions),
+    }
+    all_runs = drawn(args.work_dir, problem_list, args.draws)
+    off = ~np.eye(len(all_runs.own[0]), dtype=bool)
+    results["mean_N"] = {
+        str(arm): float(all_runs.cross[a][off].mean()) for a, arm in enumerate(ARMS)
+    }
+    results["coverage"] = coverage(all_runs, truth, args.questions, args.draws, args.replicas)
+    if args.out:
+        seconds = time.perf_counter() - begin
+        whole = {"environment": environment(), "seconds": seconds, "settings": {
+            "questions": args.questions, "draws": args.draws, "replicas": args.replicas
+        }, **results}  # fmt: skip
+        write_json(args.out, whole)
+
+
+def _mass(student: Network, question: Exact) -> float:
+    with torch.no_grad():
+        return float(
+            log_prob_of(student.model, question.prompt_ids, question.responses).exp().sum()
+        )
+
+
+if __name__ == "__main__":
+    main()

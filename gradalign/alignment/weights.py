@@ -1,0 +1,171 @@
+"""What a step of training does, from the inner products of single questions' updates.
+
+G_q is the update that raises question q's success, M_q what an arm does at q, both in some space
+of weights. Only products of DIFFERENT questions are averaged: two questions share no rollouts, so
+products of ideal and ideal or ideal and method are unbiased for the expected update, whatever the
+noise. The method's squared length is that of a real step on some questions, whose updates
+disagree, and a step of a given length is spent on the disagreement too. So a direction without any
+common part, such as a random one, has alignment 0 within its interval instead of none, and no
+number here grows with the number of questions that a run happens to have. Axes: _Q questions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit  # scipy.stats takes seconds to import
+
+from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set
+from gradalign.estimates import Estimate
+from gradalign.rounding import is_residue
+
+Floats = npt.NDArray[np.float64]
+
+STEP = 32
+"""Questions of a step of training, unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateGrams:
+    """Gram matrices of one method against the ideal gradient, each [Q, Q].
+
+    Attributes:
+        cross_QQ: ideal of the first question, method of the second.
+        ideal_QQ, method_QQ: of one with itself.
+        own_Q: |M_q|^2 without the noise of the rollouts that a method is measured from; the
+            diagonal of `method_QQ` for methods that are not.
+    """
+
+    cross_QQ: Floats
+    ideal_QQ: Floats
+    method_QQ: Floats
+    own_Q: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateEstimate:
+    """How a step of one method agrees with the ideal one.
+
+    Attributes:
+        cosine: of the expected ideal update and a step on `STEP` questions.
+        gain: first-order gain in success of a step of length 1 in the weights.
+        influence_Q: how far each question moves the gain, [Q]: they sum to 0, and
+            Q / (Q - 1) times the sum of their squares is its variance.
+    """
+
+    cosine: RatioSet
+    gain: RatioSet
+    influence_Q: Floats
+
+
+def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95) -> UpdateEstimate:
+    """Return both from a method's Gram matrices.
+
+    With c, a, b of a pair of different questions: half of <G_q, M_p> + <G_p, M_q>; <G_q, G_p>;
+    and <M_q, M_p> plus ((|M_q|^2 + |M_p|^2) / 2 - <M_q, M_p>) / step, whose mean is the expected
+    |M|^2 of a step on so many questions. C, A and B are means over pairs, U-statistics of order
+    2. The gain is C / sqrt(B), the cosine C / sqrt(A B). Covariances are those of the delete-one
+    jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means; the interval of the
+    cosine is Fieller's set.
+
+    Args:
+        grams: of the method.
+        step: questions of the step.
+        level: coverage.
+    """
+    count = len(grams.cross_QQ)
+    nothing = UpdateEstimate(UNKNOWN, UNKNOWN, np.full(count, np.nan))
+    if count < 2:
+        return nothing
+    spread_QQ = 0.5 * (grams.own_Q[:, None] + grams.own_Q[None, :]) - grams.method_QQ
+    pairs = (
+        0.5 * (grams.cross_QQ + grams.cross_QQ.T),
+        grams.ideal_QQ,
+        grams.method_QQ + spread_QQ / step,
+    )
+    (cross, cross_Q), (ideal, ideal_Q), (method, method_Q) = map(_pair_means, pairs)
+    if not method > 0:
+        return nothing
+    root = math.sqrt(method)
+    gain = cross / root
+    if count < 3:
+        value = gain / math.sqrt(ideal) if ideal > 0 else math.nan
+        ends = (-math.inf, math.inf)
+        return UpdateEstimate(RatioSet(value, *ends), RatioSet(gain, *ends), np.full(count, np.nan))
+    scale = 2.0 * (count - 1) / (count * (count - 2))
+    influence_Q = scale * (cross_Q / root - 0.5 * gain * method_Q / method)
+    reach = float(stdtrit(count - 1, (1.0 + level) / 2))
+    half = reach * math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
+    cosine = UNKNOWN
+    if ideal > 0:
+        length = math.sqrt(ideal * method)
+        length_Q = (ideal_Q * method + method_Q * ideal) / (2.0 * length)
+        factor = scale**2 * count / (count - 1)
+        variances = (
+            factor * float(cross_Q @ cross_Q),
+            factor * float(cross_Q @ length_Q),
+            factor * float(length_Q @ length_Q),
+        )
+        cosine = RatioSet(cross / length, *fieller_set(cross, length, variances, reach))
+    return UpdateEstimate(cosine, RatioSet(gain, gain - half, gain + half), influence_Q)
+
+
+def mean_of_shared(gram_QQ: Floats, *, level: float = 0.95) -> tuple[Estimate, Floats]:
+    """Return the mean of a Gram matrix over pairs of different questions, and its influences [Q].
+
+    Of updates that is the squared length of what the questions share. The interval is the
+    delete-one jackknife's, with t.
+    """
+    count = len(gram_QQ)
+    if count < 3:
+        value = _pair_means(gram_QQ)[0] if count == 2 else math.nan
+        return Estimate(value), np.full(count, np.nan)
+    mean, mean_Q = _pair_means(gram_QQ)
+    influence_Q = 2.0 * (count - 1) / (count * (count - 2)) * mean_Q
+    return _estimate(mean, influence_Q, level), influence_Q
+
+
+def mean_of_questions(
+    value_Q: Floats, *, less: tuple[float, Floats] | None = None, level: float = 0.95
+) -> Estimate:
+    """Return a mean over questions with its interval.
+
+    Args:
+        value_Q: a number of every question, [Q]; NaN where it has none, and then there is none.
+        less: an estimate that is taken off, with its influences.
+        level: coverage.
+    """
+    count = len(value_Q)
+    if not count or np.isnan(value_Q).any():
+        return Estimate(math.nan)
+    mean = float(value_Q.mean())
+    influence_Q = (value_Q - mean) / count
+    if less is not None:
+        mean, influence_Q = mean - less[0], influence_Q - less[1]
+    return _estimate(mean, influence_Q, level)
+
+
+def _estimate(value: float, influence_Q: Floats, level: float) -> Estimate:
+    count = len(influence_Q)
+    if count < 2 or np.isnan(influence_Q).any():
+        return Estimate(value)
+    se = math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
+    half = float(stdtrit(count - 1, (1.0 + level) / 2)) * se
+    return Estimate(value, value - half, value + half, se)
+
+
+def _pair_means(gram_QQ: Floats) -> tuple[float, Floats]:
+    """Mean over pairs of different questions, and each question's own mean less that, [Q].
+
+    The mean is exactly 0 where only rounding is left of it.
+    """
+    count = len(gram_QQ)
+    off_QQ = gram_QQ - np.diag(np.diag(gram_QQ))
+    pairs = count * (count - 1)
+    mean = float(off_QQ.sum()) / pairs
+    if is_residue(mean, float(np.abs(off_QQ).sum()) / pairs):
+        mean = 0.0
+    return mean, off_QQ.sum(axis=1) / (count - 1) - mean
