@@ -51,6 +51,21 @@ def test_the_diagnostic_that_samples_is_in_the_plan(tmp_path):
     assert actual["prefix_continuations"] == len(report.table("diagnostics_prefix"))
 
 
+def test_passes_in_the_weights_are_in_the_plan():
+    """Sums and derivatives cost the same for any arms; gradients go by arms and quarters."""
+    plans = [
+        gradalign.plan(**SMALL, alignment=["weights"], weights_adamw="first", **more)
+        for more in ({}, {"weights_quarters": True})
+    ]
+    once, quarters = (plan.stages for plan in plans)
+    opened = 0.31  # of a model as small as that
+    for name in ("ideal updates", "derivatives", "gradients", "adamw steps"):
+        assert once[name] > 0, name
+    assert quarters["gradients"] - opened > 2 * (once["gradients"] - opened) > 0
+    assert quarters["derivatives"] == pytest.approx(once["derivatives"])
+    assert plans[1].figures.disk_bytes > plans[0].figures.disk_bytes
+
+
 def test_actual_figures_are_those_of_the_tables(small_run):
     actual = figures(small_run, "actual")
     assert actual["spine_tokens"] == small_run.spines["num_tokens"].sum()

@@ -7,6 +7,7 @@ estimates and their intervals need: memory does not grow with the number of node
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from gradalign import methods
 from gradalign.alignment import mean_of_sums, pooled_of_sums
 from gradalign.alignment.fieller import RatioSet, pooled_influence
 from gradalign.alignment.findings import (
+    PART_QUESTIONS,
     cosine_finding,
     mean_finding,
     pooled_finding,
@@ -205,7 +207,10 @@ def _rows(
         for split, parts in found.by_split.items():
             yield (
                 _row(run, arm, split, np.concatenate(parts))
-                | _weights_columns(weights.get((arm, split)))
+                | _weights_columns(
+                    weights.get((arm, split)),
+                    withheld=split not in WHOLE_SPLITS and sum(map(len, parts)) < PART_QUESTIONS,
+                )
             )
         place = 0
         for part in found.by_split.get("all", []):
@@ -336,16 +341,24 @@ def _finding(split: str, sums_QY: Floats, what: str) -> Estimate:
     return pooled_finding(sums_QY, part=split not in WHOLE_SPLITS)
 
 
-def _weights_columns(found: WeightsEstimate | None) -> dict[str, float]:
-    """Return what the table has of alignment in the weights."""
+def _weights_columns(found: WeightsEstimate | None, *, withheld: bool = False) -> dict[str, float]:
+    """Return what the table has of alignment in the weights.
+
+    Args:
+        found: of the arm and split.
+        withheld: whether to give intervals alone, as for parts of the tokens in few questions.
+    """
     cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
-    columns = cosine.columns("weights", "weights_")
+    numbers = {"weights": cosine}
     for name in ("gain", "gain_one", "shared", "between", "within", "adamw", "adamw_one"):
         number = UNKNOWN if found is None else getattr(found, name)
         if isinstance(number, RatioSet):
             ends = (number.value, number.low, number.high)
             number = Estimate(*ends) if number.bounded else UNKNOWN
-        columns |= number.columns(f"weights_{name}", f"weights_{name}_")
+        numbers[f"weights_{name}"] = number
+    columns: dict[str, float] = {}
+    for name, number in numbers.items():
+        columns |= number.columns(name, f"{name}_") | ({name: math.nan} if withheld else {})
     return columns
 
 

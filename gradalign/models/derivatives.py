@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Way = Literal["differences", "forward"]
 
-MOVE = 5e-3
+MOVE = 3e-3
 """By how much a difference moves the logits, root mean square; see `step_along`. Many
 architectures compute norms in float32 whatever they are in, so it is one for all."""
 
@@ -97,8 +97,9 @@ def step_along(
 ) -> float:
     """Return how far to go along a direction for differences of a good size.
 
-    The logits of the first batch are to move by `MOVE`, root mean square: well above their
-    rounding, and little enough that the move is linear. 0 for a direction that moves nothing.
+    The logits of the first batch are to move against each other by `MOVE`, root mean square: well
+    above their rounding, and little enough that the move is linear. 0 for a direction that moves
+    nothing.
 
     Args:
         model: a causal language model.
@@ -124,8 +125,9 @@ def step_along(
             ].double()
             for signed in (step, -step)
         )
-    moves = (plus - minus).nan_to_num(nan=0.0) / 2.0
-    size = float(moves.square().mean().sqrt())
+    moves = (plus - minus) / 2.0
+    moves -= moves.nanmean(dim=-1, keepdim=True)  # what moves all logits alike moves nothing
+    size = float(moves.nan_to_num(nan=0.0).square().mean().sqrt())
     return step * MOVE / size if size > 0 else 0.0
 
 

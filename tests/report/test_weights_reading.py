@@ -10,11 +10,9 @@ from typer.testing import CliRunner
 import gradalign
 from gradalign.alignment.weights import UpdateGrams, update_estimate
 from gradalign.analysis.weights import weight_grams
-from gradalign.config import ScoreConfig
 from gradalign.errors import RunError
-from gradalign.stages.base import Resolved, Run
-from gradalign.store.manifest import RunLog
 from gradalign_cli.main import app
+from tests.stages.test_weights_level import opened
 
 SETTINGS = {
     "student": "demo:student",
@@ -77,12 +75,6 @@ def test_a_run_without_it_says_how_to_add_it(small_run, tmp_path):
     with pytest.raises(RunError, match="no alignment in the weights") as error:
         small_run.export(str(tmp_path / "out.parquet"), score="weights")
     assert "--alignment weights" in error.value.hint
-
-
-def opened(report) -> Run:
-    log = RunLog.load(report.folder)
-    config = ScoreConfig.build({**log.config, "output_dir": report.path})
-    return Run(config, Resolved(**log.resolved))
 
 
 def gain(grams: UpdateGrams, kept) -> float:
