@@ -11,6 +11,7 @@ import torch
 from runs import SMALL, TINY, flags
 
 import gradalign
+from gradalign.alignment.weights import how_many_questions
 from gradalign.config import ScoreConfig
 from gradalign.errors import ContextOverflowError, RunError, UsageError
 from gradalign.models import loaded_model
@@ -67,6 +68,8 @@ def test_passes_in_the_weights_are_in_the_plan():
     assert passes == pytest.approx(2 * arms + 3 * (2 + 1))
     assert quarters["derivatives"] == pytest.approx(once["derivatives"])
     assert plans[1].figures.disk_bytes > plans[0].figures.disk_bytes
+    assert how_many_questions() in plans[0].assumptions
+    assert how_many_questions() not in gradalign.plan(**SMALL).assumptions
 
 
 def test_actual_figures_are_those_of_the_tables(small_run):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gradalign.alignment.weights import how_many_questions
 from gradalign.config import ScoreConfig
 from gradalign.diagnostics import chosen
 from gradalign.order import stages
@@ -78,6 +79,8 @@ def make_plan(
     remarks = (*resolved.warnings, *per.findings, *per.assumptions)
     if config.executor == "ray":
         remarks += ("memory and speed are this machine's; workers are taken to be like it",)
+    if "weights" in config.alignment and len(run.named_teachers) > 1:
+        remarks += (how_many_questions(),)
 
     def stages(counts: Figures, rates: Calibration) -> dict[str, float] | None:
         return stage_seconds(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gradalign.alignment.weights import TOLD_APART
 from gradalign.report.verdict.bases import GAINS, Pooled
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,21 @@ def test_winners_that_are_apart_are_named():
     assert len(apart) == 20
     assert sum(row["named"] >= 0.8 for row in apart) == 19
     assert min(row["right"] for row in apart) >= 0.95
+
+
+@pytest.mark.parametrize("questions", sorted(TOLD_APART))
+def test_how_often_two_teachers_are_told_apart_is_that_of_the_study(questions):
+    named = [
+        row["named"]
+        for pair in kept("verdict.json")["pairs"]
+        for row in pair["rows"]
+        if row["questions"] == questions
+        and row["basis"] == "weights_gain_one"
+        and row["apart"]
+        and len(row["teachers"]) == 2
+    ]
+    assert len(named) == 12
+    assert TOLD_APART[questions] == pytest.approx(sum(named) / 12, abs=0.0051)
 
 
 def test_where_there_is_nothing_no_winner_is_named_and_controls_change_nothing():

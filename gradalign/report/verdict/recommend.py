@@ -78,7 +78,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
             *evidence,
             *information_remarks(found, level),
             *part_remarks(parts, contrasts, level),
-            *settle_remarks(settle, len(scores.questions)),
+            *settle_remarks(found, settle, len(scores.questions)),
             *end_remarks(report.metadata),
         ),
         ranking=ranking,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
+from gradalign.alignment.weights import how_many_questions
 from gradalign.estimates import Arm, Difference
 from gradalign.report.format import interval, number, p_value, rough_duration
 from gradalign.report.verdict.bases import Basis
@@ -196,9 +197,12 @@ def part_remarks(parts: Sequence[Part], contrasts: Sequence[Difference], level: 
     return lines
 
 
-def settle_remarks(settle: Sequence[Settle], num_questions: int) -> list[str]:
+def settle_remarks(found: Judgement, settle: Sequence[Settle], num_questions: int) -> list[str]:
     """Say what would settle what is open, and the command for it."""
     lines = []
+    if found.verdict == "tie" and found.basis.startswith("weights"):
+        text = how_many_questions()
+        lines.append(f"{text[0].upper()}{text[1:]}.")
     for item in settle:
         if not math.isfinite(item.questions):
             continue
