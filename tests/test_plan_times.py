@@ -160,7 +160,7 @@ def test_a_larger_model_is_slower_by_its_size(small_run):
     small = plan.memory.models[0]
     large = replace(small, parameters=100 * small.parameters, weight_bytes=100 * small.weight_bytes)
     load = Load(1e6, 0.0)
-    slow, quick = (drawing_pace(model, "cpu", machine) for model in (large, small))
+    slow, quick = (drawing_pace(model, "cpu", "vllm", machine) for model in (large, small))
     assert slow.seconds(load) == pytest.approx(100 * quick.seconds(load))
 
 

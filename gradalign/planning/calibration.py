@@ -63,7 +63,7 @@ def assumed(config: ScoreConfig, resolved: Resolved, memory: Memory) -> Calibrat
     branches = nodes * config.max_candidates
     machine = this_machine(memory.device, config.dtype)
     paces = {model.name: reading_pace(model, memory.device, machine) for model in memory.models}
-    drawing = drawing_pace(memory.models[0], memory.device, machine)
+    drawing = drawing_pace(memory.models[0], memory.device, resolved.engine, machine)
     known = {name: pace for name, pace in paces.items() if pace is not None}
     return Calibration(
         measured=False,

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from gradalign.planning.machine import Machine
 from gradalign.planning.memory import ModelMemory
 
-READ_SHARE = {"cpu": 0.85}
-DRAW_SHARE = {"cpu": 0.85}
-OTHER_READ_SHARE, OTHER_DRAW_SHARE = 0.3, 0.1
-"""Parts of the speed of a large matrix product that reading and drawing tokens reach. On a CPU
-SmolLM2-135M read 85 GFLOP/s where the product reached 100. The others are taken of GPUs."""
+CPU_READ_SHARE = 0.85
+CPU_DRAW_SHARES = {"transformers": 0.5, "vllm": 0.85}
+"""Parts of the speed of a large matrix product that reading and drawing tokens reach on a CPU.
+SmolLM2-135M read 85 GFLOP/s where the product reached 100, and drew 43 to 61 with the engine
+`transformers`, whose rows have draws and caches of their own."""
+
+READ_SHARE, DRAW_SHARE = 0.3, 0.1
+"""The same, taken of GPUs."""
 
 PASS_SECONDS = 0.01
 """What Python needs for a pass (30 layers) beside the arithmetic."""
@@ -72,12 +75,13 @@ UNSIZED = Pace(1.0, 12.0)
 
 def reading_pace(model: ModelMemory, device: str, machine: Machine) -> Pace | None:
     """Assume how quickly a model is read teacher-forced; None if its size is unknown."""
-    return _pace(model, READ_SHARE.get(device, OTHER_READ_SHARE), machine)
+    return _pace(model, CPU_READ_SHARE if device == "cpu" else READ_SHARE, machine)
 
 
-def drawing_pace(model: ModelMemory, device: str, machine: Machine) -> Pace | None:
-    """Assume how quickly a model draws tokens, a pass for each token of the longest row."""
-    return _pace(model, DRAW_SHARE.get(device, OTHER_DRAW_SHARE), machine)
+def drawing_pace(model: ModelMemory, device: str, engine: str, machine: Machine) -> Pace | None:
+    """Assume how quickly an engine draws tokens, a pass for each token of the longest row."""
+    on_cpu = CPU_DRAW_SHARES.get(engine, CPU_DRAW_SHARES["vllm"])
+    return _pace(model, on_cpu if device == "cpu" else DRAW_SHARE, machine)
 
 
 def _pace(model: ModelMemory, share: float, machine: Machine) -> Pace | None:
