@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-MATRIX = 1024
-"""Rows and columns of the factors of a large product on a CPU; four times as many on a GPU."""
+MATRIX = {"cpu": 1024}
+GPU_MATRIX = 4096
+"""Rows and columns of the factors of a large product."""
 
-MEASURE_SECONDS = 0.4
+WEIGHTS = 8192
+"""Rows and columns of a matrix that is larger than the caches of a processor."""
+
+MEASURE_SECONDS = 0.5
 """Long enough that other programs get their turns meanwhile."""
 
 
@@ -43,11 +47,10 @@ def this_machine(device: str, dtype: str) -> Machine:
     kind = torch.float32
     if device != "cpu":
         kind = getattr(torch, dtype) if dtype != "auto" else torch.bfloat16
-    size = MATRIX if device == "cpu" else 4 * MATRIX
+    size = MATRIX.get(device, GPU_MATRIX)
     square = torch.ones((size, size), dtype=kind, device=device)
-    # Larger than the caches of a processor, as weights are.
-    wide = torch.ones((4 * size, 16 * MATRIX), dtype=kind, device=device)
-    vector = torch.ones(16 * MATRIX, dtype=kind, device=device)
+    wide = torch.ones((WEIGHTS, WEIGHTS), dtype=kind, device=device)
+    vector = torch.ones(WEIGHTS, dtype=kind, device=device)
 
     def wait() -> None:
         if device == "cuda":
