@@ -13,10 +13,10 @@ from gradalign.planning.machine import Machine
 from gradalign.planning.memory import ModelMemory
 
 CPU_READ_SHARE = 0.85
-CPU_DRAW_SHARES = {"transformers": 0.5, "vllm": 1.4}
+CPU_DRAW_SHARES = {"transformers": 0.35, "vllm": 1.4}
 """Parts of the speed of torch's matrix product that reading and drawing tokens reach on a CPU.
 Where the product reached 100 GFLOP/s, SmolLM2-135M read 85. With the engine `transformers`, whose
-rows have draws and caches of their own, it drew 43 to 61; vLLM, which packs its weights, 136 to
+rows have draws and caches of their own, it drew 33 to 61; vLLM, which packs its weights, 136 to
 163 (with Qwen2.5-Coder-0.5B too)."""
 
 READ_SHARE, DRAW_SHARE = 0.3, 0.1
