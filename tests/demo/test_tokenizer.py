@@ -41,7 +41,7 @@ def test_one_token_per_printable_character():
     assert [STUDENT.decode([i]) for i in ids] == list(string.printable)
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("context", [name for name in CONTEXTS if "reference" not in name])
 def test_chat_template_gives_the_raw_prompt(context):
     for problem in generate(50, seed=5):
         prompt = context_prompt(problem, context)

@@ -222,6 +222,34 @@ def test_where_every_position_is_a_node_lengths_are_those_of_the_responses(tmp_p
         assert row["response_variance"] == pytest.approx(squares - inner, rel=1e-3)
 
 
+def test_updates_are_the_gradients_of_the_losses_themselves(tmp_path):
+    """Against autograd of the reverse KL over the whole vocabulary, at every position."""
+    settings = {**SETTINGS, "node_sampler": "all", "limit": 3, "methods": ["opd"]}
+    run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
+    table = run.table("gradients").query("method == 'opd' and split == 'all'")
+    length2 = table.set_index("question_id")["length2"]
+    with (
+        loaded_model("demo:student", device="cpu", dtype="float32") as model,
+        loaded_model("demo:strong", device="cpu", dtype="float32") as other,
+    ):
+        model.requires_grad_(True)
+        for question in run.questions.itertuples():
+            total = torch.zeros(())
+            spines = run.spines.query("question_id == @question.question_id")
+            for spine in spines.itertuples():
+                ids = torch.tensor([[*question.prompt_ids, *spine.token_ids]])
+                at = slice(len(question.prompt_ids) - 1, ids.shape[1] - 1)
+                log_p = torch.log_softmax(model(ids).logits[0, at].double(), -1)
+                log_q = torch.log_softmax(other(ids).logits[0, at].double(), -1).detach()
+                total = total + (log_p.exp() * (log_q - log_p)).sum() / len(spines)
+            parts = torch.autograd.grad(total, list(model.parameters()))
+            expected = sum(
+                float(part.double().flatten() @ part.double().flatten()) for part in parts
+            )
+            # Tables leave out tokens that hold a little of the direction.
+            assert length2[question.question_id] == pytest.approx(expected, rel=0.02)
+
+
 def test_of_the_output_layer_alone_it_is_that_of_hidden_states(tmp_path):
     """Another route to the same numbers: sums over nodes of m_u h_u^T, and no backward pass."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

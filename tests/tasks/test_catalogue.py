@@ -123,7 +123,19 @@ def test_demo_task_is_held_out_and_carries_its_contexts() -> None:
         a, b = map(int, question.id.split("+"))
         assert question.prompt == f"{a}+{b}="
         assert question.answer == str(a + b)
-        assert set(question.contexts) == {"none", "answer", "solution", "wrong-answer"}
+        assert set(question.contexts) == {
+            "none", "answer", "solution", "wrong-answer", "other-answer", "reference-free",
+            "reference-only",
+        }  # fmt: skip
+        told = question.contexts["other-answer"].removesuffix(question.prompt)[1:-1]
+        assert told != question.answer
+        assert len(told) in (
+            len(question.answer),
+            len(question.answer) - 1,
+            len(question.answer) + 1,
+        )
+        assert question.contexts["reference-free"] == f"[]{a}+{b}="
+        assert question.contexts["reference-only"] == f"[{a + b}]"
         assert question.contexts["answer"] == f"[{a + b}]{a}+{b}="
         assert question.contexts["wrong-answer"] != question.contexts["answer"]
         assert question.solution is not None

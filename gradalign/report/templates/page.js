@@ -19,7 +19,7 @@
     fail("This browser cannot unpack the data of the charts; use one from 2023 or later. " + error);
     return;
   }
-  const [POOLED, LOW, HIGH, MEAN, MLOW, MHIGH, POSITIVE, COVERAGE, NODES, FLAT, UPDATE, ULOW, UHIGH, GAIN, GLOW, GHIGH] = [...Array(16).keys()];
+  const [POOLED, LOW, HIGH, MEAN, MLOW, MHIGH, POSITIVE, COVERAGE, NODES, FLAT, GAIN, GLOW, GHIGH] = [...Array(13).keys()];
   const arms = data.arms.map(([teacher, method], index) => ({ teacher, method, index, name: teacher ? method + "@" + teacher : method }));
   const teachers = [...new Set(arms.map((arm) => arm.teacher))];
   const methods = [...new Set(arms.map((arm) => arm.method))];
@@ -114,7 +114,7 @@
     const rows = [...order, ...open.map((arm) => arm.index)];
     if (open.length) $("methods-note").textContent += " Without a value: too few questions.";
     const there = (low) => rows.some((i) => row(split, arms[i])[low] !== null);
-    const levels = [["gain per step", GAIN, GLOW, GHIGH], ["update", UPDATE, ULOW, UHIGH]].filter(([, , low]) => there(low));
+    const levels = there(GLOW) ? [["gain per step", GAIN, GLOW, GHIGH]] : [];
     table("table-methods", ["teacher", "method", "pooled", ...levels.map(([title]) => title), "mean", "above 0", "coverage", "positions", "flat"], rows.map((i) => {
       const r = row(split, arms[i]);
       return [nameOf(arms[i].teacher), arms[i].method, ranged(r, POOLED, LOW, HIGH), ...levels.map(([, value, low, high]) => ranged(r, value, low, high)), ranged(r, MEAN, MLOW, MHIGH),
