@@ -6,11 +6,14 @@ are sums over them. The student goes a short way along M of one half of the ques
 success on the other half is summed up before and after; the ratio to the way's length is held
 against <G, M> / |M|.
 
-Coverage: `gradalign.score --alignment weights` is run many times on the same questions with other
-seeds. A replica draws questions with replacement, each time it comes up with another run's
-responses, nodes and rollouts; its intervals of N, the cosine and the gains are held against the
-truth. That is summed over `RESPONSES` responses to each question, at every position, with exact
-values of the candidates that the package forces (outside them it takes the ideal direction as 0).
+Coverage: `gradalign.score --alignment weights` is run several times on the same questions with
+other seeds. A replica draws questions with replacement, each time it comes up with another run's
+responses, nodes and rollouts; its intervals of N, the cosine and the gains are held against their
+values in the whole population of questions and runs.
+
+Bias: that population's values are held against the truth, summed over `RESPONSES` responses to each
+question, at every position, with exact values of the candidates that the package forces (outside
+them it takes the ideal direction as 0).
 
     python benchmarks/weights_truth.py --out benchmarks/results/weights_truth.json
 
@@ -374,6 +377,36 @@ def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
     )
 
 
+def population(all_runs: Drawn, pool: int, draws: int) -> list[dict[str, float]]:
+    """Return every arm's numbers where questions are drawn again and again, each time in a run.
+
+    Two different places have one question with a chance of one in the pool, in different runs.
+    """
+    question = np.arange(pool * draws) % pool
+    other = question[:, None] != question[None, :]
+    again = ~other & ~np.eye(pool * draws, dtype=bool)
+
+    def mean(gram: Floats) -> float:
+        return float(gram[other].mean() * (pool - 1) + gram[again].mean()) / pool
+
+    out = []
+    for a in range(len(ARMS)):
+        numbers = {"N": mean(all_runs.cross[a]), "shared": mean(all_runs.method[a])}
+        own = float(all_runs.own[a].mean())
+        for name, batch in BATCHES.items():
+            length2 = numbers["shared"] + (own - numbers["shared"]) / batch
+            numbers[name] = numbers["N"] / math.sqrt(length2)
+        numbers["cosine"] = numbers["gain"] / math.sqrt(mean(all_runs.ideal))
+        apart = other[:pool, :pool]
+        by_run = [
+            float(all_runs.cross[a][run : run + pool, run : run + pool][apart].mean())
+            for run in range(0, pool * draws, pool)
+        ]
+        numbers["N_se"] = float(np.std(by_run, ddof=1)) / math.sqrt(draws)
+        out.append(numbers)
+    return out
+
+
 def coverage(
     all_runs: Drawn, truth: Sequence[Mapping[str, float]], pool: int, draws: int, replicas: int
 ) -> dict[str, Any]:
@@ -437,30 +470,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     args = parser.parse_args()
     begin = time.perf_counter()
-    nets = {name: Network(name) for name in ("student", "strong")}
     problem_list = problems(args.questions, SEED)
+    kept = args.work_dir / f"exact{args.questions}.json"
+    if not kept.is_file():
+        write_json(kept, exactly(problem_list))
+    results: dict[str, Any] = json.loads(kept.read_text())
+    all_runs = drawn(args.work_dir, problem_list, args.draws)
+    whole = population(all_runs, args.questions, args.draws)
+    results["population"] = {str(arm): own for arm, own in zip(ARMS, whole, strict=True)}
+    print(results["truth"], results["population"], sep="\n", flush=True)
+    results["coverage"] = coverage(all_runs, whole, args.questions, args.draws, args.replicas)
+    if args.out:
+        seconds = time.perf_counter() - begin
+        record = {"environment": environment(), "seconds": seconds, "settings": {
+            "questions": args.questions, "draws": args.draws, "replicas": args.replicas
+        }, **results}  # fmt: skip
+        write_json(args.out, record)
+
+
+def exactly(problem_list: Sequence[Problem]) -> dict[str, Any]:
+    """Return what needs no run: the truth, and the steps."""
+    nets = {name: Network(name) for name in ("student", "strong")}
     truth = truths(
         [typical(nets, problem, i) for i, problem in enumerate(problem_list)], RUN["num_rollouts"]
     )
     questions = [exact(nets, problem) for problem in problem_list]
-    print(truth, flush=True)
-    results: dict[str, Any] = {
+    return {
         "mass": float(np.mean([_mass(nets["student"], q) for q in questions])),
         "truth": {str(arm): numbers for arm, numbers in zip(ARMS, truth, strict=True)},
         "steps": steps(nets["student"], questions),
     }
-    all_runs = drawn(args.work_dir, problem_list, args.draws)
-    off = ~np.eye(len(all_runs.own[0]), dtype=bool)
-    results["mean_N"] = {
-        str(arm): float(all_runs.cross[a][off].mean()) for a, arm in enumerate(ARMS)
-    }
-    results["coverage"] = coverage(all_runs, truth, args.questions, args.draws, args.replicas)
-    if args.out:
-        seconds = time.perf_counter() - begin
-        whole = {"environment": environment(), "seconds": seconds, "settings": {
-            "questions": args.questions, "draws": args.draws, "replicas": args.replicas
-        }, **results}  # fmt: skip
-        write_json(args.out, whole)
 
 
 def _mass(student: Network, question: Exact) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set
+from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set, skewed_reaches
 from gradalign.estimates import Estimate
 from gradalign.rounding import is_residue
 
@@ -84,7 +84,7 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
     |M|^2 of a step on so many questions. C, A and B are means over pairs, U-statistics of order
     2. The gain is C / sqrt(B), the cosine C / sqrt(A B). Covariances are those of the delete-one
     jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means; the interval of the
-    cosine is Fieller's set.
+    cosine is Fieller's set, each end with the skewness of the questions.
 
     Args:
         grams: of the method.
@@ -124,7 +124,10 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
             factor * float(cross_Q @ length_Q),
             factor * float(length_Q @ length_Q),
         )
-        cosine = RatioSet(cross / length, *fieller_set(cross, length, variances, reach))
+        below, above = skewed_reaches(cross_Q - cross / length * length_Q, level)
+        low, _ = fieller_set(cross, length, variances, above)
+        _, high = fieller_set(cross, length, variances, below)
+        cosine = RatioSet(cross / length, low, high)
     return UpdateEstimate(cosine, RatioSet(gain, gain - half, gain + half), influence_Q)
 
 

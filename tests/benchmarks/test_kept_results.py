@@ -132,3 +132,27 @@ def test_a_family_sees_as_much_as_holm_s_correction():
                 assert own["power"] >= 60.0
                 if row["holm_student"]["false"] <= 5.0:
                     assert own["power"] >= row["holm_student"]["power"] - 5.0
+
+
+def test_a_step_in_the_weights_gains_what_is_said():
+    """Exact success before and after steps along an arm's update of other questions."""
+    steps = kept("weights_truth.json")["steps"]
+    assert {step["length"] for step in steps} == {0.03, 0.01, 0.003}
+    for step in steps:
+        if step["length"] == 0.003:
+            assert step["forward"] == pytest.approx(step["predicted"], rel=0.05)
+        # Both ways round, what is even in the length goes.
+        assert step["centred"] == pytest.approx(step["predicted"], rel=0.03)
+
+
+def test_intervals_of_the_weights_hold_what_they_are_of():
+    """Gains in 91 to 99 %; N and the cosine in 88 %, where few questions carry most."""
+    found = kept("weights_truth.json")
+    assert set(found["coverage"]) == {"20", "50", "200"}
+    for arms in found["coverage"].values():
+        for numbers in arms.values():
+            assert all(91.0 <= numbers[name]["covered"] <= 99.0 for name in ("gain_one", "gain"))
+            assert all(88.0 <= numbers[name]["covered"] <= 99.0 for name in ("N", "cosine"))
+    for arm, exact in found["truth"].items():
+        population = found["population"][arm]
+        assert abs(population["N"] - exact["N"]) <= 2.0 * population["N_se"]
