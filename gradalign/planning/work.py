@@ -68,7 +68,7 @@ class Work:
         return self.figures.spine_prompt_tokens + self.figures.spine_tokens
 
     def load(self, stage: Stage) -> Load:
-        """Return what a stage has its model do; of stages for `prefix`, all of them together."""
+        """Return what a stage has its model do; of `prefix` and `answers`, all stages together."""
         if stage.kind == "sample":
             return self._sampled()
         if stage.kind == "branch":
@@ -76,6 +76,9 @@ class Work:
         if stage.kind == "prefix":
             figures = self.figures
             return self._drawn(figures.prefix_continuations, figures.prefix_tokens, rounds=1)
+        if stage.kind == "answers":
+            figures = self.figures
+            return self._drawn(figures.teacher_answers, figures.teacher_answer_tokens, rounds=1)
         return self._read(stage)
 
     def rows(self, stage: Stage) -> float:
@@ -87,6 +90,8 @@ class Work:
             return figures.spines
         if stage.kind == "prefix":
             return figures.prefix_continuations
+        if stage.kind == "answers":
+            return figures.teacher_answers
         times = len(getattr(stage, "teachers", ())) or 1
         if stage.kind in ("branch", "continuations"):
             return times * figures.continuations

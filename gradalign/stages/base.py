@@ -219,7 +219,9 @@ class Run:
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-StageKind = Literal["sample", "distributions", "branch", "continuations", "prefix", "analysis"]
+StageKind = Literal[
+    "sample", "distributions", "branch", "continuations", "answers", "prefix", "analysis"
+]
 """What a stage does; plans and run.json add up times by it."""
 
 

@@ -445,6 +445,17 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_tokens", _ID, "tokens that were drawn"),
         ("seed", pa.int64(), "seed that they were drawn with"),
     ],
+    "teacher_answers": [
+        ("question_id", _NAME, ""),
+        ("teacher", _NAME, "who answers by itself, in its context (--teacher-accuracy)"),
+        ("token_ids", _IDS, "the answer, stop token included; null where nothing could be shown"),
+        ("text", _STRING, "the answer as it was written, without the token that ended it"),
+        ("reward", _F8, "the verifier's score in [0, 1]; null if it failed, or without an answer"),
+        ("finish_reason", _NAME, "stop, or length if it was cut off (then the reward is 0)"),
+        ("num_tokens", _ID, "length of the answer in tokens"),
+        ("seed", pa.int64(), "seed that it was drawn with"),
+        ("verifier_error", _NAME, "kind of verifier failure, empty if none"),
+    ],
     "diagnostics_predictors": [
         ("teacher", _NAME, ""),
         ("method", _NAME, ""),
@@ -459,7 +470,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_questions", _ID, ""),
     ],
     "diagnostics_summary": [
-        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors or prefix"),
+        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors, rivals or prefix"),
         ("teacher", _NAME, "empty for the student itself"),
         ("diagnostic", _NAME, "what is measured"),
         ("variant", _NAME, "of which form, such as k=1,biased or gamma=0.5; empty if of one only"),

@@ -450,6 +450,7 @@ def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[st
     """
     served = teacher_servers(config)
     teachers_sample = "prefix" in chosen_diagnostics(config.diagnose)
+    teachers_sample |= config.teacher_accuracy > 0
     found = {}
     for model in dict.fromkeys(models):
         if model in served and model != config.student:
