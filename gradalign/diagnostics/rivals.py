@@ -55,7 +55,10 @@ def _at_positions(run: Run, shard: str, into: Collector) -> None:
     """Add what is known at every position."""
     for teacher, frame, question, splits in spine_positions(run, shard):
         rise = frame["teacher_entropy"] - frame["student_entropy"]
-        for name, value in (("overlap_ratio", frame["overlap_ratio"]), ("entropy_difference", rise)):
+        for name, value in (
+            ("overlap_ratio", frame["overlap_ratio"]),
+            ("entropy_difference", rise),
+        ):
             key = FigureKey(MECHANISM, teacher, name)
             into.mean(key, question, value.to_numpy(dtype=np.float64), splits)
 

@@ -354,6 +354,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "unless asked for (--alignment weights)",
         ),
         ("weights_one_influence", _F8, "likewise of weights_gain_one"),
+        ("weights_share_influence", _F8, "likewise of weights_shared_share"),
     ],
     "diagnostics": [
         ("question_id", _NAME, ""),
@@ -540,6 +541,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_within", _F8, "variance between responses to one question (v_r)"),
         ("weights_within_low", _F8, "95 % interval"),
         ("weights_within_high", _F8, "95 % interval"),
+        (
+            "weights_shared_share",
+            _F8,
+            "share of the update that questions have in common, s / (s + v_q): low where a teacher "
+            "was told every question's own answer",
+        ),
+        ("weights_shared_share_low", _F8, "95 % interval"),
+        ("weights_shared_share_high", _F8, "95 % interval"),
         (
             "weights_adamw",
             _F8,

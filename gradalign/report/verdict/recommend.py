@@ -24,9 +24,11 @@ from gradalign.report.verdict.sentences import (
     method_remark,
     part_remarks,
     settle_remarks,
+    shared_remarks,
     unpooled_remarks,
 )
 from gradalign.report.verdict.settle import settle_of
+from gradalign.report.verdict.told import shared_of
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -61,6 +63,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
     parts, contrasts = (
         ((), ()) if found.leader is None else parts_of(scores, found.leader, level=level)
     )
+    shared = shared_of(report, found, level)
     settle = settle_of(report, found, len(scores.questions), level)
     evidence = control_remarks(found, ranking, level)
     reasons = _reasons(scores, candidates) if found.leader is None else set()
@@ -77,6 +80,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
             *method_remark(found, level),
             *evidence,
             *information_remarks(found, level),
+            *shared_remarks(shared, level),
             *part_remarks(parts, contrasts, level),
             *settle_remarks(settle, len(scores.questions)),
             *end_remarks(report.metadata),
@@ -86,6 +90,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         teacher_pairs=found.teacher_pairs,
         controls=found.controls,
         information=found.information,
+        shared=shared,
         parts=parts,
         contrasts=contrasts,
         settle=settle,
