@@ -215,3 +215,14 @@ def test_a_run_has_it(tmp_path):
     assert result.shared is not None
     sums = report.table("question_sums").query("teacher == 'demo:strong'")
     assert sums["weights_share_influence"].abs().max() > 0
+
+
+def test_the_constant_push_is_named_after_its_paper(tmp_path):
+    arms = {("strong", "gkd"): 0.8, ("", "random"): 0.0}
+    write_run(tmp_path / "run", arms)
+    plain = gradalign.read_report(str(tmp_path / "run")).recommend()
+    assert not any("2608.31046" in line for line in plain.remarks)
+    write_run(tmp_path / "other", arms | {("", "uniform_negative:advantage=-2"): 0.0})
+    named = gradalign.read_report(str(tmp_path / "other")).recommend()
+    (line,) = [line for line in named.remarks if "2608.31046" in line]
+    assert line.startswith("uniform_negative is the control of ")

@@ -19,6 +19,7 @@ from gradalign.report.verdict.recommendation import Judgement, Ranked, Recommend
 from gradalign.report.verdict.sentences import (
     basis_remarks,
     control_remarks,
+    direction_remarks,
     headline,
     information_remarks,
     method_remark,
@@ -79,6 +80,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
             *basis_remarks(found, basis, ranking),
             *method_remark(found, level),
             *evidence,
+            *direction_remarks(ranking),
             *information_remarks(found, level),
             *shared_remarks(shared, level),
             *part_remarks(parts, contrasts, level),

@@ -145,6 +145,18 @@ def control_remarks(found: Judgement, ranking: Sequence[Ranked], level: float) -
     return lines
 
 
+def direction_remarks(ranking: Iterable[Ranked]) -> list[str]:
+    """Say what `uniform_negative` is the control of, where it was scored."""
+    if not any(item.method.partition(":")[0] == "uniform_negative" for item in ranking):
+        return []
+    return [
+        "uniform_negative is the control of "
+        '"Does on-policy distillation really distill?" (arXiv 2608.31046): one push down on every '
+        "drawn token, which has no direction on average, so alignment says nothing of it; train "
+        "it beside the leader."
+    ]
+
+
 def information_remarks(found: Judgement, level: float) -> list[str]:
     """Say what teachers were told adds to the words that they were asked in."""
     lines = []
