@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,18 +35,21 @@ GROUPS = {
 
 INTRODUCTION = """# What is a good number?
 
-Generated from `benchmarks/results/predictive_validity.json` by `python docs/reading.py`; a test holds it to that file.
-What is meant by +0.1 or +0.4 can only be said by looking at teachers that were trained. Here is every configuration of the
-two pairs that we have trained ([how](../benchmarks/README.md#does-it-tell-the-truth)), with what `gradalign score` said of it
+Generated from `benchmarks/results/predictive_validity.json` by `python docs/reading.py`; a test
+holds it to that file. What is meant by +0.1 or +0.4 can only be said by looking at teachers that
+were trained. Here is every configuration of the two pairs that we have trained
+([how](../benchmarks/README.md#does-it-tell-the-truth)), with what `gradalign score` said of it
 before, and what training gained: success on held-out questions after less before.
 
-Trained **well** is a gain above +{clear:.2f}, **badly** one below -{clear:.2f}, in both cases by more than two standard errors over
-seeds; the rest hardly moved. Controls are the random direction, a constant negative advantage (`uniform_negative`, that of "Does
-on-policy distillation really distill?", arXiv 2608.31046), and the student told a false answer. Two pairs of tiny models are few: a gain per step is in units of these models' weights, so compare it within a run and
-not between students. A cosine has no unit, and its size depends on the method.
+Trained **well** is a gain above +{clear:.2f}, **badly** one below -{clear:.2f}, in both cases by
+more than two standard errors over seeds; the rest hardly moved. Controls are the random
+direction, a constant negative advantage (`uniform_negative`, that of "Does on-policy distillation
+really distill?", arXiv 2608.31046), and the student told a false answer. Two pairs of tiny models
+are few: a gain per step is in units of these models' weights, so compare it within a run and not
+between students. A cosine has no unit, and its size depends on the method.
 
-Read the interval first: a number whose interval holds 0 says nothing yet, however large it is. `{random}` shows how
-far from 0 a direction without any meaning comes.
+Read the interval first: a number whose interval holds 0 says nothing yet, however large it is.
+`{random}` shows how far from 0 a direction without any meaning comes.
 """
 
 
@@ -58,6 +62,10 @@ def group_of(row: Mapping[str, Any]) -> str:
 def is_control(row: Mapping[str, Any]) -> bool:
     """Whether a configuration teaches nothing, or something false."""
     return row["method"] in CONTROL_METHODS or row["teacher"] == CONTROL_CONTEXT
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return "control" if is_control(row) else group_of(row)
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -88,7 +96,7 @@ def _trained(pair: Mapping[str, Any]) -> str:
     ]
     rows = sorted(pair["configurations"], key=lambda row: -row["gain"])
     for group, title in (*GROUPS.items(), ("control", "controls")):
-        own = [row for row in rows if (is_control(row) and "control" or group_of(row)) == group]
+        own = [row for row in rows if _place(row) == group]
         if not own:
             continue
         lines = [
@@ -107,7 +115,7 @@ def _bins(edges: Sequence[float]) -> list[tuple[str, float, float]]:
     ends = [float("-inf"), *edges, float("inf")]
     names = [
         f"below {edges[0]:g}",
-        *(f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False)),
+        *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)),
         f"above {edges[-1]:g}",
     ]
     return list(zip(names, ends[:-1], ends[1:], strict=True))

@@ -56,6 +56,7 @@ PER_TEACHER = (
     "tokens",
     "continuation_scores",
     "teacher_answers",
+    "answer_gradients",
     "diagnostics_prefix",
 )
 """What each teacher said: kept, unless a new method needs more of it."""
@@ -175,7 +176,7 @@ def _rescore_held(
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     if verifier is not None or "weights_space" in changed:
-        stale += [*IN_WEIGHTS, "steps", "alignment"]
+        stale += [*IN_WEIGHTS, "steps", "answer_gradients", "alignment"]
     elif "weights" in wanted and "weights" not in before.alignment:
         stale.append("alignment")  # it has a column of these
     if "weights_quarters" in changed:
@@ -224,7 +225,14 @@ def _judged_anew(run: Run, reporter: Reporter | None) -> list[str]:
             f"`gradalign score --config {run.folder.url}/run.json --teacher-accuracy N` asks again"
         )
     # `branches` and `nodes`: with them a shard counts as judged.
-    return ["passes", "branches", "nodes", "teacher_answers", "diagnostics_prefix"]
+    return [
+        "passes",
+        "branches",
+        "nodes",
+        "teacher_answers",
+        "answer_gradients",
+        "diagnostics_prefix",
+    ]
 
 
 def _longest(folder: RunFolder) -> int:

@@ -13,10 +13,12 @@ the response among them, which is the same for every teacher.
 | teacher_advantage | sum of (q - p) V over the candidates; costs the rollouts | arXiv 2605.10889 |
 | accuracy | how often the teacher is right by itself, shown its context | |
 | accuracy_gap | that less the student's success on the same questions | arXiv 2605.30070 |
+| grace | stability of the student's gradients on the teacher's answers; low is good | 2511.02833 |
 
 Means are over all positions of the responses: nodes count by one over the probability with which
 they were chosen. A node where Q lacks a token that P has (or the other way round) has no finite
-divergence, and is left out of it. Accuracies are there if `--teacher-accuracy` asked for them.
+divergence, and is left out of it. Accuracies are there if `--teacher-accuracy` asked for them, and
+GRACE if `--alignment weights` did too; it has no interval.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gradalign.alignment.grace import grace
 from gradalign.diagnostics.base import (
     Advice,
     Diagnostic,
@@ -32,10 +35,13 @@ from gradalign.diagnostics.base import (
     counted_rows,
     spine_positions,
 )
-from gradalign.diagnostics.collector import Collector, FigureKey, questions_of
+from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
 from gradalign.diagnostics.overlap import TABLE, OverlapTable
+from gradalign.estimates import Estimate
+from gradalign.stages.answer_gradients import TABLE as GRADIENTS
 from gradalign.stages.answers import TABLE as ANSWERS
 from gradalign.stages.base import Run, teacher_file
+from gradalign.store.shard import padded
 from gradalign.store.splits import outcome_splits
 
 MECHANISM = "rivals"
@@ -101,9 +107,25 @@ def _answers(run: Run, shard: str, label: str, into: Collector) -> None:
         into.mean(FigureKey(MECHANISM, label, name), questions_of(found), value_N, splits)
 
 
+def figures(run: Run) -> list[Figure]:
+    """Return GRACE of every teacher whose answers have gradients."""
+    found = []
+    for teacher in run.teachers:
+        parts = [
+            padded(run.folder.read_table(GRADIENTS, name)["sketch"], 0.0)[0]
+            for name in (teacher_file(shard, teacher.label) for shard in run.shards())
+            if run.folder.has_table(GRADIENTS, name)
+        ]
+        gradient_QD = np.concatenate([part for part in parts if len(part)] or [np.zeros((0, 1))])
+        if len(gradient_QD):
+            key = FigureKey(MECHANISM, teacher.label, "grace")
+            found.append(Figure(key, "all", len(gradient_QD), Estimate(grace(gradient_QD))))
+    return found
+
+
 def advise(teacher: str, figures: Figures) -> Mapping[FigureKey, Advice]:
     """Say nothing: rivals stand beside the verdict, which goes by what predicts better."""
     return {}
 
 
-DIAGNOSTIC = Diagnostic(collect, advise, writers=lambda run: (OverlapTable(),))
+DIAGNOSTIC = Diagnostic(collect, advise, writers=lambda run: (OverlapTable(),), figures=figures)

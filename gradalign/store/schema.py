@@ -457,6 +457,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("seed", pa.int64(), "seed that it was drawn with"),
         ("verifier_error", _NAME, "kind of verifier failure, empty if none"),
     ],
+    "answer_gradients": [
+        ("question_id", _NAME, ""),
+        ("teacher", _NAME, "whose answer the student's gradient is taken on"),
+        ("sketch", _F4S, "the gradient of its mean negative log-likelihood, as a count sketch"),
+    ],
     "diagnostics_predictors": [
         ("teacher", _NAME, ""),
         ("method", _NAME, ""),

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import PROVOKED
 
 import gradalign
+from gradalign.alignment.grace import grace
+from gradalign.models import loaded_model
+from gradalign.models.weight_space import Sketch
 from gradalign.questions import Question
 from gradalign.report.report import Report
+from gradalign.stages.answer_gradients import WIDTH
 from gradalign.verifiers import VerifierPool
 
 ASKED = 6
@@ -170,3 +175,73 @@ def test_off_by_default(small_run):
     names = set(small_run.diagnostics_summary["diagnostic"].astype(str))
     assert {"reverse_kl", "entropy_difference"} <= names
     assert "accuracy" not in names
+
+
+# GRACE
+
+
+def grace_by_hand(rows_QD, split, smoothing=1e-3):
+    """Of one split: eigenvalues smoothed one by one, and traces of outer products written out."""
+    order = np.random.default_rng(split).permutation(len(rows_QD))
+    held = max(1, len(rows_QD) // 10)
+    own, other = rows_QD[order[:-held]], rows_QD[order[-held:]]
+    kernel = sum(np.outer(g, g) / (g @ g) for g in own) / len(own)
+    values, vectors = np.linalg.eigh(kernel)
+    values = (1 - smoothing) * values + smoothing * values.mean()
+    inverse = sum(np.outer(v, v) / value for v, value in zip(vectors.T, values, strict=True))
+    return np.trace(inverse @ (sum(np.outer(g, g) for g in other) / len(other)))
+
+
+@pytest.mark.parametrize("count", [7, 40])
+def test_grace_is_that_of_its_definition(count):
+    rows_QD = np.random.default_rng(0).normal(size=(count, 12)) + 0.5
+    wanted = np.mean([grace_by_hand(rows_QD, split) for split in range(10)])
+    assert grace(rows_QD) == pytest.approx(wanted, rel=1e-8)
+
+
+def test_grace_is_low_where_questions_agree_and_unknown_without_two():
+    rng = np.random.default_rng(1)
+    alike = np.tile(rng.normal(size=12), (40, 1))
+    apart, own = rng.normal(size=(40, 12)), np.zeros((40, 40))
+    own[np.diag_indices(40)] = 1.0  # what one question asks for, no other has
+    alike, apart = (rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (alike, apart))
+    assert grace(alike) == pytest.approx(1.0, rel=1e-2)
+    assert grace(alike) < 0.2 * grace(apart)
+    assert grace(apart) < 0.1 * grace(own)
+    assert np.isnan(grace(alike[:1]))
+    assert np.isnan(grace(np.zeros((5, 3))))
+
+
+@pytest.fixture(scope="module")
+def gradients_run(finished_runs) -> Report:
+    settings = SETTINGS | {"teachers": ["demo:strong"], "limit": 5, "control": False}
+    return finished_runs.get(**settings, alignment=["weights"])
+
+
+def test_gradients_are_those_of_the_answers_by_heart(gradients_run):
+    answers = gradients_run.table("teacher_answers")
+    prompts = gradients_run.questions.set_index("question_id")["prompt_ids"]
+    stored = gradients_run.table("answer_gradients").set_index("question_id")["sketch"]
+    assert len(stored) == len(answers) == 5
+    with loaded_model("demo:student", device="cpu", dtype="float32") as model:
+        parameters = list(model.parameters())
+        sketch = Sketch(parameters, WIDTH)
+        model.requires_grad_(True)
+        for row in answers.itertuples():
+            prompt, answer = prompts[row.question_id].tolist(), row.token_ids.tolist()
+            ids = torch.tensor([[*prompt, *answer]])
+            labels = ids.clone()
+            labels[0, : len(prompt)] = -100
+            loss = model(input_ids=ids, labels=labels).loss
+            wanted = sketch.of(torch.autograd.grad(loss, parameters)).numpy()
+            size = np.abs(wanted).max()
+            np.testing.assert_allclose(stored[row.question_id], wanted, atol=1e-4 * size)
+    found = figure(gradients_run, "demo:strong", "grace")
+    assert found["value"] == pytest.approx(grace(np.stack(stored.tolist())), rel=1e-6)
+    assert found["num_questions"] == 5
+    assert np.isnan(found["low"])
+
+
+def test_grace_needs_both_answers_and_gradients(rivals_run):
+    assert not rivals_run.folder.files("answer_gradients")
+    assert "grace" not in set(rivals_run.diagnostics_summary["diagnostic"].astype(str))
