@@ -133,6 +133,12 @@ class ScoreConfig(BaseModel):
         "Score the student told something false beside the teachers: what a verdict must beat. It "
         "costs a pass over the responses, and no rollout.",
     )
+    controls: bool = _setting(
+        False,
+        "what",
+        "Score more controls: the student shown another question's answer, and the model of every "
+        "teacher that is told something, asked in the same words without it. Each costs as much.",
+    )
     verifier: str | None = _setting(
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
     )

@@ -159,7 +159,7 @@ def _rescore_held(
     checked = check(
         after.model_copy(update={"max_tokens": _longest(folder)}),
         resolved.clock,
-        control=bool(resolved.control),
+        controls=resolved.controls,
     )
     stale = []
     if new_methods or new_teachers or verifier is not None:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
+from gradalign.contexts import FALSE, SHARED
 from gradalign.estimates import Arm, Difference, Estimate
 from gradalign.report.format import visible
 
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")
-CONTROL_CONTEXTS = ("wrong-answer", "other-answer")
-REFERENCE_FREE = "reference-free"
-SHARED_CONTEXTS = ("", "none", "system", "demos", REFERENCE_FREE)
-"""Contexts that say the same whatever the question is."""
+CONTROL_CONTEXTS = FALSE
+SHARED_CONTEXTS = ("", *SHARED)
 
 
 @dataclass(frozen=True)
