@@ -6,7 +6,9 @@ For every configuration (teacher or context, and method) of a pair:
   gain       in success on held-out questions after a few on-policy steps of equal length from the
              same student, whose direction is `Method.ascent` on every token of every response
 and, over configurations, Spearman's rank correlation of the gain with each alignment and with what
-people use today: the teacher's accuracy, the divergence, the overlap of top tokens. The step length
+people use today: the teacher's accuracy and its gap to the student's, divergences, the overlap of
+top tokens, the entropy gap. Position alone, which ranks tokens, is the same for every teacher. The
+step length
 is tuned once, on one configuration, with a seed that is used for nothing else. Then selective
 distillation: the same scored responses, different tokens of them.
 
@@ -14,6 +16,8 @@ Run: python benchmarks/predictive_validity.py                 (all of it)
      python benchmarks/predictive_validity.py --quick         (a few configurations, 2 minutes)
      python benchmarks/predictive_validity.py --trained benchmarks/results/predictive_validity.json
                                                               (scores anew, trains nothing)
+     the same and --scored DIR                                (reads the runs of an earlier
+                                                              --work-dir, scores nothing either)
 Writes predictive_validity.json, .txt and (with matplotlib) .png to --output-dir. What is done is
 kept under --work-dir, so that an interrupted run goes on where it was.
 """
@@ -36,15 +40,24 @@ from validity.output import plot, table
 from validity.pairs import Configuration, Pair
 from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
-from validity.scoring import ScoreSettings, alignments, cheap_predictors, score
+from validity.scoring import (
+    ScoreSettings,
+    alignments,
+    cheap_predictors,
+    score,
+    teacher_accuracies,
+)
 from validity.selection import SELECTIONS, selection_job
 from validity.training import TrainSettings
 
 import gradalign
 
 HERE = Path(__file__).parent
-CHEAP = ("accuracy", "reverse_kl", "forward_kl", "overlap")
+CHEAP = ("accuracy", "accuracy_gap", "reverse_kl", "forward_kl", "overlap", "entropy_gap")
 """What people use today; no targeted rollouts are needed for it."""
+
+RIVALS = (*CHEAP, "teacher_advantage")
+"""What the tool's figures have to be better than."""
 
 NODES = ("pooled", "mean", "balanced")
 TOOL = (*NODES, "weights", "gain_one", "gain_batch")
@@ -56,8 +69,7 @@ EVERY_TOKEN = "_every"
 PREDICTORS = (
     *TOOL,
     *(name + EVERY_TOKEN for name in NODES),
-    "teacher_advantage",
-    *CHEAP,
+    *RIVALS,
 )
 QUICK_METHODS = ("gkd:beta=0", "opd", "random")
 
@@ -72,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--trained", type=Path, help="results whose gains are taken; nothing is trained"
+    )
+    parser.add_argument(
+        "--scored", type=Path, help="an earlier --work-dir, whose scored runs are read as they are"
     )
     parser.add_argument("--quick", action="store_true", help="a small version, for tests")
     parser.add_argument(
@@ -104,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 quick=options.quick,
                 use_trl=not options.without_trl,
                 trained=trained.get(name),
+                scored=None if options.scored is None else options.scored / name,
             )
         )
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -132,6 +148,7 @@ def run_pair(
     quick: bool,
     use_trl: bool,
     trained: dict[str, Any] | None = None,
+    scored: Path | None = None,
 ) -> dict[str, Any]:
     """Score, train and compare everything of one pair.
 
@@ -143,6 +160,7 @@ def run_pair(
         quick: a small version.
         use_trl: train what TRL implements by TRL.
         trained: results of the pair, whose trainings are taken instead.
+        scored: an earlier work folder of the pair, whose runs are read instead.
     """
     one_thread()
     say: Callable[[str], None] = lambda text: print(text[:160], flush=True)  # noqa: E731
@@ -161,8 +179,14 @@ def run_pair(
         budget, seeds = ScoreSettings(questions=24, continuations=4), 1
     trainings = Trainings(pair, settings, work / "gains.jsonl", processes, say)
     with cpu_clock(work, "scoring"):
-        report = score(pair, budget, work, alignment="weights")
-        every = score(pair, replace(budget, min_prob=0.0), work / "every-token")
+        if scored is None:
+            report = score(pair, budget, work, alignment="weights")
+            every = score(pair, replace(budget, min_prob=0.0), work / "every-token")
+        else:
+            report, every = (
+                gradalign.read_report(str(folder / "run"))
+                for folder in (scored, scored / "every-token")
+            )
     if trained is not None:
         # Models' folders may lie elsewhere now.
         known = {(item.label, item.estimator): item for item in pair.configurations}
@@ -172,7 +196,7 @@ def run_pair(
         }
         steps = list(trained["settings"]["checkpoints"])
         with cpu_clock(work, "predictors"):
-            predicted = predictors(pair, report, every, work, 1024)
+            predicted = predictors(pair, report, every, work, 1024, trained["before"])
         return {
             "pair": pair.name,
             **{name: trained[name] for name in TRAINED if name in trained},
@@ -189,7 +213,7 @@ def run_pair(
             checkpoint = longest_short(row["gains"], settings.checkpoints)
     found, before = trainings.gains(range(seeds), use_trl=use_trl)
     with cpu_clock(work, "predictors"):
-        predicted = predictors(pair, report, every, work, 128 if quick else 1024)
+        predicted = predictors(pair, report, every, work, 128 if quick else 1024, before)
     result: dict[str, Any] = {
         "pair": pair.name,
         "before": before,
@@ -224,6 +248,7 @@ def predictors(
     every: gradalign.Report,
     work: Path,
     accuracy_prompts: int,
+    student: float,
 ) -> dict[Configuration, dict[str, float]]:
     """Everything that may predict the gain, per configuration; the slow part is kept in `work`.
 
@@ -233,17 +258,18 @@ def predictors(
         every: scored with every teacher's top tokens as candidates.
         work: the pair's work folder.
         accuracy_prompts: questions on which teachers answer by themselves.
+        student: the student's own success.
     """
     kept = work / "predictors.json"
     if not kept.is_file():
-        write_json(kept, {"cheap": cheap_predictors(report, pair, accuracy_prompts)})
-    slow = json.loads(kept.read_text())
+        write_json(kept, {"accuracy": teacher_accuracies(pair, accuracy_prompts)})
+    cheap = cheap_predictors(report, pair, json.loads(kept.read_text())["accuracy"], student)
     aligned, with_every = alignments(report, pair), alignments(every, pair)
     return {
         item: {
             **aligned.get(item, {}),
             **{name + EVERY_TOKEN: with_every.get(item, {}).get(name, np.nan) for name in NODES},
-            **slow["cheap"].get(item.teacher, {}),
+            **cheap.get(item.teacher, {}),
         }
         for item in pair.configurations
     }
@@ -301,7 +327,7 @@ def _correlations(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _differences(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each of the tool's figures against each of what people use today."""
+    """Each of the tool's figures against each of its rivals."""
     gains = [row["gains"] for row in rows]
 
     def values(name: str) -> list[float]:
@@ -310,7 +336,7 @@ def _differences(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             other: difference(values(name), values(other), gains).to_dict("difference")
-            for other in CHEAP
+            for other in RIVALS
         }
         for name in TOOL
     }

@@ -30,7 +30,7 @@ from gradalign.setting_errors import in_words, kind_of, shorten, spellings, take
 
 DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 
-DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "prefix")
+DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "rivals", "prefix")
 """Every diagnostic, in the order in which they are computed."""
 
 LEVELS = ("pooled", "weights")
@@ -132,6 +132,12 @@ class ScoreConfig(BaseModel):
         "what",
         "Score the student told something false beside the teachers: what a verdict must beat. It "
         "costs a pass over the responses, and no rollout.",
+    )
+    controls: bool = _setting(
+        False,
+        "what",
+        "Score more controls: the student shown another question's answer, and the model of every "
+        "teacher that is told something, asked in the same words without it. Each costs as much.",
     )
     verifier: str | None = _setting(
         None, "what", "exact, regex:PATTERN, choice, math or module:function; default: the task's."
@@ -329,6 +335,13 @@ class ScoreConfig(BaseModel):
         "all, none, or one of "
         f"{', '.join(DIAGNOSTICS)}; repeatable. Default: those that need no sampling "
         "(not prefix). `gradalign diagnose` adds more later.",
+        affects_result=False,
+    )
+    teacher_accuracy: Annotated[int, Field(ge=0, le=limits.MOST)] = _setting(
+        0,
+        "run",
+        "Have every teacher answer this many of the run's questions by itself, in its context, for "
+        "its accuracy; 0 for none. A finished run takes it up later.",
         affects_result=False,
     )
     executor: Literal["local", "ray"] = _setting(

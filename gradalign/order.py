@@ -10,6 +10,8 @@ from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
+from gradalign.stages.answer_gradients import AnswerGradients
+from gradalign.stages.answers import TeacherAnswers
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
@@ -34,12 +36,18 @@ def stages(run: Run) -> list[Stage]:
         gradients = [WeightGradients(tuple(arms_of(run)))]
         if run.config.weights_adamw is not None:
             gradients.append(AdamwSteps(tuple(arms_of(run))))
+    answers: list[Stage] = []
+    if run.config.teacher_accuracy:
+        answers = [TeacherAnswers(*item) for item in run.teachers_by_model.items()]
+        if "weights" in run.config.alignment:
+            answers.append(AnswerGradients())
     return [
         Sample(),
         StudentPositions(),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
         Reverify() if run.resolved.allocated_by else Branch(),
+        *answers,
         *ideal,
         *analysis_stages(run, diagnostics.chosen(run.config.diagnose)),
         *gradients,

@@ -50,7 +50,15 @@ SAMPLED = (
 IN_WEIGHTS = ("gradients", "ideal_updates", "derivatives")
 """What passes in the space of the weights made; without one of them the others are made anew."""
 
-PER_TEACHER = ("supports", "distributions", "tokens", "continuation_scores", "diagnostics_prefix")
+PER_TEACHER = (
+    "supports",
+    "distributions",
+    "tokens",
+    "continuation_scores",
+    "teacher_answers",
+    "answer_gradients",
+    "diagnostics_prefix",
+)
 """What each teacher said: kept, unless a new method needs more of it."""
 
 
@@ -151,7 +159,7 @@ def _rescore_held(
     checked = check(
         after.model_copy(update={"max_tokens": _longest(folder)}),
         resolved.clock,
-        control=bool(resolved.control),
+        controls=resolved.controls,
     )
     stale = []
     if new_methods or new_teachers or verifier is not None:
@@ -168,7 +176,7 @@ def _rescore_held(
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     if verifier is not None or "weights_space" in changed:
-        stale += [*IN_WEIGHTS, "steps", "alignment"]
+        stale += [*IN_WEIGHTS, "steps", "answer_gradients", "alignment"]
     elif "weights" in wanted and "weights" not in before.alignment:
         stale.append("alignment")  # it has a column of these
     if "weights_quarters" in changed:
@@ -188,7 +196,7 @@ def _of_verifier(before: ScoreConfig, verifier: str) -> dict[str, Any]:
     names = diagnostics.chosen(before.diagnose)
     left = [name for name in names if name != "prefix"]
     changed = {} if left == list(names) else {"diagnose": left or ["none"]}
-    return {"verifier": verifier, **changed}
+    return {"verifier": verifier, "teacher_accuracy": 0, **changed}
 
 
 def _judged_anew(run: Run, reporter: Reporter | None) -> list[str]:
@@ -211,8 +219,20 @@ def _judged_anew(run: Run, reporter: Reporter | None) -> list[str]:
             "the diagnostic prefix sampled under the former verifier and kept no text: it is "
             f"removed; `gradalign diagnose {run.folder.url} prefix` samples again"
         )
+    if run.folder.files("teacher_answers") and reporter is not None:
+        reporter.remark(
+            "teachers' own answers were judged by the former verifier: they are removed; "
+            f"`gradalign score --config {run.folder.url}/run.json --teacher-accuracy N` asks again"
+        )
     # `branches` and `nodes`: with them a shard counts as judged.
-    return ["passes", "branches", "nodes", "diagnostics_prefix"]
+    return [
+        "passes",
+        "branches",
+        "nodes",
+        "teacher_answers",
+        "answer_gradients",
+        "diagnostics_prefix",
+    ]
 
 
 def _longest(folder: RunFolder) -> int:

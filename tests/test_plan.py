@@ -23,7 +23,8 @@ from gradalign_cli.main import main
 
 EXACT = ("questions", "spines", "spine_prompt_tokens", "student_passes", "teacher_passes")
 
-PREFIX = ("prefix_continuations", "prefix_tokens")
+ASKED = ("prefix_continuations", "prefix_tokens", "teacher_answers", "teacher_answer_tokens")
+"""What is sampled only where it is asked for."""
 
 
 def figures(report, name):
@@ -35,20 +36,22 @@ def test_without_a_probe_counts_are_exact_or_upper_bounds(small_run):
     assert plan.keys() == actual.keys()
     for name in EXACT:
         assert plan[name] == actual[name], name
-    for name in PREFIX:
+    for name in ASKED:
         assert plan[name] == actual[name] == 0
-    for name in set(plan) - set(EXACT) - set(PREFIX):
+    for name in set(plan) - set(EXACT) - set(ASKED):
         assert plan[name] >= actual[name] > 0, name
     assert small_run.metadata["plan"]["measured"] is False
     assert "upper bound" in " ".join(small_run.metadata["plan"]["assumptions"])
 
 
-def test_the_diagnostic_that_samples_is_in_the_plan(tmp_path):
+def test_what_else_samples_is_in_the_plan(tmp_path):
     settings = {**SMALL, "limit": 2, "nodes": 2, "continuations": 2, "methods": ["gkd"]}
-    report = gradalign.score(**settings, diagnose=["prefix"], output_dir=str(tmp_path / "run"))
+    more = {"diagnose": ["prefix"], "teacher_accuracy": 1}
+    report = gradalign.score(**settings, **more, output_dir=str(tmp_path / "run"))
     plan, actual = figures(report, "plan"), figures(report, "actual")
-    for name in PREFIX:
+    for name in ASKED:
         assert plan[name] >= actual[name] > 0
+    assert plan["teacher_answers"] == len(report.table("teacher_answers")) == 2
     assert actual["prefix_continuations"] == len(report.table("diagnostics_prefix"))
 
 

@@ -21,6 +21,7 @@ COLUMNS = (
     ("accuracy", "accur.", 7),
     ("reverse_kl", "KL(P|Q)", 8),
     ("overlap", "overlap", 8),
+    ("entropy_gap", "H(Q)-H(P)", 9),
 )
 """Predictors in the table of configurations: name, heading, width."""
 

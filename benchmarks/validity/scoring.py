@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,33 @@ def alignments(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict
     return found
 
 
+def teacher_accuracies(pair: Pair, count: int) -> dict[str, float]:
+    """Every teacher's own success in its context, on some questions."""
+    return {
+        teacher: teacher_accuracy(pair, Configuration(teacher, "opd"), count)
+        for teacher in pair.teachers
+    }
+
+
 def cheap_predictors(
-    report: gradalign.Report, pair: Pair, accuracy_prompts: int
+    report: gradalign.Report, pair: Pair, accuracies: Mapping[str, float], student: float
 ) -> dict[str, dict[str, float]]:
     """What can be had without targeted rollouts, per teacher.
 
-    `accuracy`: the teacher's own success in its context; `reverse_kl`, `forward_kl`: mean over
-    the student's responses; `overlap`: mean share of the two top-16 sets that coincide.
+    `accuracy_gap`: accuracy less the student's, which ranks teachers as accuracy does, because
+    they have one student; `reverse_kl`, `forward_kl`: mean over the student's responses;
+    `overlap`: mean share of the two top-16 sets that coincide; `entropy_gap`: the teacher's less
+    the student's mean entropy on the student's responses.
+
+    Args:
+        report: a run in which every position is a node.
+        pair: its pair.
+        accuracies: of `teacher_accuracies`.
+        student: the student's own success.
     """
+    tokens = report.table("tokens", ["teacher", "student_entropy", "teacher_entropy"])
+    rise = tokens["teacher_entropy"].astype(float) - tokens["student_entropy"].astype(float)
+    rises = rise.groupby(tokens["teacher"].astype(str)).mean()
     frame = report.diagnostics.groupby("teacher", observed=True)[
         ["reverse_kl", "forward_kl", "overlap_ratio"]
     ].mean()
@@ -121,10 +140,12 @@ def cheap_predictors(
     for teacher in pair.teachers:
         row = frame.loc[teacher]
         found[teacher] = {
-            "accuracy": teacher_accuracy(pair, Configuration(teacher, "opd"), accuracy_prompts),
+            "accuracy": accuracies[teacher],
+            "accuracy_gap": accuracies[teacher] - student,
             "reverse_kl": float(row["reverse_kl"]),
             "forward_kl": float(row["forward_kl"]),
             "overlap": float(row["overlap_ratio"]),
+            "entropy_gap": float(rises[teacher]),
         }
     return found
 

@@ -57,6 +57,8 @@ LABELS = {
     "scored_tokens": "continuation tokens scored",
     "prefix_continuations": "responses from prefixes (diagnostic)",
     "prefix_tokens": "tokens generated for them",
+    "teacher_answers": "answers of teachers (--teacher-accuracy)",
+    "teacher_answer_tokens": "tokens generated for them",
 }
 
 
@@ -238,7 +240,10 @@ def _main_rows(plan: Plan) -> list[_Row]:
     from gradalign.report.format import size
 
     likely, most = plan.likely.figures, plan.figures
-    generated = [f.spine_tokens + f.continuation_tokens + f.prefix_tokens for f in (likely, most)]
+    generated = [
+        f.spine_tokens + f.continuation_tokens + f.prefix_tokens + f.teacher_answer_tokens
+        for f in (likely, most)
+    ]
     read = [f.forced_tokens + f.scored_tokens for f in (likely, most)]
     rows: list[_Row] = [
         ("questions", f"{likely.questions:,}", f"{most.questions:,}"),

@@ -166,6 +166,46 @@ def mean_of_questions(
     return _estimate(mean, influence_Q, level)
 
 
+def share_of_shared(
+    gram_QQ: Floats, own_Q: Floats, *, level: float = 0.95
+) -> tuple[RatioSet, Floats]:
+    """Return which share of an update the questions have in common, s / (s + v_q), and influences.
+
+    s is the mean of the Gram matrix over pairs of different questions, s + v_q the mean squared
+    length of a question's expected update: 1 where every question asks for the same, 0 where what
+    one asks for says nothing about the next. s is unbiased, so that the ratio may be below 0. The
+    set is Fieller's, with the covariances of the delete-one jackknife.
+
+    Args:
+        gram_QQ: inner products of the questions' updates, [Q, Q]; the diagonal is not looked at.
+        own_Q: squared length of each question's expected update, [Q]; NaN where it is not known,
+            and then there is no share.
+        level: coverage.
+
+    Returns:
+        The share; and how far each question moves it, [Q], as in `UpdateEstimate`.
+    """
+    count = len(own_Q)
+    nothing = UNKNOWN, np.full(count, np.nan)
+    if count < 3 or np.isnan(own_Q).any():
+        return nothing
+    shared, shared_Q = mean_of_shared(gram_QQ)
+    whole = float(own_Q.mean())
+    whole_Q = (own_Q - whole) / count
+    if not whole > 0:
+        return nothing
+    share = shared.value / whole
+    factor = count / (count - 1)
+    variances = (
+        factor * float(shared_Q @ shared_Q),
+        factor * float(shared_Q @ whole_Q),
+        factor * float(whole_Q @ whole_Q),
+    )
+    reach = float(stdtrit(count - 1, (1.0 + level) / 2))
+    ends = fieller_set(shared.value, whole, variances, reach)
+    return RatioSet(share, *ends), (shared_Q - share * whole_Q) / whole
+
+
 def _estimate(value: float, influence_Q: Floats, level: float) -> Estimate:
     count = len(influence_Q)
     if count < 2 or np.isnan(influence_Q).any():

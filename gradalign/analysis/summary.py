@@ -146,6 +146,7 @@ def _write_question_sums(
         step = weights.get((arm, "all"))
         whole_Q = nothing_Q if step is None else step.influence_Q
         one_Q = nothing_Q if step is None else step.influence_one_Q
+        share_Q = nothing_Q if step is None else step.influence_share_Q
         in_shard = np.array([shard_of[question] for question in found.questions])
         for shard in dict.fromkeys(in_shard.tolist()):
             at = np.flatnonzero(in_shard == shard)
@@ -160,6 +161,7 @@ def _write_question_sums(
                 influence=influence_Q[at],
                 weights_influence=whole_Q[numbers],
                 weights_one_influence=one_Q[numbers],
+                weights_share_influence=share_Q[numbers],
             )
     for shard, own in rows.items():
         run.folder.write_table(QUESTION_SUMS, shard, own.table_of())
@@ -350,7 +352,9 @@ def _weights_columns(found: WeightsEstimate | None, *, withheld: bool = False) -
     """
     cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
     numbers = {"weights": cosine}
-    for name in ("gain", "gain_one", "shared", "between", "within", "adamw", "adamw_one"):
+    for name in (
+        "gain", "gain_one", "shared", "between", "within", "shared_share", "adamw", "adamw_one"
+    ):  # fmt: skip
         number = UNKNOWN if found is None else getattr(found, name)
         if isinstance(number, RatioSet):
             ends = (number.value, number.low, number.high)

@@ -15,6 +15,7 @@ from gradalign.alignment.weights import (
     UpdateGrams,
     mean_of_questions,
     mean_of_shared,
+    share_of_shared,
     update_estimate,
 )
 from gradalign.analysis.align import arms_of, question_ids
@@ -39,8 +40,10 @@ class WeightsEstimate:
         shared: squared length of what the updates of different questions share, s.
         between: variance of a question's update between questions, v_q.
         within: variance of a response's update within a question, v_r.
+        shared_share: s / (s + v_q), which is low where a teacher tells every question its own.
         influence_Q: how far each question moves `gain`, [Q]; see `UpdateEstimate`.
         influence_one_Q: likewise of `gain_one`.
+        influence_share_Q: likewise of `shared_share`.
         adamw: the gain of a step of AdamW on such a batch; unknown unless asked for.
         adamw_one: of one on a single question.
     """
@@ -51,8 +54,10 @@ class WeightsEstimate:
     shared: Estimate
     between: Estimate
     within: Estimate
+    shared_share: RatioSet
     influence_Q: Floats
     influence_one_Q: Floats
+    influence_share_Q: Floats
     adamw: Estimate = UNKNOWN
     adamw_one: Estimate = UNKNOWN
 
@@ -112,6 +117,7 @@ def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEsti
     one = update_estimate(grams, step=1)
     shared, shared_Q = mean_of_shared(grams.method_QQ)
     between_Q = np.where(np.isnan(own.within2_Q), own.length2_Q, own.within2_Q)
+    share, share_Q = share_of_shared(grams.method_QQ, between_Q)
     return WeightsEstimate(
         cosine=batch.cosine,
         gain=batch.gain,
@@ -119,8 +125,10 @@ def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEsti
         shared=shared,
         between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
         within=mean_of_questions(own.response_variance_Q),
+        shared_share=share,
         influence_Q=batch.influence_Q,
         influence_one_Q=one.influence_Q,
+        influence_share_Q=share_Q,
     )
 
 

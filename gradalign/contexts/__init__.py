@@ -17,15 +17,27 @@ from gradalign.contexts import (  # noqa: F401  (they register)
 )
 from gradalign.contexts.base import Context, ContextFactory, SimpleContext, with_note, with_rule
 from gradalign.contexts.registry import CONTEXTS, describe, get
-from gradalign.contexts.teachers import CONTROL, TeacherSpec, parse_teacher
+from gradalign.contexts.teachers import (
+    CONTROL,
+    FALSE,
+    REFERENCE_FREE,
+    SHARED,
+    TeacherSpec,
+    controls_beside,
+    parse_teacher,
+)
 
 __all__ = [
     "CONTEXTS",
     "CONTROL",
+    "FALSE",
+    "REFERENCE_FREE",
+    "SHARED",
     "Context",
     "ContextFactory",
     "SimpleContext",
     "TeacherSpec",
+    "controls_beside",
     "describe",
     "get",
     "parse_teacher",

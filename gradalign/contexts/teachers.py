@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,18 @@ from gradalign.errors import UsageError
 
 CONTROL = "self+wrong-answer"
 """The teacher that a run scores beside those it was given: the student, told something false."""
+
+OTHER_ANSWER = "self+other-answer"
+"""The student shown another question's answer: well formed, and of no use."""
+
+REFERENCE_FREE = "reference-free"
+"""The context in the words of a told teacher's, without what it is told."""
+
+SHARED = ("none", "system", "demos", REFERENCE_FREE)
+"""Contexts that say the same whatever the question is."""
+
+FALSE = ("wrong-answer", "other-answer")
+"""Contexts that say something false, or of no use."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,29 @@ def parse_teacher(spec: str) -> TeacherSpec:
             "Write MODEL+CONTEXT, such as self+solution, or leave the plus sign out.",
         )
     return TeacherSpec(model, context.strip() or "none")
+
+
+def controls_beside(teachers: Sequence[str], *, control: bool, controls: bool) -> list[str]:
+    """Return the teachers that a run scores beside those it was given, where each can be made.
+
+    Args:
+        teachers: those that it was given, as specs.
+        control: whether one that is told something false is wanted, `CONTROL`.
+        controls: whether all are: that one; `OTHER_ANSWER`; and of every teacher that is told
+            something, its model in the same words without it. What is named is not added again.
+    """
+    named = [parse_teacher(spec) for spec in teachers]
+    contexts = {spec.context.partition(":")[0] for spec in named}
+    wanted = [CONTROL] if control or controls else []
+    wanted += [OTHER_ANSWER] if controls else []
+    found = [spec for spec in wanted if parse_teacher(spec).context not in contexts]
+    if controls:
+        found += [
+            f"{spec.model}+{REFERENCE_FREE}"
+            for spec in named
+            if spec.context.partition(":")[0] not in (*SHARED, *FALSE)
+        ]
+    return list(dict.fromkeys(spec for spec in found if spec not in {s.label for s in named}))
 
 
 def _exists(path: str) -> bool:

@@ -35,15 +35,17 @@ BOUNDS = {
             "validity",
             "right_to_wrong",
             "wrong_to_right",
+            "accuracy",
         ),
         (0.0, 1.0),
     ),
-    **dict.fromkeys(("cosine_to_full", "drop", "edge"), (-1.0, 1.0)),
+    **dict.fromkeys(("cosine_to_full", "drop", "edge", "accuracy_gap"), (-1.0, 1.0)),
     **dict.fromkeys(
         ("entropy_gap", "norm_ratio", "distance", "conflict", "divergence", "shared_kl"),
         (0.0, np.inf),
     ),
     **dict.fromkeys(("noise_ratio", "relative_bias"), (0.0, np.inf)),
+    **dict.fromkeys(("reverse_kl", "forward_kl"), (0.0, np.inf)),
 }
 """What a diagnostic cannot exceed; widened intervals of few questions may."""
 

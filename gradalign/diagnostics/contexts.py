@@ -167,7 +167,7 @@ def _is_shared(teacher: TeacherSpec) -> bool:
     name = teacher.context.partition(":")[0]
     if name == "demos":  # cannot be made without questions, and is shared whatever they are
         return True
-    return name in CONTEXTS and get_context(teacher.context, None).shared
+    return name in CONTEXTS and get_context(teacher.context, ()).shared
 
 
 def _add(rows: Rows, nodes: NodeTable, group: ContextGroup, views: Sequence[NodeView]) -> None:

@@ -30,11 +30,12 @@ class UniformNegative(_Control):
     """One fixed negative advantage on the sampled token, whatever it is.
 
     Its single-sample direction pushes the sampled token down; on average over the token there is
-    no direction at all. arXiv 2608.31046 finds that training on it can match a teacher.
+    no direction at all. It is the control of "Does on-policy distillation really distill?" (arXiv
+    2608.31046), which finds that training on it can match a teacher.
     """
 
     formula: ClassVar[str] = "single-sample: a (e_y - P) with a < 0; on average 0"
-    source: ClassVar[str] = "control; arXiv 2608.31046"
+    source: ClassVar[str] = 'control of "Does on-policy distillation really distill?", 2608.31046'
     zero_reason: ClassVar[str] = "a constant advantage averages to nothing"
 
     advantage: float = option(-1.0, "the advantage of every token", high=-1e-12)

@@ -8,6 +8,7 @@ from gradalign.analysis.align import arms_of
 from gradalign.models import config_number, load_config
 from gradalign.models.weight_space import SKETCH
 from gradalign.planning.figures import Figures
+from gradalign.stages.answer_gradients import WIDTH
 from gradalign.stages.base import Run
 from gradalign.stages.gradients import GROUPS, num_parameters
 from gradalign.store.splits import QUARTERS
@@ -55,8 +56,10 @@ def _weights_bytes(run: Run, figures: Figures, support: int) -> float:
     if config.weights_adamw is not None:
         sketches += arms * (figures.questions + figures.questions // config.weights_batch)
     whole = (num_parameters(config) or 0) if config.weights_space == "all" else 0
+    answers = figures.teacher_answers * WIDTH
     tokens = figures.nodes * support * max(len(run.teachers), 1)
-    return float(sketches * SKETCH * HIDDEN + tokens * (TOKEN + LOGPROB) + GROUPS * whole * HIDDEN)
+    sketched = sketches * SKETCH + answers
+    return float(sketched * HIDDEN + tokens * (TOKEN + LOGPROB) + GROUPS * whole * HIDDEN)
 
 
 def _hidden_size(run: Run) -> int:

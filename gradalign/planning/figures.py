@@ -30,6 +30,8 @@ class Figures:
         disk_bytes: size of the run's folder.
         prefix_continuations: responses sampled by the diagnostic `prefix`, if it is asked for.
         prefix_tokens: tokens generated for them.
+        teacher_answers: questions that teachers answer by themselves (--teacher-accuracy).
+        teacher_answer_tokens: tokens generated for them.
     """
 
     questions: int
@@ -48,6 +50,8 @@ class Figures:
     disk_bytes: int = 0
     prefix_continuations: int = 0
     prefix_tokens: int = 0
+    teacher_answers: int = 0
+    teacher_answer_tokens: int = 0
 
 
 @dataclass(frozen=True)

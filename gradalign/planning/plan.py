@@ -19,6 +19,7 @@ from gradalign.planning.memory import Memory, plan_memory
 from gradalign.planning.times import stage_seconds, times_by_kind
 from gradalign.planning.work import Work
 from gradalign.stages import prefix
+from gradalign.stages.answers import num_answers
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.workload import Workload
 
@@ -150,6 +151,8 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
         forced_tokens=round(prompt_tokens + spine_tokens + teacher_tokens),
         scored_tokens=round(scored_by(run) * continuation_tokens),
         disk_bytes=0,
+        teacher_answers=num_answers(run, questions),
+        teacher_answer_tokens=round(num_answers(run, questions) * per.response_tokens),
     )
     if "prefix" in chosen(config.diagnose):
         figures = replace(

@@ -72,6 +72,8 @@ def actual_figures(run: Run, data: dict[str, Any]) -> Figures:
         disk_bytes=int(run.folder.fs.du(run.folder.root)),
         prefix_continuations=_counted(data, "prefix_continuations"),
         prefix_tokens=_counted(data, "prefix_tokens"),
+        teacher_answers=_counted(data, "teacher_answers"),
+        teacher_answer_tokens=_counted(data, "teacher_answer_tokens"),
     )
 
 

@@ -51,9 +51,14 @@ def _working(stage: Stage, work: Work, per: Calibration) -> float:
     if isinstance(stage, TeacherPositions | TeacherContinuations):
         model = stage.model
     share = 1
-    if stage.kind == "prefix":  # as if teachers were as quick
-        share = sum(other.kind == "prefix" for other in stages(work.run))
-    drawn = {"sample": per.sampling, "branch": per.drawing, "prefix": per.drawing}
+    if stage.kind in ("prefix", "answers"):  # as if teachers were as quick
+        share = sum(other.kind == stage.kind for other in stages(work.run))
+    drawn = {
+        "sample": per.sampling,
+        "branch": per.drawing,
+        "prefix": per.drawing,
+        "answers": per.sampling,
+    }
     pace = drawn[stage.kind] if stage.kind in drawn else per.reading[model]
     assert pace is not None
     return rows + pace.seconds(work.load(stage)) / share
@@ -75,6 +80,7 @@ SHARES: dict[str, float] = {
     "branch": 8.0,
     "continuations": 4.0,
     "prefix": 2.0,
+    "answers": 1.0,
     "analysis": 1.0,
 }
 """How long stages take beside each other, where no speed is known."""

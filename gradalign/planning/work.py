@@ -10,6 +10,7 @@ from gradalign.analysis.steps import AdamwSteps
 from gradalign.engines.vllm.settings import CPU_BLOCK, CPU_ROWS, GPU_BLOCK, SURE_ROWS
 from gradalign.planning.figures import Figures
 from gradalign.planning.pace import TRIALS, Load
+from gradalign.stages.answer_gradients import AnswerGradients
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
 from gradalign.stages.derivatives import IdealDerivatives
@@ -68,7 +69,7 @@ class Work:
         return self.figures.spine_prompt_tokens + self.figures.spine_tokens
 
     def load(self, stage: Stage) -> Load:
-        """Return what a stage has its model do; of stages for `prefix`, all of them together."""
+        """Return what a stage has its model do; of `prefix` and `answers`, all stages together."""
         if stage.kind == "sample":
             return self._sampled()
         if stage.kind == "branch":
@@ -76,6 +77,9 @@ class Work:
         if stage.kind == "prefix":
             figures = self.figures
             return self._drawn(figures.prefix_continuations, figures.prefix_tokens, rounds=1)
+        if stage.kind == "answers":
+            figures = self.figures
+            return self._drawn(figures.teacher_answers, figures.teacher_answer_tokens, rounds=1)
         return self._read(stage)
 
     def rows(self, stage: Stage) -> float:
@@ -87,6 +91,8 @@ class Work:
             return figures.spines
         if stage.kind == "prefix":
             return figures.prefix_continuations
+        if stage.kind == "answers" or isinstance(stage, AnswerGradients):
+            return figures.teacher_answers
         times = len(getattr(stage, "teachers", ())) or 1
         if stage.kind in ("branch", "continuations"):
             return times * figures.continuations
@@ -130,6 +136,11 @@ class Work:
             return self._offshoots(self._shown_tokens(stage), len(stage.teachers))
         if stage.kind == "continuations":
             return self._offshoots(self._own_tokens, 1)
+        if isinstance(stage, AnswerGradients):
+            # With about the student's prompts before them.
+            prompt = figures.spine_prompt_tokens / max(figures.spines, 1)
+            tokens = figures.teacher_answer_tokens + figures.teacher_answers * prompt
+            return self._passes((1 + BACKWARD) * tokens, 1)
         times = self._times_of_weights(stage)
         if times:
             return self._passes(times * self._own_tokens, 1)

@@ -26,6 +26,7 @@ from gradalign.errors import UsageError
 from gradalign.estimates import Arm
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in
+from gradalign.store.manifest import controls_in
 from gradalign.store.schema import schema
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
@@ -171,11 +172,11 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
             will not have. A question's own split is known only afterwards.
     """
     from gradalign import methods
-    from gradalign.contexts import CONTROL, parse_teacher
+    from gradalign.contexts import controls_beside, parse_teacher
 
     labels = [parse_teacher(spec).label for spec in config.teachers]
-    control = CONTROL if config.control and CONTROL not in labels else ""
-    labels += [control] if control else []
+    controls = controls_beside(config.teachers, control=config.control, controls=config.controls)
+    labels += controls
     chosen = [methods.get(spec) for spec in config.methods]
     arms = [
         Arm(label, method.spec)
@@ -184,7 +185,7 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
     ]
     for text in conditions:
         condition = parse_condition(text)
-        if not any(_matches(condition, arm, control) for arm in arms):
+        if not any(_matches(condition, arm, controls) for arm in arms):
             raise UsageError(
                 f"--fail-under {text!r} matches no teacher and method of this run.",
                 f"Known: {', '.join(map(str, arms))}.",
@@ -211,8 +212,8 @@ def check(report: Report, conditions: Sequence[str]) -> list[Outcome]:
 def _try(report: Report, condition: Condition) -> list[Outcome]:
     summary = report.summary
     arms = arms_in(summary)
-    control = str(report.metadata.get("resolved", {}).get("control", ""))
-    chosen = [arm for arm in arms if _matches(condition, arm, control)]
+    controls = controls_in(report.metadata.get("resolved", {}))
+    chosen = [arm for arm in arms if _matches(condition, arm, controls)]
     if not chosen:
         raise UsageError(
             f"--fail-under {condition.text!r} matches nothing in {report.path}.",
@@ -308,12 +309,12 @@ def _tells(column: str) -> bool:
     return not column.startswith("weights")
 
 
-def _matches(condition: Condition, arm: Arm, control: str) -> bool:
-    """Whether a condition is about an arm; about the run's own control only by its very name."""
+def _matches(condition: Condition, arm: Arm, controls: Sequence[str]) -> bool:
+    """Whether a condition is about an arm; about the run's own controls only by their names."""
     if not fnmatchcase(arm.method, condition.method):
         return False
-    if control and arm.teacher == control:
-        return condition.teacher == control
+    if arm.teacher in controls:
+        return condition.teacher == arm.teacher
     if not condition.teacher:
         return not arm.teacher or condition.method == "*"
     return any(

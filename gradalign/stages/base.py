@@ -66,7 +66,7 @@ class Resolved:
             and its output layer has.
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
         warnings: what to mind, in words.
-        control: the control that is scored beside the named teachers; empty if there is none.
+        controls: what is scored beside the named teachers.
         allocated_by: the verifier that rollouts were made under, where another (or the same once
             more) has judged them since; empty otherwise.
     """
@@ -84,7 +84,7 @@ class Resolved:
     token_ranges: Sequence[Sequence[int]]
     common_token_ranges: Mapping[str, Sequence[Sequence[int]]]
     warnings: Sequence[str]
-    control: str = ""
+    controls: Sequence[str] = ()
     allocated_by: str = ""
 
 
@@ -118,9 +118,8 @@ class Run:
 
     @cached_property
     def teachers(self) -> list[TeacherSpec]:
-        """All that is scored: the named teachers, and last the control, if there is one."""
-        control = self.resolved.control
-        return [*self.named_teachers, *([parse_teacher(control)] if control else [])]
+        """All that is scored: the named teachers, and last the controls, if there are any."""
+        return [*self.named_teachers, *map(parse_teacher, self.resolved.controls)]
 
     @property
     def needs_continuation_scores(self) -> bool:
@@ -219,7 +218,9 @@ class Run:
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-StageKind = Literal["sample", "distributions", "branch", "continuations", "prefix", "analysis"]
+StageKind = Literal[
+    "sample", "distributions", "branch", "continuations", "answers", "prefix", "analysis"
+]
 """What a stage does; plans and run.json add up times by it."""
 
 

@@ -15,15 +15,12 @@ from typing import ClassVar
 import numpy as np
 
 from gradalign.contexts import TeacherSpec
-from gradalign.engines import open_engine, resolve_engine
 from gradalign.engines.base import Completion, Engine
 from gradalign.engines.requests import Request
 from gradalign.engines.seeds import derive_seed
-from gradalign.models import resolve_model
 from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.continuations import STUDENT
-from gradalign.stages.servers import teacher_servers
 from gradalign.stages.student import (
     Prompter,
     StudentTools,
@@ -31,6 +28,7 @@ from gradalign.stages.student import (
     student_engine,
     with_engine,
 )
+from gradalign.stages.teacher_engine import teacher_engine
 from gradalign.store.shard import StoredSpine, read_shard
 from gradalign.store.table_builder import Rows
 
@@ -117,7 +115,7 @@ class ContinuePrefixes:
 
     def _engine(self, run: Run, max_model_len: int) -> AbstractContextManager[Engine]:
         if self.teachers:
-            return _teacher_engine(run, self.model, max_model_len)
+            return teacher_engine(run, self.model, max_model_len)
         return student_engine(run, self.name)
 
 
@@ -127,33 +125,6 @@ def _prompts(run: Run, prompters: Sequence[Prompter], shard: str) -> dict[str, P
     if not prompters:
         return {STUDENT: {spine.spine_id: spine.prompt_ids for spine in stored.spines}}
     return {prompter.teacher.label: dict(prompter.spine_prompts(stored)) for prompter in prompters}
-
-
-@contextmanager
-def _teacher_engine(run: Run, model: str, max_model_len: int) -> Iterator[Engine]:
-    """Open a teacher's checkpoint as a sampler that stops where the student does."""
-    engine_name, urls = _engine_of(run, model)
-    with open_engine(
-        engine_name,
-        resolve_model(model),
-        sampling=run.sampling,
-        max_model_len=max_model_len,
-        engine_args=run.config.engine_args if engine_name == run.resolved.engine else None,
-        base_urls=urls,
-        tokens=run.common_tokens(model),
-        or_transformers=run.config.engine == "auto",
-        **run.model_options(model),
-    ) as engine:
-        yield engine
-
-
-def _engine_of(run: Run, model: str) -> tuple[str, Sequence[str]]:
-    """Return the engine that samples from a teacher, and its servers if it is on some."""
-    served = teacher_servers(run.config).get(model, [])
-    if served:
-        return "server", served
-    own = run.resolved.engine
-    return (resolve_engine("auto") if own == "server" else own), ()
 
 
 def _jobs(run: Run, shard: str, label: str, prompts: Prompts) -> Iterator[_Job]:

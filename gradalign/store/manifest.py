@@ -42,6 +42,12 @@ STOPPED = "stopped"
 """Status of a run that was stopped because its responses, or its nodes, promise nothing."""
 
 
+def controls_in(resolved: Mapping[str, Any]) -> list[str]:
+    """Return what run.json says is scored beside the named teachers; an older one names one."""
+    former = [resolved["control"]] if resolved.get("control") else []
+    return list(resolved.get("controls", former))
+
+
 class RunLog:
     """The contents of run.json, saved after every change."""
 
@@ -113,7 +119,9 @@ class RunLog:
         """What preparation worked out, as keyword arguments of `Resolved`."""
         stored = self.data["resolved"]
         ids = ("stop_token_ids", "special_token_ids")
-        return {**stored, **{name: tuple(stored[name]) for name in ids}}
+        left = {name: value for name, value in stored.items() if name != "control"}
+        controls = {"controls": controls_in(stored)}
+        return left | controls | {name: tuple(stored[name]) for name in ids}
 
     @property
     def prepared(self) -> bool:

@@ -354,6 +354,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
             "unless asked for (--alignment weights)",
         ),
         ("weights_one_influence", _F8, "likewise of weights_gain_one"),
+        ("weights_share_influence", _F8, "likewise of weights_shared_share"),
     ],
     "diagnostics": [
         ("question_id", _NAME, ""),
@@ -445,6 +446,22 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_tokens", _ID, "tokens that were drawn"),
         ("seed", pa.int64(), "seed that they were drawn with"),
     ],
+    "teacher_answers": [
+        ("question_id", _NAME, ""),
+        ("teacher", _NAME, "who answers by itself, in its context (--teacher-accuracy)"),
+        ("token_ids", _IDS, "the answer, stop token included; null where nothing could be shown"),
+        ("text", _STRING, "the answer as it was written, without the token that ended it"),
+        ("reward", _F8, "the verifier's score in [0, 1]; null if it failed, or without an answer"),
+        ("finish_reason", _NAME, "stop, or length if it was cut off (then the reward is 0)"),
+        ("num_tokens", _ID, "length of the answer in tokens"),
+        ("seed", pa.int64(), "seed that it was drawn with"),
+        ("verifier_error", _NAME, "kind of verifier failure, empty if none"),
+    ],
+    "answer_gradients": [
+        ("question_id", _NAME, ""),
+        ("teacher", _NAME, "whose answer the student's gradient is taken on"),
+        ("sketch", _F4S, "the gradient of its mean negative log-likelihood, as a count sketch"),
+    ],
     "diagnostics_predictors": [
         ("teacher", _NAME, ""),
         ("method", _NAME, ""),
@@ -459,7 +476,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_questions", _ID, ""),
     ],
     "diagnostics_summary": [
-        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors or prefix"),
+        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors, rivals or prefix"),
         ("teacher", _NAME, "empty for the student itself"),
         ("diagnostic", _NAME, "what is measured"),
         ("variant", _NAME, "of which form, such as k=1,biased or gamma=0.5; empty if of one only"),
@@ -529,6 +546,14 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_within", _F8, "variance between responses to one question (v_r)"),
         ("weights_within_low", _F8, "95 % interval"),
         ("weights_within_high", _F8, "95 % interval"),
+        (
+            "weights_shared_share",
+            _F8,
+            "share of the update that questions have in common, s / (s + v_q): low where a teacher "
+            "was told every question's own answer",
+        ),
+        ("weights_shared_share_low", _F8, "95 % interval"),
+        ("weights_shared_share_high", _F8, "95 % interval"),
         (
             "weights_adamw",
             _F8,

@@ -11,7 +11,7 @@ from runs import SMALL, TINY
 
 import gradalign
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTROL
+from gradalign.contexts import CONTROL, controls_beside
 from gradalign.errors import UsageError
 from gradalign.report.gate import check, check_ahead
 from gradalign.report.plots import best_arm, shown_arm
@@ -69,7 +69,7 @@ def test_it_is_left_out_with_a_warning_where_a_question_has_no_answer(tmp_path, 
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = settings(tmp_path, task=str(file), verifier="short_answers:short", limit=2)
     resolved = check_only(config).resolved
-    assert resolved.control == ""
+    assert resolved.controls == []
     assert [line for line in resolved.warnings if CONTROL in line and "left out" in line]
 
 
@@ -77,25 +77,25 @@ def test_it_is_left_out_where_no_answer_can_be_made_false(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"id": "a", "prompt": "12+34=", "answer": "a word"}) + "\n")
     resolved = check_only(settings(tmp_path, task=str(file), verifier="exact")).resolved
-    assert resolved.control == ""
+    assert resolved.controls == []
     assert [line for line in resolved.warnings if "can be made false" in line]
 
 
 def test_a_length_that_was_asked_for_is_kept(tmp_path):
     plain = check_only(settings(tmp_path, control=False)).resolved
     default = check_only(settings(tmp_path)).resolved
-    assert default.control == CONTROL
+    assert default.controls == [CONTROL]
     assert default.max_tokens <= plain.max_tokens
     asked = check_only(settings(tmp_path, max_tokens=plain.max_tokens)).resolved
     assert asked.max_tokens == plain.max_tokens
     shrinks = default.max_tokens < plain.max_tokens
-    assert asked.control == ("" if shrinks else CONTROL)
+    assert asked.controls == ([] if shrinks else [CONTROL])
     assert any("leaves room for" in line for line in asked.warnings) is shrinks
 
 
 def test_a_named_one_takes_its_place(tmp_path):
     named = settings(tmp_path, teachers=["demo:strong", "demo:weak+wrong-answer"])
-    assert check_only(named).resolved.control == ""
+    assert check_only(named).resolved.controls == []
 
 
 def test_rescoring_counts_it_as_scored(finished_runs, tmp_path):
@@ -139,3 +139,72 @@ def test_weights_and_figures_are_not_the_controls_by_default(run):
     names = [trace.name for trace in run.plot.methods().data]
     assert f"{CONTROL} (control)" in names
     assert sum("(control)" in name for name in names) == 1
+
+
+ALL = [CONTROL, "self+other-answer", "self+reference-free"]
+
+
+def test_all_controls_are_those_that_the_teachers_call_for():
+    def beside(*teachers, control=True, controls=True):
+        return controls_beside(teachers, control=control, controls=controls)
+
+    assert beside("demo:strong", "self+answer") == ALL
+    assert beside("demo:strong", "self+answer", control=False) == ALL
+    assert beside("demo:strong", "self+answer", controls=False) == [CONTROL]
+    assert beside("demo:strong", control=False, controls=False) == []
+    # A teacher that is told nothing of a question is its own words without it.
+    assert beside("demo:strong", "self+system:be brief") == ALL[:2]
+    # Once for a model, whatever it is told; and nothing that was named.
+    told = ("self+answer", "self+solution", "m+answer", "self+other-answer", "m+wrong-answer")
+    assert beside(*told) == ["self+reference-free", "m+reference-free"]
+    assert beside("self+answer", "self+reference-free") == ALL[:2]
+
+
+def test_all_controls_are_scored_and_judged(finished_runs, small_run, tmp_path):
+    report = finished_runs.copy(tmp_path / "copy", **SMALL, controls=True)
+    assert report.metadata["resolved"]["controls"] == ALL
+    assert set(report.summary["teacher"]) == {*small_run.summary["teacher"], *ALL}
+    for table in ("nodes", "branches", "continuations", "spines"):
+        assert report.table(table).equals(small_run.table(table)), table
+    result = report.recommend()
+    roles = {item.teacher: item.role for item in result.ranking}
+    assert [roles[name] for name in ALL] == ["control", "control", "candidate"]
+    enough = {"methods": ["gkd"], "limit": 40, "nodes": 8, "shard_size": 16, "diagnose": ["none"]}
+    larger = finished_runs.get(**SMALL | enough, controls=True).recommend()
+    assert [pair.second for pair in larger.controls] == ALL[:2]
+    told = {(pair.first, pair.second) for pair in larger.information}
+    assert told == {("self+answer", "self+reference-free")}
+    # A condition on every teacher is not about them; and the run goes on as it was.
+    everything = check(report, ["pooled[gkd@*]>=-1"])
+    assert {outcome.name.partition(",")[0] for outcome in everything} == {
+        "gkd@demo:strong",
+        "gkd@self+answer",
+    }
+    check_ahead([f"pooled[gkd@{ALL[2]}]<=1"], report.config)
+    before = report.summary
+    again = gradalign.score(**SMALL, controls=True, output_dir=report.path)
+    assert again.summary.equals(before)
+    more = gradalign.rescore(report.path, methods=["opsd"])
+    assert set(more.summary.query("method == 'opsd'")["teacher"]) >= set(ALL)
+
+
+def test_what_cannot_be_made_is_left_out_with_a_warning(tmp_path):
+    """With one question there is no other one's answer."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"id": "a", "prompt": "12+34=", "answer": "46"}) + "\n")
+    asked = {"task": str(file), "verifier": "exact", "teachers": ["self+answer"]}
+    resolved = check_only(settings(tmp_path, **asked, controls=True)).resolved
+    assert resolved.controls == [CONTROL, "self+reference-free"]
+    assert [line for line in resolved.warnings if "self+other-answer is left out" in line]
+
+
+def test_a_run_of_an_older_version_has_its_control(finished_runs, tmp_path):
+    report = finished_runs.copy(tmp_path / "copy", **{**TINY, "control": True})
+    file = tmp_path / "copy" / "run.json"
+    data = json.loads(file.read_text())
+    assert data["resolved"].pop("controls") == [CONTROL]
+    data["resolved"]["control"] = CONTROL
+    file.write_text(json.dumps(data))
+    assert not check(gradalign.read_report(report.path), ["pooled[gkd@*]>=-1"])[1:]
+    after = gradalign.rescore(report.path, methods=["opd"])
+    assert CONTROL in set(after.summary.query("method == 'opd'")["teacher"])

@@ -19,9 +19,9 @@ from gradalign.store.schema import schema, table_names
 # alignment of updates when asked for: see tests/stages/test_{update,weights}_level.py; those of
 # teachers that lack tokens of the student: see tests/models/test_event_space.py; those of
 # responses that are verified anew: see tests/stages/test_gate.py and
-# tests/cli/test_rescore_verifier.py.
-ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts"}
-IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps"}
+# tests/cli/test_rescore_verifier.py; teachers' own answers: see tests/diagnostics/test_rivals.py.
+ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts", "teacher_answers"}
+IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps", "answer_gradients"}
 ALWAYS = [
     name
     for name in table_names()

@@ -42,6 +42,22 @@ def test_columns_are_those_of_the_schemas():
     assert not empty, f"columns without a meaning: {empty}"
 
 
+def test_good_numbers_are_those_of_the_kept_trainings():
+    spec = importlib.util.spec_from_file_location("docs_reading", DOCS / "reading.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = json.loads(module.RESULTS.read_text())
+    page = (DOCS / "reading.md").read_text()
+    assert page == module.text(results), "run python docs/reading.py"
+    rows = [row for pair in results["pairs"] for row in pair["configurations"]]
+    shown = re.findall(r"^\| `(.*?)` \| ([+-]\d\.\d{3}) ± ", page, flags=re.MULTILINE)
+    assert sorted(shown) == sorted((row["label"], f"{row['gain']:+.3f}") for row in rows)
+    # Each table of bins counts every configuration with a teacher once.
+    bins = re.findall(r"^\| [a-z0-9. ]+ \| (\d+) \| (\d+) \| (\d+) \|", page, flags=re.MULTILINE)
+    taught = sum(bool(row["teacher"]) for row in rows)
+    assert sum(int(count) for line in bins for count in line) == taught * len(module.NUMBERS)
+
+
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")])
 
 

@@ -165,7 +165,7 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
     gains = [
         Gain(*found, name, words, ranks)
         for level, name, influence, words, ranks in GAINS
-        if level in levels and (found := _gains(report, name, influence)) is not None
+        if level in levels and (found := per_question(report, name, influence)) is not None
     ]
     return [*gains, Pooled(scores)]
 
@@ -183,10 +183,16 @@ GAINS = (
 influences, and what `Basis` says of it."""
 
 
-def _gains(
+def per_question(
     report: Report, name: str, influence: str
 ) -> tuple[dict[Arm, Estimate], dict[Arm, Floats]] | None:
-    """Return one of the gains that a run holds, with its influences; None if it has no value."""
+    """Return a number of the summary by arm, with its influences, [Q]; None if no arm has it.
+
+    Args:
+        report: the run.
+        name: column of the summary.
+        influence: column of `question_sums`: how far each question moves the number.
+    """
     summary = report.summary
     whole = summary[summary["split"] == "all"]
     estimates = {

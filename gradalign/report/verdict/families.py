@@ -18,12 +18,11 @@ import numpy as np
 
 from gradalign.alignment.families import compare_pairs
 from gradalign.alignment.findings import spread
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import REFERENCE_FREE, parse_teacher
 from gradalign.estimates import UNKNOWN, Arm, Difference, Estimate
 from gradalign.report.verdict.bases import Basis, Contrast
 from gradalign.report.verdict.recommendation import (
     CONTROL_METHODS,
-    REFERENCE_FREE,
     Judgement,
     TeacherPlace,
     context_of,

@@ -19,14 +19,17 @@ from gradalign.report.verdict.recommendation import Judgement, Ranked, Recommend
 from gradalign.report.verdict.sentences import (
     basis_remarks,
     control_remarks,
+    direction_remarks,
     headline,
     information_remarks,
     method_remark,
     part_remarks,
     settle_remarks,
+    shared_remarks,
     unpooled_remarks,
 )
 from gradalign.report.verdict.settle import settle_of
+from gradalign.report.verdict.told import shared_of
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -61,6 +64,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
     parts, contrasts = (
         ((), ()) if found.leader is None else parts_of(scores, found.leader, level=level)
     )
+    shared = shared_of(report, found, level)
     settle = settle_of(report, found, len(scores.questions), level)
     evidence = control_remarks(found, ranking, level)
     reasons = _reasons(scores, candidates) if found.leader is None else set()
@@ -76,7 +80,9 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
             *basis_remarks(found, basis, ranking),
             *method_remark(found, level),
             *evidence,
+            *direction_remarks(ranking),
             *information_remarks(found, level),
+            *shared_remarks(shared, level),
             *part_remarks(parts, contrasts, level),
             *settle_remarks(found, settle, len(scores.questions)),
             *end_remarks(report.metadata),
@@ -86,6 +92,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         teacher_pairs=found.teacher_pairs,
         controls=found.controls,
         information=found.information,
+        shared=shared,
         parts=parts,
         contrasts=contrasts,
         settle=settle,

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
+from gradalign.contexts import FALSE, SHARED
 from gradalign.estimates import Arm, Difference, Estimate
 from gradalign.report.format import visible
 
 Role = Literal["candidate", "control", "reference"]
 CONTROL_METHODS = ("random", "uniform_negative")
-CONTROL_CONTEXTS = ("wrong-answer", "other-answer")
-REFERENCE_FREE = "reference-free"
-SHARED_CONTEXTS = ("", "none", "system", "demos", REFERENCE_FREE)
-"""Contexts that say the same whatever the question is."""
+CONTROL_CONTEXTS = FALSE
+SHARED_CONTEXTS = ("", *SHARED)
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,39 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """How much of the leading teacher's update questions have in common.
+
+    Attributes:
+        arm: the leader.
+        told: whether it is shown something of the question besides its prompt.
+        share: s / (s + v_q), with the summary's interval.
+        other: the best teacher of the other kind that has the method; "" if there is none.
+        other_share: the same of it; None if there is none.
+        difference: the leader's share less the other's, paired by question; None likewise.
+    """
+
+    arm: Arm
+    told: bool
+    share: Estimate
+    other: str = ""
+    other_share: Estimate | None = None
+    difference: Difference | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the estimates among them."""
+        other = {} if self.other_share is None else self.other_share.columns("share")
+        return {
+            "teacher": self.arm.teacher,
+            "method": self.arm.method,
+            "told": self.told,
+            **self.share.columns("share"),
+            "other": {"teacher": self.other, **other} if other else None,
+            "difference": None if self.difference is None else difference_to_dict(self.difference),
+        }
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What three questions come to, each answered from a family of its own.
 
@@ -205,6 +237,8 @@ class Recommendation:
         teacher_pairs: every two of them.
         controls: the leading teacher against each teacher that was told something false.
         information: what teachers were told, by itself; see `Judgement`.
+        shared: how much of the leader's update questions have in common, against the best teacher
+            of the other kind (told, or not); None without `--alignment weights`.
         parts: what to distill, under the best candidate.
         contrasts: paired differences between parts of the same questions.
         settle: what is open, and what it would take.
@@ -223,6 +257,7 @@ class Recommendation:
     teacher_pairs: tuple[Difference, ...]
     controls: tuple[Difference, ...]
     information: tuple[Difference, ...]
+    shared: Shared | None
     parts: tuple[Part, ...]
     contrasts: tuple[Difference, ...]
     settle: tuple[Settle, ...]
@@ -243,6 +278,7 @@ class Recommendation:
                 "teacher_pairs": [difference_to_dict(pair) for pair in self.teacher_pairs],
                 "controls": [difference_to_dict(pair) for pair in self.controls],
                 "information": [difference_to_dict(pair) for pair in self.information],
+                "shared": None if self.shared is None else self.shared.to_dict(),
                 "parts": [item.to_dict() for item in self.parts],
                 "contrasts": [difference_to_dict(pair) for pair in self.contrasts],
                 "settle": [item.to_dict() for item in self.settle],

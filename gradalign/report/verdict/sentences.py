@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
 from gradalign.alignment.weights import how_many_questions
-from gradalign.estimates import Arm, Difference
-from gradalign.report.format import interval, number, p_value, rough_duration
+from gradalign.estimates import Arm, Difference, Estimate
+from gradalign.report.format import interval, number, p_value, rough_duration, share
 from gradalign.report.verdict.bases import Basis
-from gradalign.report.verdict.recommendation import Judgement, Part, Ranked, Settle
+from gradalign.report.verdict.recommendation import Judgement, Part, Ranked, Settle, Shared
 
 
 def headline(
@@ -146,6 +146,18 @@ def control_remarks(found: Judgement, ranking: Sequence[Ranked], level: float) -
     return lines
 
 
+def direction_remarks(ranking: Iterable[Ranked]) -> list[str]:
+    """Say what `uniform_negative` is the control of, where it was scored."""
+    if not any(item.method.partition(":")[0] == "uniform_negative" for item in ranking):
+        return []
+    return [
+        "uniform_negative is the control of "
+        '"Does on-policy distillation really distill?" (arXiv 2608.31046): one push down on every '
+        "drawn token, which has no direction on average, so alignment says nothing of it; train "
+        "it beside the leader."
+    ]
+
+
 def information_remarks(found: Judgement, level: float) -> list[str]:
     """Say what teachers were told adds to the words that they were asked in."""
     lines = []
@@ -158,6 +170,36 @@ def information_remarks(found: Judgement, level: float) -> list[str]:
             f"{interval(*pair.span)} over {pair.second} (p {p_value(pair.adjusted_p)})."
         )
     return lines
+
+
+def shared_remarks(shared: Shared | None, level: float) -> list[str]:
+    """Say whether the leader's updates are common to questions: whether it was told, or knows."""
+    if shared is None:
+        return []
+    own = f"{percent(shared.share)} of its update"
+    if shared.difference is None or shared.other_share is None:
+        return [
+            f"{shared.arm.teacher} with {shared.arm.method}: {own} is shared by questions; the "
+            "rest is each question's own, and little of it stays in the weights."
+        ]
+    others = f"{percent(shared.other_share)} of {shared.other}'s"
+    least = f"(p {p_value(shared.difference.adjusted_p)})"
+    surely = shared.difference.significant(level)
+    if shared.told and surely and shared.difference.value < 0:
+        what = f"was told rather than knows: {own} is shared by questions, against {others}"
+    elif not shared.told and surely and shared.difference.value > 0:
+        what = f"knows rather than was told: {own} is shared by questions, against {others}"
+    else:
+        than = "was told" if shared.told else "was not told"
+        what = f"{than}, which its updates do NOT surely show: {own} is shared by questions, "
+        what += f"against {others}"
+    return [f"{shared.arm.teacher} {what} {least}."]
+
+
+def percent(value: Estimate) -> str:
+    """Write a share with its interval in percent, which ends at 0 and at 100."""
+    low, high = (min(max(end, 0.0), 1.0) for end in (value.low, value.high))
+    return f"{share(min(max(value.value, 0.0), 1.0))} [{share(low)}, {share(high)}]"
 
 
 _PART_NAMES = {

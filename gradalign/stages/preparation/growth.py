@@ -49,7 +49,7 @@ def grow(config: ScoreConfig, log: RunLog, folder: RunFolder) -> None:
         RunError: the task does not begin with the run's questions any more, or the new ones leave
             less room for responses.
     """
-    checked = check(config, log.resolved["clock"], control=bool(log.resolved["control"]))
+    checked = check(config, log.resolved["clock"], controls=log.resolved["controls"])
     stored = [question_to_json(question) for question in StoredQuestions(folder)]
     now = [question_to_json(question) for question in checked.questions[: len(stored)]]
     if now != stored:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTEXTS, CONTROL, parse_teacher
+from gradalign.contexts import CONTEXTS, controls_beside, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.errors import ModelError, RunError
 from gradalign.methods.registry import REGISTRY as METHODS
@@ -53,7 +53,8 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
         What it is, in words for messages, to a hash of it.
     """
     found: dict[str, str | None] = {}
-    for spec in (*config.teachers, *([CONTROL] if config.control else [])):
+    beside = controls_beside(config.teachers, control=config.control, controls=config.controls)
+    for spec in (*config.teachers, *beside):
         name = parse_teacher(spec).context
         base = name.partition(":")[0]
         if base in CONTEXTS:
@@ -105,10 +106,9 @@ def prompt_fingerprints(config: ScoreConfig, resolved: Mapping[str, Any]) -> dic
     questions = list(islice(StoredQuestions(folder), RENDERED))
     found = {}
     clock = resolved["clock"]
-    control = resolved.get("control", "")
     with suppress(ModelError):
         found[_STUDENTS_PROMPTS] = _rendered(config, config.student, questions, None, clock)
-    for spec in map(parse_teacher, [*config.teachers, *([control] if control else [])]):
+    for spec in map(parse_teacher, [*config.teachers, *resolved["controls"]]):
         model = config.student if spec.model == "self" else spec.model
         context = get_context(spec.context, StoredQuestions(folder))
         with suppress(ModelError):

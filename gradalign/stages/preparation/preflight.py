@@ -10,7 +10,7 @@ from typing import Any
 
 from gradalign import methods
 from gradalign.config import ScoreConfig, chosen_diagnostics
-from gradalign.contexts import CONTROL, Context, TeacherSpec, parse_teacher
+from gradalign.contexts import CONTROL, Context, TeacherSpec, controls_beside, parse_teacher
 from gradalign.contexts import get as get_context
 from gradalign.engines import resolve_engine
 from gradalign.errors import ContextOverflowError, GradalignError, TaskError, UsageError
@@ -150,13 +150,15 @@ class CheckedTeacher:
     prompts: RenderedPrompts
 
 
-def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) -> Checked:
+def check(
+    config: ScoreConfig, clock: str = "", *, controls: Sequence[str] | None = None
+) -> Checked:
     """Resolve every name, read the questions, render every prompt, and measure it.
 
     Args:
         config: all settings.
         clock: the moment that chat templates are told, in ISO format; empty for now.
-        control: whether the run that is there has a control; None for a new run.
+        controls: those that the run that is there has; None for a new run.
 
     Raises:
         GradalignError: any of the things that can be known to go wrong before models run.
@@ -194,15 +196,15 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
         shown = _teacher_prompts(config, reader, context, questions)
         teachers.append(CheckedTeacher(spec, reader, context, shown))
     why_none: list[str] = []
-    if control is None:
-        made, why_none = _control(config, clock, notes, questions, prompts, student, teachers)
+    if controls is None:
+        made, why_none = _controls(config, clock, notes, questions, prompts, student, teachers)
     else:
-        made = _made_control(config, clock, notes, questions) if control else None
-    teachers += [] if made is None else [made]
+        made = [_made_control(config, spec, clock, notes, questions) for spec in controls]
+    teachers += made
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
     resolved = replace(
         resolved,
-        control="" if made is None else CONTROL,
+        controls=[item.spec.label for item in made],
         warnings=(
             *_all_there_are(config, questions),
             *_evaluation(task),
@@ -234,7 +236,7 @@ def _check_methods(config: ScoreConfig) -> None:
         raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
 
 
-def _control(
+def _controls(
     config: ScoreConfig,
     clock: str,
     notes: PromptNotes,
@@ -242,45 +244,52 @@ def _control(
     prompts: RenderedPrompts,
     student: Reader,
     teachers: Sequence[CheckedTeacher],
-) -> tuple[CheckedTeacher | None, list[str]]:
-    """Make the control of a new run; one that cannot be made is left out.
+) -> tuple[list[CheckedTeacher], list[str]]:
+    """Make the controls of a new run; one that cannot be made is left out.
 
     Returns:
-        The control, None if it is not wanted, not possible, or a named teacher is one already;
-        and why it is not possible, as a warning.
+        The controls that are wanted and possible; and why others are not possible, as warnings.
     """
-    context = parse_teacher(CONTROL).context
-    if not config.control or any(item.spec.context == context for item in teachers):
-        return None, []
-    try:
-        control = _made_control(config, clock, notes, questions)
-        room = min(_teacher_rooms(config, control, questions), default=None)
-    except GradalignError as error:
-        return None, [f"the control {CONTROL} is left out: {error.message.rstrip('.')}"]
     rooms = _all_rooms(config, questions, prompts, student, teachers)
     usual = min([DEFAULT_MAX_TOKENS, *(room for room, _ in rooms)])
-    # A default length may shrink a little for the control, and a length asked for may not.
-    if room is not None and room < (config.max_tokens or (usual + 1) // 2):
-        why = f"its longest prompt leaves room for {room} tokens of response"
-        return None, [f"the control {CONTROL} is left out: {why}"]
-    return control, []
+    made, why_none = [], []
+    for spec in controls_beside(config.teachers, control=config.control, controls=config.controls):
+        try:
+            control = _made_control(config, spec, clock, notes, questions)
+            room = min(_teacher_rooms(config, control, questions), default=None)
+        except GradalignError as error:
+            why_none.append(f"the control {spec} is left out: {error.message.rstrip('.')}")
+            continue
+        # A default length may shrink a little for a control, and a length asked for may not.
+        if room is not None and room < (config.max_tokens or (usual + 1) // 2):
+            why = f"its longest prompt leaves room for {room} tokens of response"
+            why_none.append(f"the control {spec} is left out: {why}")
+            continue
+        made.append(control)
+    return made, why_none
 
 
 def _made_control(
-    config: ScoreConfig, clock: str, notes: PromptNotes, questions: Sequence[Question]
+    config: ScoreConfig,
+    teacher: str,
+    clock: str,
+    notes: PromptNotes,
+    questions: Sequence[Question],
 ) -> CheckedTeacher:
-    """Show every question to the student with a false answer.
+    """Show every question to a control.
 
     Raises:
         GradalignError: that is not possible for a question, or for none.
     """
-    spec = parse_teacher(CONTROL)
+    spec = parse_teacher(teacher)
     label = f"teacher {spec.label}"
-    reader = _reader(config, config.student, label, clock, notes, teacher=True)
+    model = config.student if spec.model == "self" else spec.model
+    reader = _reader(config, model, label, clock, notes, teacher=True)
     context = get_context(spec.context, questions)
     shown = _teacher_prompts(config, reader, context, questions)
     if all(context.prompt(question, None, ()) is None for question in questions):
-        raise TaskError("no question has an answer that can be made false.")
+        why = "no question has an answer that can be made false."
+        raise TaskError(why if teacher == CONTROL else "it has nothing to show on any question.")
     return CheckedTeacher(spec, reader, context, shown)
 
 
@@ -450,6 +459,7 @@ def _weights(config: ScoreConfig, engine: str, models: Iterable[str]) -> dict[st
     """
     served = teacher_servers(config)
     teachers_sample = "prefix" in chosen_diagnostics(config.diagnose)
+    teachers_sample |= config.teacher_accuracy > 0
     found = {}
     for model in dict.fromkeys(models):
         if model in served and model != config.student:
