@@ -7,6 +7,9 @@ from pathlib import Path
 
 from gradalign.errors import UsageError
 
+DELTA = "delta:"
+"""What the name of a difference of two teachers begins with: no model's does."""
+
 CONTROL = "self+wrong-answer"
 """The teacher that a run scores beside those it was given: the student, told something false."""
 
@@ -37,8 +40,13 @@ def parse_teacher(spec: str) -> TeacherSpec:
     ids may not.
 
     Raises:
-        UsageError: there is no model, or nothing after the plus sign.
+        UsageError: there is no model, or nothing after the plus sign; or it is a difference.
     """
+    if spec.strip().startswith(DELTA):
+        raise UsageError(
+            f"{spec!r} is a difference of two teachers: no model can be read for it.",
+            "Name a MODEL or MODEL+CONTEXT here.",
+        )
     ends = [index for index, character in enumerate(spec) if character == "+"]
     end = next(
         (index for index in (len(spec), *reversed(ends)) if _exists(spec[:index])),

@@ -171,9 +171,9 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
             will not have. A question's own split is known only afterwards.
     """
     from gradalign import methods
-    from gradalign.contexts import CONTROL, parse_teacher
+    from gradalign.contexts import CONTROL, is_delta, parse_any
 
-    labels = [parse_teacher(spec).label for spec in config.teachers]
+    labels = [parse_any(spec).label for spec in config.teachers]
     control = CONTROL if config.control and CONTROL not in labels else ""
     labels += [control] if control else []
     chosen = [methods.get(spec) for spec in config.methods]
@@ -181,6 +181,7 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
         Arm(label, method.spec)
         for method in chosen
         for label in (labels if "teacher" in method.needs else [""])
+        if not (is_delta(label) and method.beyond_nodes)
     ]
     for text in conditions:
         condition = parse_condition(text)
