@@ -51,8 +51,10 @@ def parse_delta(spec: str) -> DeltaSpec:
     """
     parts = spec.strip().removeprefix(DELTA).split(",")
     strength = 1.0
-    if parts[-1].partition("=")[0].strip() == "a":
-        strength = _strength(spec, parts.pop().partition("=")[2])
+    name, equals, text = parts[-1].partition("=")
+    if equals and name.strip() == "a":
+        strength = _strength(spec, text)
+        parts.pop()
     if len(parts) != 2 or not all(part.strip() for part in parts):
         raise UsageError(
             f"teacher {spec!r} is not the difference of two teachers.",

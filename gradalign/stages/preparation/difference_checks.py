@@ -77,14 +77,12 @@ def delta_warnings(config: ScoreConfig) -> list[str]:
         for delta in _deltas(config)
         if delta.first == delta.second
     ]
-    left = {item.spec: item.beyond_nodes for item in _methods(config) if item.beyond_nodes}
     labels = ", ".join(delta.label for delta in _deltas(config))
-    if labels:
-        lines += [
-            f"{spec} is left out for {labels}, which is known at the nodes only: {why}"
-            for spec, why in left.items()
-        ]
-    return lines
+    left = [item for item in _methods(config) if item.beyond_nodes] if labels else []
+    return [
+        *lines,
+        *(f"{item.spec} is left out for {labels}: {item.beyond_nodes}" for item in left),
+    ]
 
 
 def _deltas(config: ScoreConfig) -> list[DeltaSpec]:
