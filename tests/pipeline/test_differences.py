@@ -229,6 +229,14 @@ def test_what_a_server_did_not_say_is_in_the_rest(whole, tmp_path):
     np.testing.assert_allclose(found, kept, atol=1e-6)
 
 
+def test_no_diagnostic_asks_for_what_cannot_be_had(whole):
+    """Alone it is told nothing of continuations, which another teacher's may be scored for."""
+    advice = whole.table("diagnostics_summary")
+    horizon = advice[(advice["mechanism"] == "horizon") & advice["teacher"].isin([TOLD, HALF])]
+    assert len(horizon)
+    assert not horizon["advice"].str.contains("continuations").any()
+
+
 def test_positions_that_are_no_nodes_are_not_known(whole):
     tokens = whole.table("tokens")
     own = tokens[tokens["teacher"] == TOLD].set_index(["spine_id", "position"])
