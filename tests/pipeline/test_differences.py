@@ -14,12 +14,13 @@ from runs import SMALL, assert_same_tables
 from transformers import AutoModelForCausalLM
 
 import gradalign
+from gradalign.config import ScoreConfig
 from gradalign.errors import UsageError
 from gradalign.models import resolve_model
 from gradalign.models.event_space import EventSpace
 from gradalign.stages.base import Resolved, Run, teacher_file
 from gradalign.stages.deltas import DeltaTables, difference
-from gradalign.stages.preparation.difference_checks import check_made
+from gradalign.stages.preparation.difference_checks import check_made, delta_warnings
 
 TOLD = "delta:self+answer,self+wrong-answer"
 HALF = "delta:demo:strong,self,a=0.5"
@@ -149,6 +150,22 @@ def test_a_teacher_minus_itself_has_no_direction(whole):
 
 def warnings_of(report) -> list[str]:
     return report.metadata["resolved"]["warnings"]
+
+
+def test_a_teacher_minus_the_student_is_that_teacher():
+    """Q is P A / P where the student draws at temperature 1: it is said, and so is A minus A."""
+    teachers = ["demo:strong", "self", "demo:student+answer", "self+answer"]
+
+    def said(delta: str, **more) -> str:
+        settings = {**SETTINGS, "teachers": [*teachers, delta], "output_dir": "run", **more}
+        return " ".join(delta_warnings(ScoreConfig.build(settings)))
+
+    assert "is demo:strong: what is taken away" in said("delta:demo:strong,self")
+    assert "what is taken away" not in said("delta:demo:strong,self", temperature=0.7)
+    assert "what is taken away" not in said(HALF)
+    assert "what is taken away" not in said("delta:self,demo:strong")
+    assert "minus itself" in said("delta:self+answer,demo:student+answer")
+    assert "minus itself" not in said("delta:self+answer,self")
 
 
 def test_methods_that_need_more_are_left_out_for_it_alone(whole):

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from gradalign import methods
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTROL, DeltaSpec, parse_any
+from gradalign.contexts import CONTROL, DeltaSpec, TeacherSpec, parse_any, parse_teacher
 from gradalign.errors import UsageError
 from gradalign.models.event_space import EventSpace
+from gradalign.models.sampling import SamplingSettings
 
 
 def check_parts(config: ScoreConfig, named: Collection[str]) -> None:
@@ -71,12 +72,20 @@ def check_made(
 
 def delta_warnings(config: ScoreConfig) -> list[str]:
     """Say which differences are none, and which methods are left out for them."""
-    lines = [
-        f"teacher {delta.label} is a teacher minus itself: it says what the student says, and no "
-        "method has a direction"
-        for delta in _deltas(config)
-        if delta.first == delta.second
-    ]
+    lines = []
+    student = TeacherSpec(config.student)
+    plain = SamplingSettings(config.temperature, config.top_p, config.top_k).is_plain
+    for delta in _deltas(config):
+        first, second = (_teacher(config, label) for label in (delta.first, delta.second))
+        if first == second:
+            lines.append(
+                f"teacher {delta.label} is a teacher minus itself: it says what the student says, "
+                "and no method has a direction"
+            )
+        elif second == student and delta.strength == 1.0 and plain:
+            lines.append(
+                f"teacher {delta.label} is {delta.first}: what is taken away is what it is added to"
+            )
     labels = ", ".join(delta.label for delta in _deltas(config))
     left = [item for item in _methods(config) if item.beyond_nodes] if labels else []
     return [
@@ -87,6 +96,12 @@ def delta_warnings(config: ScoreConfig) -> list[str]:
 
 def _deltas(config: ScoreConfig) -> list[DeltaSpec]:
     return [spec for spec in map(parse_any, config.teachers) if isinstance(spec, DeltaSpec)]
+
+
+def _teacher(config: ScoreConfig, label: str) -> TeacherSpec:
+    """Return a teacher with the student's own name in place of `self`."""
+    spec = parse_teacher(label)
+    return TeacherSpec(config.student, spec.context) if spec.model == "self" else spec
 
 
 def _parts(delta: DeltaSpec) -> tuple[str, ...]:
