@@ -158,7 +158,7 @@ def test_a_teacher_minus_the_student_is_that_teacher():
 
     def said(delta: str, **more) -> str:
         settings = {**SETTINGS, "teachers": [*teachers, delta], "output_dir": "run", **more}
-        return " ".join(delta_warnings(ScoreConfig.build(settings)))
+        return " ".join(delta_warnings(ScoreConfig.build(settings), 259))
 
     assert "is demo:strong: what is taken away" in said("delta:demo:strong,self")
     assert "what is taken away" not in said("delta:demo:strong,self", temperature=0.7)
@@ -166,6 +166,10 @@ def test_a_teacher_minus_the_student_is_that_teacher():
     assert "what is taken away" not in said("delta:self,demo:strong")
     assert "minus itself" in said("delta:self+answer,demo:student+answer")
     assert "minus itself" not in said("delta:self+answer,self")
+    strong = "delta:self+answer,self,a=2"
+    assert "--support-size 128 is of 259" in said(strong, support_size=128)
+    assert "--support-size" not in said(strong)
+    assert "--support-size" not in said(HALF, support_size=128)
 
 
 def test_methods_that_need_more_are_left_out_for_it_alone(whole):

@@ -70,8 +70,13 @@ def check_made(
             )
 
 
-def delta_warnings(config: ScoreConfig) -> list[str]:
-    """Say which differences are none, and which methods are left out for them."""
+def delta_warnings(config: ScoreConfig, num_tokens: int) -> list[str]:
+    """Say which differences are none or hard to store, and which methods are left out for them.
+
+    Args:
+        config: all settings.
+        num_tokens: tokens that the student has.
+    """
     lines = []
     student = TeacherSpec(config.student)
     plain = SamplingSettings(config.temperature, config.top_p, config.top_k).is_plain
@@ -85,6 +90,12 @@ def delta_warnings(config: ScoreConfig) -> list[str]:
         elif second == student and delta.strength == 1.0 and plain:
             lines.append(
                 f"teacher {delta.label} is {delta.first}: what is taken away is what it is added to"
+            )
+        if delta.strength > 1.0 and config.support_size < num_tokens:
+            lines.append(
+                f"teacher {delta.label}: with a above 1 much of it may lie on tokens that are not "
+                f"stored and count as one; --support-size {config.support_size} is of "
+                f"{num_tokens:,} tokens"
             )
     labels = ", ".join(delta.label for delta in _deltas(config))
     left = [item for item in _methods(config) if item.beyond_nodes] if labels else []

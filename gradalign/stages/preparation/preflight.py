@@ -218,7 +218,7 @@ def check(config: ScoreConfig, clock: str = "", *, control: bool | None = None) 
             *_all_there_are(config, questions),
             *_evaluation(task),
             *why_none,
-            *delta_warnings(config),
+            *delta_warnings(config, student.tokens.size),
             *resolved.warnings,
         ),
     )
