@@ -13,7 +13,7 @@ KEYS = {
     "spine_id": "question id / number of the response",
     "position": "0 is the first token of the response",
     "node_id": "spine id / position",
-    "teacher": "MODEL or MODEL+CONTEXT; empty where none is looked at",
+    "teacher": "MODEL, MODEL+CONTEXT or delta:A,B; empty where none is looked at",
     "method": "method with its options",
     "token_id": "the token",
     "candidate_id": "the token that was forced",

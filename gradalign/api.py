@@ -33,7 +33,7 @@ def score(
 
     Args:
         student: model id, folder, or demo:NAME.
-        teachers: MODEL or MODEL+CONTEXT each; `self` is the student's own checkpoint.
+        teachers: MODEL, MODEL+CONTEXT or delta:A,B each; `self` is the student's own checkpoint.
         task: task name or a questions file.
         output_dir: folder or fsspec URL; a run of the same settings in it is taken up.
         methods: method specs; the default set if None.
@@ -72,7 +72,7 @@ def plan(
 
     Args:
         student: model id, folder, or demo:NAME.
-        teachers: MODEL or MODEL+CONTEXT each; `self` is the student's own checkpoint.
+        teachers: MODEL, MODEL+CONTEXT or delta:A,B each; `self` is the student's own checkpoint.
         task: task name or a questions file.
         output_dir: where the run would be; checked if given.
         methods: method specs; the default set if None.
@@ -141,7 +141,7 @@ def rescore(
     Args:
         run: its folder or fsspec URL, or its report.
         methods: method specs to add.
-        teachers: MODEL or MODEL+CONTEXT to add.
+        teachers: MODEL, MODEL+CONTEXT or delta:A,B to add.
         alignment: `weights`, to add to what the run has.
         weights_space: where `weights` is measured; the run's own setting by default, as for the
             next two.

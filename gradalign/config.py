@@ -117,7 +117,8 @@ class ScoreConfig(BaseModel):
     teachers: list[str] = _setting(
         ...,
         "what",
-        "MODEL or MODEL+CONTEXT, repeatable; `self` is the student's own checkpoint.",
+        "MODEL, MODEL+CONTEXT, or delta:A,B for the difference of two teachers; repeatable. `self` "
+        "is the student's own checkpoint.",
         flag="--teacher",
     )
     task: str = _setting(..., "what", "Task name or a questions file; see `gradalign tasks list`.")

@@ -16,6 +16,7 @@ from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
+from gradalign.stages.deltas import DeltaTables
 from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import (
     StudentPositions,
@@ -46,6 +47,7 @@ def stages(run: Run) -> list[Stage]:
         StudentPositions(),
         *(TeacherPositions(model, group) for model, group in run.teachers_by_model.items()),
         StudentSupports(),
+        *([DeltaTables()] if run.deltas else []),
         Reverify() if run.resolved.allocated_by else Branch(),
         *answers,
         *ideal,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from gradalign import diagnostics
 from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import parse_any
 from gradalign.errors import RunError, UsageError
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
@@ -87,7 +87,7 @@ def rescore_run(
     Args:
         path: the run's folder or URL.
         methods: method specs to add.
-        teachers: MODEL or MODEL+CONTEXT to add.
+        teachers: MODEL, MODEL+CONTEXT or delta:A,B to add; a difference costs no pass.
         alignment: `weights`, to add to what the run has.
         weights_space: of `weights`; the run's own setting by default, as for the next two.
         weights_adamw: of `weights`: `first`, or the file of an optimizer.
@@ -130,7 +130,7 @@ def _rescore_held(
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     scored = {item.label for item in Run(before, Resolved(**log.resolved)).teachers}
-    new_teachers = [spec for spec in teachers if parse_teacher(spec).label not in scored]
+    new_teachers = [spec for spec in teachers if parse_any(spec).label not in scored]
     wanted = [*before.alignment, *alignment]
     changed = {
         name: value
@@ -205,7 +205,7 @@ def _judged_anew(run: Run, reporter: Reporter | None) -> list[str]:
     Raises:
         RunError: what a teacher was shown depends on the verdicts.
     """
-    shown = [t.label for t in run.teachers if run.prompt_differs_by_spine(t.label)]
+    shown = [t.label for t in run.read_teachers if run.prompt_differs_by_spine(t.label)]
     if shown:
         raise RunError(
             f"{', '.join(shown)} read attempts that were chosen by the run's verifier, "

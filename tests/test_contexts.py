@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradalign.contexts import CONTEXTS, TeacherSpec, describe, get, parse_teacher
+from gradalign.contexts import (
+    CONTEXTS,
+    DeltaSpec,
+    TeacherSpec,
+    describe,
+    get,
+    is_delta,
+    models_read,
+    parse_delta,
+    parse_teacher,
+)
 from gradalign.contexts.wrong_answer import wrong_answer
 from gradalign.errors import TaskError, UnknownNameError, UsageError
 from gradalign.questions import Attempt, Message, Prompt, Question
@@ -408,6 +418,45 @@ def test_existing_folders_with_a_plus_sign_win(tmp_path: Path) -> None:
     folder.mkdir()
     assert parse_teacher(str(folder)) == TeacherSpec(str(folder), "none")
     assert parse_teacher(f"{folder}+solution") == TeacherSpec(str(folder), "solution")
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts", "label"),
+    [
+        ("delta:self+answer,self", ("self+answer", "self", 1.0), "delta:self+answer,self"),
+        ("delta:demo:strong, self+none", ("demo:strong", "self", 1.0), "delta:demo:strong,self"),
+        ("delta:a/b,c,a=0.5", ("a/b", "c", 0.5), "delta:a/b,c,a=0.5"),
+        ("delta:b, a , a = 1.0", ("b", "a", 1.0), "delta:b,a"),
+    ],
+)
+def test_differences(spec: str, parts: tuple[str, str, float], label: str) -> None:
+    delta = parse_delta(spec)
+    assert delta == DeltaSpec(*parts)
+    assert delta.label == label
+    assert parse_delta(label) == delta
+    assert is_delta(label)
+    assert not is_delta(parts[0])
+    assert models_read([spec, "self+answer"]) == [TeacherSpec("self", "answer")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("delta:self", "not the difference of two"),
+        ("delta:self,", "not the difference of two"),
+        ("delta:a,b,c", "not the difference of two"),
+        ("delta:self+system:Be brief, please,self", "not the difference of two"),
+        ("delta:delta:a,b", "no model can be read"),
+        ("delta:a,+answer", "names no model"),
+        ("delta:a,b,a=0", "number above 0"),
+        ("delta:a,b,a=-1", "number above 0"),
+        ("delta:a,b,a=inf", "number above 0"),
+        ("delta:a,b,a=half", "number above 0"),
+    ],
+)
+def test_what_is_no_difference(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_delta(spec)
 
 
 @pytest.mark.parametrize("spec", ["", "+answer", "self+", "self+ "])

@@ -45,7 +45,9 @@ def _rescore(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            "--teacher", help="A teacher to add, repeatable.", autocompletion=complete_teacher
+            "--teacher",
+            help="A teacher to add, or a difference delta:A,B of two; repeatable.",
+            autocompletion=complete_teacher,
         ),
     ] = None,
     alignment: Annotated[

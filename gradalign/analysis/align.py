@@ -18,6 +18,7 @@ from gradalign.alignment.scores import FLAT
 from gradalign.analysis.derivatives import AlongIdeal, read_derivatives
 from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
 from gradalign.analysis.whole import WholeDirection
+from gradalign.contexts import is_delta
 from gradalign.estimates import Arm
 from gradalign.methods import Direction, Method
 from gradalign.stages.base import Run
@@ -81,7 +82,10 @@ def question_ids(run: Run) -> list[str]:
 
 
 def arms_of(run: Run) -> list[Arm]:
-    """Return the arm of every direction of a run, those without a teacher first."""
+    """Return the arm of every direction of a run, those without a teacher first.
+
+    A difference of teachers has none of a method that needs more than its distributions at nodes.
+    """
     chosen = [methods.get(spec) for spec in run.config.methods]
     labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
     return [
@@ -89,6 +93,7 @@ def arms_of(run: Run) -> list[Arm]:
         for label in labels
         for method in chosen
         if ("teacher" in method.needs) == (label != NO_TEACHER)
+        and not (is_delta(label) and method.beyond_nodes)
     ]
 
 

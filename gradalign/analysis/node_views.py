@@ -349,7 +349,7 @@ def _log_ratios(run: Run, shard: str, made: pa.Table, teacher: str) -> tuple[Flo
         for row, key in enumerate(zip(*(made[name].to_pylist() for name in _KEYS), strict=True))
     }
     scores: dict[str, tuple[Ints, pa.ListArray]] = {}
-    model = next(run.model_of(item) for item in run.teachers if item.label == teacher)
+    model = next(run.model_of(item) for item in run.read_teachers if item.label == teacher)
     student = student_label(model) if run.lacks_tokens(teacher) else STUDENT
     for label in (student, teacher):
         table = run.folder.read_table("continuation_scores", teacher_file(shard, label))

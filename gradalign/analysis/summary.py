@@ -32,7 +32,7 @@ from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.analysis.align import arms_of, question_ids
 from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
-from gradalign.stages.base import Run
+from gradalign.stages.base import Run, teacher_file
 from gradalign.store.manifest import RunLog
 from gradalign.store.splits import (
     QUESTION,
@@ -405,9 +405,8 @@ def _totals(run: Run, shard: str) -> Counter[str]:
     made = run.folder.read_table("continuations", shard)
     cut = made["finish_reason"].to_pandas().astype(str) == "length"
     shown = sum(
-        len(pc.unique(run.folder.read_table("tokens", name)["spine_id"]))
-        for name in run.folder.files("tokens")
-        if name.startswith(shard)
+        len(pc.unique(run.folder.read_table("tokens", teacher_file(shard, item.label))["spine_id"]))
+        for item in run.read_teachers
     )
     kinds = Counter(
         f"verifier_{kind}"
@@ -426,5 +425,5 @@ def _totals(run: Run, shard: str) -> Counter[str]:
         continuations=len(made),
         continuation_tokens=len(made["token_ids"].combine_chunks().flatten()),
         truncated=int((spines["finish_reason"] == "length").sum() + cut.sum()),
-        skipped_pairs=len(spines) * len(run.teachers) - shown,
+        skipped_pairs=len(spines) * len(run.read_teachers) - shown,
     )

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from gradalign.errors import UsageError
 
+DELTA = "delta:"
+"""What the name of a difference of two teachers begins with: no model's does."""
+
 CONTROL = "self+wrong-answer"
 """The teacher that a run scores beside those it was given: the student, told something false."""
 
@@ -50,8 +53,13 @@ def parse_teacher(spec: str) -> TeacherSpec:
     ids may not.
 
     Raises:
-        UsageError: there is no model, or nothing after the plus sign.
+        UsageError: there is no model, or nothing after the plus sign; or it is a difference.
     """
+    if spec.strip().startswith(DELTA):
+        raise UsageError(
+            f"{spec!r} is a difference of two teachers: no model can be read for it.",
+            "Name a MODEL or MODEL+CONTEXT here.",
+        )
     ends = [index for index, character in enumerate(spec) if character == "+"]
     end = next(
         (index for index in (len(spec), *reversed(ends)) if _exists(spec[:index])),
@@ -77,7 +85,7 @@ def controls_beside(teachers: Sequence[str], *, control: bool, controls: bool) -
         controls: whether all are: that one; `OTHER_ANSWER`; and of every teacher that is told
             something, its model in the same words without it. What is named is not added again.
     """
-    named = [parse_teacher(spec) for spec in teachers]
+    named = [parse_teacher(spec) for spec in teachers if not spec.strip().startswith(DELTA)]
     contexts = {spec.context.partition(":")[0] for spec in named}
     wanted = [CONTROL] if control or controls else []
     wanted += [OTHER_ANSWER] if controls else []

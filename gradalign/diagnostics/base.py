@@ -170,11 +170,11 @@ def counts(run: Run, shard: str, frame: pd.DataFrame) -> Bools:
 def spine_positions(
     run: Run, shard: str
 ) -> Iterator[tuple[str, pd.DataFrame, npt.NDArray[np.object_], dict[str, Bools]]]:
-    """Yield, per teacher, the table `tokens` with each row's question and the splits of rows."""
+    """Yield the table `tokens` of each teacher that is read, with questions and splits of rows."""
     correct = run.folder.read_table("spines", shard).to_pandas()
     is_correct = dict(zip(correct["spine_id"].astype(str), correct["correct"], strict=True))
     length = dict(zip(correct["spine_id"].astype(str), correct["num_tokens"], strict=True))
-    for teacher in run.teachers:
+    for teacher in run.read_teachers:
         frame = run.folder.read_table("tokens", teacher_file(shard, teacher.label)).to_pandas()
         spine = frame["spine_id"].astype(str)
         last = np.maximum(spine.map(length).to_numpy(dtype=np.float64) - 1, 1)

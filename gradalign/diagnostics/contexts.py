@@ -116,7 +116,7 @@ class ContextsTable:
     def write(self, views: ShardViews) -> Counter[str]:
         """See TableWriter."""
         run, rows = views.run, Rows(TABLE)
-        wanted = groups(run.teachers)
+        wanted = groups(run.read_teachers)
         if wanted:
             for group in wanted:
                 _add(rows, views.nodes, group, [views.teacher(label) for label in group.labels])

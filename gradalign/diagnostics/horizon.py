@@ -27,6 +27,7 @@ from gradalign.analysis.node_views import (
     continuations_scored,
 )
 from gradalign.analysis.whole import on_candidates
+from gradalign.contexts import is_delta
 from gradalign.diagnostics.base import (
     Advice,
     Consequence,
@@ -246,11 +247,14 @@ def advise(teacher: str, figures: Figures) -> dict[FigureKey, Advice]:
     token = FigureKey("horizon", teacher, "alignment", "gamma=0")
     if token in figures:
         gains = figures.variants("horizon", teacher, "alignment_gain")
-        said[token] = horizon_advice(
+        advice = horizon_advice(
             figures.numbered("horizon", teacher, "alignment_gain"),
             figures.numbered("horizon", teacher, "noise_ratio"),
             figures.numbered("horizon", teacher, "alignment"),
         )
+        # No continuation can be scored for a difference of teachers.
+        if not (is_delta(teacher) and advice.consequence is Consequence.MORE_DATA):
+            said[token] = advice
         without = "gamma=0,without special tokens"
         said[FigureKey("horizon", teacher, "alignment_gain", without)] = special_advice(
             gains[without]

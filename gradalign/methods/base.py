@@ -190,6 +190,20 @@ class Method(ABC):
         return () if temperature == 1.0 else (temperature,)
 
     @property
+    def beyond_nodes(self) -> str:
+        """What it needs of a teacher besides its distribution at the nodes, in words; "" if none.
+
+        A teacher that is the difference of two others has no more than that.
+        """
+        if "teacher" not in self.needs:
+            return ""
+        if "continuation_scores" in self.needs:
+            return "it looks at what the teacher says of continuations"
+        if "spine" in self.needs:
+            return "it looks at what the teacher says of every token of a response"
+        return "it reads the teacher at another temperature" if self.temperatures else ""
+
+    @property
     def uses_continuations(self) -> bool:
         """Whether it shares noise with the ideal gradient and has to be cross-fitted."""
         return "continuations" in self.expected_needs

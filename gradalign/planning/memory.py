@@ -76,7 +76,9 @@ def plan_memory(config: ScoreConfig, resolved: Resolved) -> Memory:
     # Of the cluster's machines nothing is known here.
     device = resolve_device("auto" if config.executor == "ray" else config.device)
     run = Run(config, resolved)
-    names = dict.fromkeys([config.student, *(run.model_of(teacher) for teacher in run.teachers)])
+    names = dict.fromkeys(
+        [config.student, *(run.model_of(teacher) for teacher in run.read_teachers)]
+    )
     models = tuple(model_memory(run, name, device) for name in names)
     name, number, total, free = device_memory(device)
     student = models[0]

@@ -120,7 +120,7 @@ def make_plan(
 def scored_by(run: Run) -> int:
     """Return how many times every continuation is scored: by the student and each teacher."""
     scores = any(stage.kind == "continuations" for stage in stages(run))
-    return 1 + len(run.lacking_models()) + len(run.teachers) if scores else 0
+    return 1 + len(run.lacking_models()) + len(run.read_teachers) if scores else 0
 
 
 def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
@@ -131,10 +131,10 @@ def _figures(run: Run, workload: Workload, per: Calibration) -> Figures:
     continuations = questions * per.continuations
     continuation_tokens = continuations * per.continuation_tokens
     start = workload.prompt_tokens / questions + per.continuation_start
-    teacher_passes = spines * len(run.teachers)
+    teacher_passes = spines * len(run.read_teachers)
     teacher_tokens = (
         sum(workload.teacher_prompt_tokens.values()) * config.num_rollouts
-        + len(run.teachers) * spine_tokens
+        + len(run.read_teachers) * spine_tokens
     )
     figures = Figures(
         questions=questions,

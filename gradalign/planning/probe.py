@@ -12,7 +12,7 @@ import numpy as np
 
 from gradalign.branching import BranchRequest
 from gradalign.config import ScoreConfig
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import models_read
 from gradalign.engines.base import Completion, Foreseen
 from gradalign.engines.held import Prospect
 from gradalign.engines.requests import Request
@@ -118,7 +118,7 @@ class _Timed:
 
 def _enough(config: ScoreConfig) -> int:
     """Return how many questions the contexts need to be made; the first few are probed."""
-    shown = [parse_teacher(spec).context.partition(":") for spec in config.teachers]
+    shown = [spec.context.partition(":") for spec in models_read(config.teachers)]
     demos = [int(number) for name, _, number in shown if name == "demos" and number.isdecimal()]
     return max([QUESTIONS, *(number + 1 for number in demos)])
 

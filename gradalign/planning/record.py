@@ -47,7 +47,7 @@ def actual_figures(run: Run, data: dict[str, Any]) -> Figures:
     """Count what a finished run's tables hold."""
     totals, workload = data["totals"], Workload(**data["workload"])
     config = run.config
-    spines, teachers = totals["spines"], len(run.teachers)
+    spines, teachers = totals["spines"], len(run.read_teachers)
     prompt_tokens = workload.prompt_tokens * config.num_rollouts
     teacher_prompts = sum(workload.teacher_prompt_tokens.values()) * config.num_rollouts
     passes = _counted(data, "student_passes")
@@ -95,7 +95,7 @@ def _started_from(run: Run, shard: str) -> int:
 
 
 def _scored(run: Run, shard: str) -> int:
-    labels = ["", *(teacher.label for teacher in run.teachers)]
+    labels = ["", *(teacher.label for teacher in run.read_teachers)]
     return sum(
         len(
             run.folder.read_table("continuation_scores", teacher_file(shard, label))["logprobs"]

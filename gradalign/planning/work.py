@@ -13,6 +13,7 @@ from gradalign.planning.pace import TRIALS, Load
 from gradalign.stages.answer_gradients import AnswerGradients
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
+from gradalign.stages.deltas import DeltaTables
 from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import StudentPositions, TeacherPositions
 from gradalign.stages.gradients import IdealUpdates
@@ -93,12 +94,14 @@ class Work:
             return figures.prefix_continuations
         if stage.kind == "answers" or isinstance(stage, AnswerGradients):
             return figures.teacher_answers
+        if isinstance(stage, DeltaTables):
+            return figures.nodes * len(run.deltas)
         times = len(getattr(stage, "teachers", ())) or 1
         if stage.kind in ("branch", "continuations"):
             return times * figures.continuations
         if isinstance(stage, StudentPositions | TeacherPositions):
             return times * figures.spine_tokens
-        return figures.nodes * len(run.teachers)
+        return figures.nodes * len(run.read_teachers)
 
     def _sampled(self) -> Load:
         """Return the drawing of spines, and what of them the engine scores for the noise floor.
@@ -130,6 +133,8 @@ class Work:
     def _read(self, stage: Stage) -> Load:
         """Return the teacher-forced passes of a stage."""
         figures = self.figures
+        if isinstance(stage, DeltaTables):  # arithmetic on tables
+            return Load(0.0, 0.0)
         if isinstance(stage, TeacherPositions):
             return self._passes(self._shown_tokens(stage), len(stage.teachers)) + TRIALS
         if isinstance(stage, TeacherContinuations):

@@ -172,9 +172,9 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
             will not have. A question's own split is known only afterwards.
     """
     from gradalign import methods
-    from gradalign.contexts import controls_beside, parse_teacher
+    from gradalign.contexts import controls_beside, is_delta, parse_any
 
-    labels = [parse_teacher(spec).label for spec in config.teachers]
+    labels = [parse_any(spec).label for spec in config.teachers]
     controls = controls_beside(config.teachers, control=config.control, controls=config.controls)
     labels += controls
     chosen = [methods.get(spec) for spec in config.methods]
@@ -182,6 +182,7 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
         Arm(label, method.spec)
         for method in chosen
         for label in (labels if "teacher" in method.needs else [""])
+        if not (is_delta(label) and method.beyond_nodes)
     ]
     for text in conditions:
         condition = parse_condition(text)

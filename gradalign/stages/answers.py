@@ -187,4 +187,4 @@ def _answer(
 
 def num_answers(run: Run, num_questions: int) -> int:
     """Return how many answers are drawn, for the plan; a context may lack some."""
-    return min(run.config.teacher_accuracy, num_questions) * len(run.teachers)
+    return min(run.config.teacher_accuracy, num_questions) * len(run.read_teachers)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTEXTS, TeacherSpec, parse_teacher
+from gradalign.contexts import CONTEXTS, DeltaSpec, TeacherSpec, models_read, parse_any
 from gradalign.contexts import get as get_context
 from gradalign.engines.held import HeldEngine
 from gradalign.errors import UsageError
@@ -113,13 +113,23 @@ class Run:
 
     @cached_property
     def named_teachers(self) -> list[TeacherSpec]:
-        """The teachers that were asked for, in the order given: their tokens are candidates."""
-        return [parse_teacher(spec) for spec in self.config.teachers]
+        """The teachers that were asked for and are read: their tokens are candidates."""
+        return models_read(self.config.teachers)
 
     @cached_property
-    def teachers(self) -> list[TeacherSpec]:
-        """All that is scored: the named teachers, and last the controls, if there are any."""
-        return [*self.named_teachers, *map(parse_teacher, self.resolved.controls)]
+    def read_teachers(self) -> list[TeacherSpec]:
+        """The teachers that a model is read for, the controls last, if there are any."""
+        return [spec for spec in self.teachers if isinstance(spec, TeacherSpec)]
+
+    @cached_property
+    def deltas(self) -> list[DeltaSpec]:
+        """The teachers that are the difference of two others."""
+        return [spec for spec in self.teachers if isinstance(spec, DeltaSpec)]
+
+    @cached_property
+    def teachers(self) -> list[TeacherSpec | DeltaSpec]:
+        """All that is scored: what was asked for, in the order given, and last the controls."""
+        return [parse_any(spec) for spec in (*self.config.teachers, *self.resolved.controls)]
 
     @property
     def needs_continuation_scores(self) -> bool:
@@ -156,8 +166,13 @@ class Run:
 
     def compared_tokens(self, label: str) -> EventSpace:
         """Return the tokens that the student and a teacher, by its label, are compared on."""
-        teacher = next(item for item in self.teachers if item.label == label)
+        teacher = self._teacher(label)
+        if isinstance(teacher, DeltaSpec):  # both of its teachers are compared on the same
+            return self.compared_tokens(teacher.first)
         return self.common_tokens(self.model_of(teacher))
+
+    def _teacher(self, label: str) -> TeacherSpec | DeltaSpec:
+        return next(item for item in self.teachers if item.label == label)
 
     def lacks_tokens(self, label: str) -> bool:
         """Whether a teacher, by its label, lacks tokens of the student."""
@@ -165,7 +180,7 @@ class Run:
 
     def lacking_models(self) -> list[str]:
         """Return the teachers' checkpoints that lack tokens of the student, each once."""
-        models = dict.fromkeys(self.model_of(teacher) for teacher in self.teachers)
+        models = dict.fromkeys(self.model_of(teacher) for teacher in self.read_teachers)
         return [model for model in models if self.common_tokens(model) != self.tokens]
 
     def shards(self) -> list[str]:
@@ -174,7 +189,9 @@ class Run:
 
     def prompt_differs_by_spine(self, label: str) -> bool:
         """Whether a teacher may read another prompt on every spine of a question."""
-        teacher = next(item for item in self.teachers if item.label == label)
+        teacher = self._teacher(label)
+        if isinstance(teacher, DeltaSpec):
+            return any(map(self.prompt_differs_by_spine, (teacher.first, teacher.second)))
         name = teacher.context.partition(":")[0]
         return name in CONTEXTS and get_context(teacher.context, ()).needs_attempts
 
@@ -185,7 +202,7 @@ class Run:
     @cached_property
     def teachers_by_model(self) -> dict[str, tuple[TeacherSpec, ...]]:
         """The teachers of each checkpoint: it is opened once for all of its contexts."""
-        return self.by_model(self.teachers)
+        return self.by_model(self.read_teachers)
 
     def by_model(self, teachers: Iterable[TeacherSpec]) -> dict[str, tuple[TeacherSpec, ...]]:
         """Group teachers by their checkpoints."""

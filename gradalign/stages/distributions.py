@@ -331,7 +331,7 @@ class StudentSupports:
         """Whether every teacher's distributions are there."""
         return all(
             run.folder.has_table("distributions", teacher_file(shard, teacher.label))
-            for teacher in run.teachers
+            for teacher in run.read_teachers
         )
 
     @contextmanager
@@ -345,7 +345,7 @@ def _student_shard(run: Run, model: torch.nn.Module, shard: str, tick: Tick) -> 
     spines, sequences = student_sequences(run, shard)
     labels = [
         teacher.label
-        for teacher in run.teachers
+        for teacher in run.read_teachers
         if not run.folder.has_table("distributions", teacher_file(shard, teacher.label))
     ]
     by_spine: dict[str, dict[str, list[dict[str, Any]]]] = {label: {} for label in labels}

@@ -50,7 +50,7 @@ def end_figures(run: Run) -> dict[str, dict[str, float]]:
         probability of it (`student`), and the teacher's largest on those (`teacher`).
     """
     found = {}
-    for teacher in run.teachers:
+    for teacher in run.read_teachers:
         p, q = [], []
         for shard in run.shards():
             spines = run.folder.read_table("spines", shard).select(["spine_id", "finish_reason"])

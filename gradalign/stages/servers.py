@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import models_read
 from gradalign.engines.base import EngineSpec
 from gradalign.engines.registry import parse_engine_args
 from gradalign.errors import UsageError
@@ -29,7 +29,7 @@ def teacher_servers(config: ScoreConfig) -> dict[str, list[str]]:
     Raises:
         UsageError: an entry that is not MODEL=URL, or a model that is no teacher's.
     """
-    teachers = [parse_teacher(spec).model for spec in config.teachers]
+    teachers = [spec.model for spec in models_read(config.teachers)]
     models = {config.student if model == "self" else model for model in teachers}
     servers: dict[str, list[str]] = {}
     for entry in config.teacher_base_urls:

@@ -19,6 +19,7 @@ from gradalign.report.significance import holm
 from gradalign.report.verdict import role_of
 from gradalign.report.verdict.bases import Pooled
 from gradalign.report.verdict.families import judge
+from gradalign.report.verdict.recommendation import is_told
 from gradalign.report.verdict.settle import questions_needed
 
 
@@ -183,10 +184,26 @@ def test_questions_needed_has_the_promised_power():
         ("m", "random:seed=3", "control"),
         ("", "uniform_negative", "control"),
         ("", "dr_grpo", "reference"),
+        ("delta:m+answer,m+wrong-answer", "gkd", "candidate"),
+        ("delta:m+wrong-answer,m+answer,a=0.5", "gkd", "control"),
+        ("delta:m,b", "random", "control"),
     ],
 )
 def test_roles(teacher, method, role):
     assert role_of(Arm(teacher, method)) == role
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        ("m+answer", True),
+        ("delta:m+answer,m", True),
+        ("delta:m,m+answer", False),
+        ("delta:demo:strong,self,a=0.5", False),
+    ],
+)
+def test_a_difference_is_told_what_it_goes_towards(teacher, told):
+    assert is_told(teacher) == told
 
 
 @pytest.mark.slow

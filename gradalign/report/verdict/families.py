@@ -18,7 +18,7 @@ import numpy as np
 
 from gradalign.alignment.families import compare_pairs
 from gradalign.alignment.findings import spread
-from gradalign.contexts import REFERENCE_FREE, parse_teacher
+from gradalign.contexts import REFERENCE_FREE, is_delta, parse_teacher
 from gradalign.estimates import UNKNOWN, Arm, Difference, Estimate
 from gradalign.report.verdict.bases import Basis, Contrast
 from gradalign.report.verdict.recommendation import (
@@ -176,7 +176,9 @@ def _information(basis: Basis, groups: Sequence[Group], level: float) -> list[Di
     """Compare every teacher that was told something with its model in the words alone.
 
     What is left of its alignment without `reference-free` is what the information itself has.
+    Differences of teachers are no models that were told something, and are left out.
     """
+    groups = [(name, own) for name, own in groups if not is_delta(name)]
     plain = {
         parse_teacher(name).model: (name, own)
         for name, own in groups

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-from gradalign.contexts import FALSE, SHARED
+from gradalign.contexts import FALSE, SHARED, is_delta, parse_delta
 from gradalign.estimates import Arm, Difference, Estimate
 from gradalign.report.format import visible
 
@@ -296,7 +296,10 @@ class Recommendation:
 
 
 def role_of(arm: Arm) -> Role:
-    """Say what an arm is in a comparison."""
+    """Say what an arm is in a comparison.
+
+    A difference that goes towards a teacher that was told something false is a control too.
+    """
     if arm.method.partition(":")[0] in CONTROL_METHODS:
         return "control"
     if context_of(arm.teacher) in CONTROL_CONTEXTS:
@@ -305,7 +308,12 @@ def role_of(arm: Arm) -> Role:
 
 
 def context_of(teacher: str) -> str:
-    """Return the name of a teacher's context, without what it is given; "" if it has none."""
+    """Return the name of a teacher's context, without what it is given; "" if it has none.
+
+    A difference of teachers has the context of the one that it goes towards.
+    """
+    if is_delta(teacher):
+        teacher = parse_delta(teacher).first
     name = teacher.rpartition("+")[2].partition(":")[0] if "+" in teacher else ""
     return "" if "/" in name else name  # a plus sign in the name of a folder
 

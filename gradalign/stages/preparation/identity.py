@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import CONTEXTS, controls_beside, parse_teacher
+from gradalign.contexts import CONTEXTS, controls_beside, models_read
 from gradalign.contexts import get as get_context
 from gradalign.errors import ModelError, RunError
 from gradalign.methods.registry import REGISTRY as METHODS
@@ -54,8 +54,8 @@ def fingerprints(config: ScoreConfig, verifier: str) -> dict[str, str]:
     """
     found: dict[str, str | None] = {}
     beside = controls_beside(config.teachers, control=config.control, controls=config.controls)
-    for spec in (*config.teachers, *beside):
-        name = parse_teacher(spec).context
+    for spec in models_read([*config.teachers, *beside]):
+        name = spec.context
         base = name.partition(":")[0]
         if base in CONTEXTS:
             found[f"context {name}"] = get_context(name, ()).fingerprint
@@ -86,7 +86,7 @@ def verifier_code(verifier: str) -> str:
 
 def model_names(config: ScoreConfig) -> list[str]:
     """Return the run's checkpoints, each once, the student's first."""
-    models = [parse_teacher(spec).model for spec in config.teachers]
+    models = [spec.model for spec in models_read(config.teachers)]
     return list(dict.fromkeys([config.student, *(m for m in models if m != "self")]))
 
 
@@ -108,7 +108,7 @@ def prompt_fingerprints(config: ScoreConfig, resolved: Mapping[str, Any]) -> dic
     clock = resolved["clock"]
     with suppress(ModelError):
         found[_STUDENTS_PROMPTS] = _rendered(config, config.student, questions, None, clock)
-    for spec in map(parse_teacher, [*config.teachers, *resolved["controls"]]):
+    for spec in models_read([*config.teachers, *resolved["controls"]]):
         model = config.student if spec.model == "self" else spec.model
         context = get_context(spec.context, StoredQuestions(folder))
         with suppress(ModelError):

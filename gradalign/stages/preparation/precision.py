@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradalign.config import ScoreConfig
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import models_read
 from gradalign.models.checkpoints.loading import load_config, resolve_device, resolve_dtype
 
 _COARSE_FIRST = ("bfloat16", "float16", "float32")
@@ -23,7 +23,7 @@ def pass_dtype(config: ScoreConfig) -> str:
     dtype = resolve_dtype(config.dtype, device)
     if dtype != "auto":
         return dtype
-    models = {config.student, *(parse_teacher(spec).model for spec in config.teachers)} - {"self"}
+    models = {config.student, *(spec.model for spec in models_read(config.teachers))} - {"self"}
     found = set()
     for model in models:
         settings = load_config(

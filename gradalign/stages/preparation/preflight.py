@@ -10,7 +10,15 @@ from typing import Any
 
 from gradalign import methods
 from gradalign.config import ScoreConfig, chosen_diagnostics
-from gradalign.contexts import CONTROL, Context, TeacherSpec, controls_beside, parse_teacher
+from gradalign.contexts import (
+    CONTROL,
+    Context,
+    TeacherSpec,
+    controls_beside,
+    models_read,
+    parse_any,
+    parse_teacher,
+)
 from gradalign.contexts import get as get_context
 from gradalign.engines import resolve_engine
 from gradalign.errors import ContextOverflowError, GradalignError, TaskError, UsageError
@@ -34,6 +42,11 @@ from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
 from gradalign.stages.gradients import derivative_way
+from gradalign.stages.preparation.difference_checks import (
+    check_made,
+    check_parts,
+    delta_warnings,
+)
 from gradalign.stages.preparation.precision import pass_dtype
 from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.preparation.rendered import RenderedPrompts
@@ -172,9 +185,10 @@ def check(
     task = load_task(config.task, verifier=config.verifier)
     verifier = config.verifier or task.verifier
     get_verifier(verifier)
-    specs = [parse_teacher(spec) for spec in config.teachers]
-    if len({spec.label for spec in specs}) != len(specs):
+    specs = models_read(config.teachers)
+    if len({parse_any(spec).label for spec in config.teachers}) != len(config.teachers):
         raise UsageError(f"--teacher: two of {', '.join(config.teachers)} are the same teacher.")
+    check_parts(config, [spec.label for spec in specs])
     clock, notes = clock or datetime.now().isoformat(timespec="seconds"), PromptNotes()
     student = _reader(config, config.student, "student", clock, notes, teacher=False)
     readers = []
@@ -201,6 +215,11 @@ def check(
     else:
         made = [_made_control(config, spec, clock, notes, questions) for spec in controls]
     teachers += made
+    check_made(
+        config,
+        {item.spec.label: student.tokens.common(item.reader.tokens) for item in teachers},
+        why_none,
+    )
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
     resolved = replace(
         resolved,
@@ -209,6 +228,7 @@ def check(
             *_all_there_are(config, questions),
             *_evaluation(task),
             *why_none,
+            *delta_warnings(config, student.tokens.size),
             *resolved.warnings,
         ),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradalign import methods
 from gradalign.config import ScoreConfig, flag_of
-from gradalign.contexts import parse_teacher
+from gradalign.contexts import parse_any
 from gradalign.errors import RunError
 from gradalign.store.manifest import command_to_go_on
 
@@ -64,10 +64,10 @@ def _rescoring(stored: ScoreConfig, wanted: ScoreConfig, *, finished: bool) -> s
     """Say how what is new comes into the run that is there, without sampling again."""
     folder = wanted.output_dir
     known = {methods.get(spec).spec for spec in stored.methods}
-    read = {parse_teacher(spec).label for spec in stored.teachers}
+    read = {parse_any(spec).label for spec in stored.teachers}
     new = [
         *(("--method", spec) for spec in wanted.methods if methods.get(spec).spec not in known),
-        *(("--teacher", spec) for spec in wanted.teachers if parse_teacher(spec).label not in read),
+        *(("--teacher", spec) for spec in wanted.teachers if parse_any(spec).label not in read),
     ]
     new += [("--alignment", level) for level in wanted.alignment if level not in stored.alignment]
     if wanted.verifier is not None and wanted.verifier != stored.verifier:
