@@ -10,22 +10,22 @@ from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
-from gradalign.stages.answer_gradients import AnswerGradients
 from gradalign.stages.answers import TeacherAnswers
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
 from gradalign.stages.branch.stage import Branch
 from gradalign.stages.continuations import StudentContinuations, TeacherContinuations
 from gradalign.stages.deltas import DeltaTables
-from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import (
     StudentPositions,
     StudentSupports,
     TeacherPositions,
 )
-from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.prefix import ContinuePrefixes
 from gradalign.stages.sample import Sample
+from gradalign.stages.weights.answer_gradients import AnswerGradients
+from gradalign.stages.weights.derivatives import IdealDerivatives
+from gradalign.stages.weights.gradients import IdealUpdates
 
 
 def stages(run: Run) -> list[Stage]:

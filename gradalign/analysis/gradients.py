@@ -34,7 +34,7 @@ from gradalign.estimates import Arm
 from gradalign.models.gradients import LogitGradients, Push
 from gradalign.models.weight_space import Sketch
 from gradalign.stages.base import Run, StageKind, Tick, Work
-from gradalign.stages.gradients import (
+from gradalign.stages.weights.gradients import (
     NodePlaces,
     add_updates,
     open_space,

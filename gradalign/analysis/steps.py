@@ -25,7 +25,7 @@ from gradalign.models.optimizer_state import AdamwStep, adamw_step
 from gradalign.models.weight_space import Sketch
 from gradalign.runtime import available_bytes
 from gradalign.stages.base import Run, StageKind, Tick, Work
-from gradalign.stages.gradients import open_space, responses_of
+from gradalign.stages.weights.gradients import open_space, responses_of
 from gradalign.store.shard import StoredSpine, read_questions, read_shard
 from gradalign.store.table_builder import Rows
 

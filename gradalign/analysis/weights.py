@@ -22,7 +22,7 @@ from gradalign.analysis.align import arms_of, question_ids
 from gradalign.analysis.steps import batches
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
-from gradalign.stages.gradients import IDEAL, NO_TEACHER
+from gradalign.stages.weights.gradients import IDEAL, NO_TEACHER
 from gradalign.store.shard import padded
 
 Floats = npt.NDArray[np.float64]

@@ -38,9 +38,9 @@ from gradalign.diagnostics.base import (
 from gradalign.diagnostics.collector import Collector, Figure, FigureKey, questions_of
 from gradalign.diagnostics.overlap import TABLE, OverlapTable
 from gradalign.estimates import Estimate
-from gradalign.stages.answer_gradients import TABLE as GRADIENTS
 from gradalign.stages.answers import TABLE as ANSWERS
 from gradalign.stages.base import Run, teacher_file
+from gradalign.stages.weights.answer_gradients import TABLE as GRADIENTS
 from gradalign.store.shard import padded
 from gradalign.store.splits import outcome_splits
 

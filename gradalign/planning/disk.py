@@ -8,9 +8,9 @@ from gradalign.analysis.align import arms_of
 from gradalign.models import config_number, load_config
 from gradalign.models.weight_space import SKETCH
 from gradalign.planning.figures import Figures
-from gradalign.stages.answer_gradients import WIDTH
 from gradalign.stages.base import Run
-from gradalign.stages.gradients import GROUPS, num_parameters
+from gradalign.stages.weights.answer_gradients import WIDTH
+from gradalign.stages.weights.gradients import GROUPS, num_parameters
 from gradalign.store.splits import QUARTERS
 
 TOKEN = 4

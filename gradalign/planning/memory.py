@@ -14,7 +14,7 @@ from gradalign.models.distributions import LOGITS_BYTES
 from gradalign.models.weight_space import parameter_shapes
 from gradalign.runtime import available_bytes
 from gradalign.stages.base import Resolved, Run
-from gradalign.stages.gradients import GRADIENT_VECTORS, gradient_dtype
+from gradalign.stages.weights.gradients import GRADIENT_VECTORS, gradient_dtype
 
 LOGITS_COPIES = 3
 """Blocks of logits alive at once in a teacher-forced pass: raw, in float32, normalised."""

@@ -10,15 +10,15 @@ from gradalign.analysis.steps import AdamwSteps
 from gradalign.engines.vllm.settings import CPU_BLOCK, CPU_ROWS, GPU_BLOCK, SURE_ROWS
 from gradalign.planning.figures import Figures
 from gradalign.planning.pace import TRIALS, Load
-from gradalign.stages.answer_gradients import AnswerGradients
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
 from gradalign.stages.deltas import DeltaTables
-from gradalign.stages.derivatives import IdealDerivatives
 from gradalign.stages.distributions import StudentPositions, TeacherPositions
-from gradalign.stages.gradients import IdealUpdates
 from gradalign.stages.noise_floor import SCORER, SPINES_PER_SHARD
 from gradalign.stages.preparation.workload import Workload
+from gradalign.stages.weights.answer_gradients import AnswerGradients
+from gradalign.stages.weights.derivatives import IdealDerivatives
+from gradalign.stages.weights.gradients import IdealUpdates
 
 TRANSFORMERS_ROWS = 1024
 """Sequences that the engine `transformers` draws at once, if not told otherwise."""

@@ -18,7 +18,7 @@ from gradalign.models import loaded_model
 from gradalign.models.weight_space import Sketch
 from gradalign.questions import Question
 from gradalign.report.report import Report
-from gradalign.stages.answer_gradients import WIDTH
+from gradalign.stages.weights.answer_gradients import WIDTH
 from gradalign.verifiers import VerifierPool
 
 ASKED = 6

@@ -361,7 +361,7 @@ def test_rescoring_adds_it_and_keeps_what_is_there(report, tmp_path):
 
 def test_a_new_teacher_has_its_columns_without_another_pass(tmp_path, monkeypatch):
     """From derivatives on the tokens that were kept, and their mean on others."""
-    from gradalign.stages import derivatives
+    from gradalign.stages.weights import derivatives
 
     settings = {**SETTINGS, "methods": ["opd"], "support_size": 16}
     run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
@@ -431,7 +431,7 @@ def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
 
 def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, monkeypatch):
     """The same numbers but for rounding, by other means."""
-    from gradalign.stages import gradients
+    from gradalign.stages.weights import gradients
 
     opened = []
     plain = gradients.checkpoints

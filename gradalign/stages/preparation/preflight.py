@@ -41,7 +41,6 @@ from gradalign.models.weight_space import parameter_shapes, parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
 from gradalign.stages.ends import end_warning
-from gradalign.stages.gradients import derivative_way
 from gradalign.stages.preparation.difference_checks import (
     check_made,
     check_parts,
@@ -51,6 +50,7 @@ from gradalign.stages.preparation.precision import pass_dtype
 from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
 from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
+from gradalign.stages.weights.gradients import derivative_way
 from gradalign.tasks import Task, load_task
 from gradalign.verifiers import get_checked as get_verifier
 

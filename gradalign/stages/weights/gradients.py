@@ -2,8 +2,8 @@
 
 A question's ideal update is G_q, the mean over its responses of sum_u w_u J_u^T g_u: g_u is the
 ideal direction at node u, J_u the derivative of the node's logits by the weights, w_u one over the
-inclusion probability. This stage adds these up; `gradalign.stages.derivatives` takes one question
-off the sum again and differentiates its logits along the rest.
+inclusion probability. This stage adds these up; `gradalign.stages.weights.derivatives` takes one
+question off the sum again and differentiates its logits along the rest.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from gradalign.models.weight_space import Sketch
 from gradalign.runtime import model_pass
 from gradalign.stages.answers import TABLE as ANSWERS
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
-from gradalign.stages.gradients import open_space
+from gradalign.stages.weights.gradients import open_space
 from gradalign.store.shard import read_questions
 from gradalign.store.table_builder import Rows
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gradalign.models.derivatives import BatchDerivative, derivatives, step_along
 from gradalign.models.weight_space import Sketch
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
-from gradalign.stages.gradients import (
+from gradalign.stages.weights.gradients import (
     IDEAL,
     NO_TEACHER,
     NodePlaces,

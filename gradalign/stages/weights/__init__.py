@@ -1,0 +1,1 @@
+"""Stages that take derivatives of the student by its weights, for `--alignment weights`."""
