@@ -29,6 +29,10 @@ Floats = npt.NDArray[np.float64]
 WIDEST = 0.5
 """Half width of an interval above which its middle is no finding."""
 
+UNSEEN = 0.7
+"""How much of a question is taken to be missing in a part of the tokens; with it parts hold the
+truth in 90 to 99 % of replicas, of every arm (`benchmarks/interval_coverage.py`)."""
+
 _NOT_SKEWED = 1e-6
 """Skewness over sqrt(Q) below which rounding is larger than what its removal changes."""
 
@@ -179,9 +183,10 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
     In a part of the tokens most questions agree and a rare one disagrees strongly: where it was
     not drawn, no interval knows of it. So the ends are those with one more question that points
     straight away (for the low end) or straight along (for the high end). Its squared lengths are
-    root mean squares over the questions: above their means where some questions are much larger
-    than others, so that a larger one may be missing. Skewness is not looked at: its estimate
-    knows nothing of the rare question either, and the one more would be all of it.
+    `UNSEEN` of the size-biased means, mean(x^2) / mean(x): far above the means where some
+    questions are much larger than others, so that a larger one may be missing. Skewness is not
+    looked at: its estimate knows nothing of the rare question either, and the one more would be
+    all of it.
 
     Args:
         sums: per-question sums of `pooling_columns`, [Q, Y].
@@ -191,7 +196,8 @@ def with_opposite(sums: npt.ArrayLike, *, level: float = 0.95) -> RatioSet:
     found = pooled_set(sums_QY, level=level, skewed=False)
     if not found.bounded or found.low == found.high:  # nothing is open, or all is
         return found
-    size_Y = np.sqrt((sums_QY**2).mean(axis=0))
+    mean_Y = np.abs(sums_QY).mean(axis=0)
+    size_Y = UNSEEN * (sums_QY**2).mean(axis=0) / np.where(mean_Y > 0, mean_Y, 1.0)
     ends = []
     for sign in (-1.0, 1.0):
         row_Y = size_Y.copy()

@@ -101,23 +101,19 @@ def test_where_there_is_nothing_no_winner_is_named_and_controls_change_nothing()
 
 @pytest.mark.parametrize("population", ["clean", "noisy"])
 def test_intervals_hold_the_truth_as_often_as_they_say(population):
-    """Every arm: pooled in 92 to 98 %; a printed part in 90 % at least, up to sampling error."""
+    """Every arm: pooled in 92 to 98 %, a printed part in 90 to 99, up to two standard errors."""
     kept_all = kept("interval_coverage.json")
     replicas = kept_all["settings"]["replicas"]
     by_size = kept_all["coverage"][population]
     assert set(by_size) == {"12", "24", "50", "100", "200"}
     for splits in by_size.values():
         assert all(92.0 <= arm["covered"] <= 98.0 for arm in splits["all"].values())
-        for split, arms in splits.items():
-            printed = [arm for arm in arms.values() if arm["printed"]]
-            if split == "all" or not printed:
-                continue
-            for arm in printed:
-                seen = arm["printed"] / 100.0 * replicas
-                assert arm["covered_printed"] >= 90.0 - 1.64 * math.sqrt(90.0 * 10.0 / seen)
-            shown = sum(arm["printed"] for arm in printed)
-            mean = sum(arm["printed"] * arm["covered_printed"] for arm in printed) / shown
-            assert 90.0 <= mean <= 99.6
+        parts = [arm for name, arms in splits.items() if name != "all" for arm in arms.values()]
+        for arm in (arm for arm in parts if arm["printed"]):
+            seen = arm["printed"] / 100.0 * replicas
+            for bound, sign in ((90.0, -1.0), (99.0, 1.0)):
+                allowed = bound + sign * 2.1 * math.sqrt(bound * (100.0 - bound) / seen)
+                assert sign * (arm["covered_printed"] - allowed) <= 0.0
 
 
 def test_a_family_sees_as_much_as_holm_s_correction():

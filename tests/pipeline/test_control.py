@@ -169,7 +169,7 @@ def test_all_controls_are_scored_and_judged(finished_runs, small_run, tmp_path):
     result = report.recommend()
     roles = {item.teacher: item.role for item in result.ranking}
     assert [roles[name] for name in ALL] == ["control", "control", "candidate"]
-    enough = {"methods": ["gkd"], "limit": 40, "nodes": 8, "shard_size": 16, "diagnose": ["none"]}
+    enough = {"methods": ["gkd"], "limit": 24, "nodes": 6, "shard_size": 12, "diagnose": ["none"]}
     larger = finished_runs.get(**SMALL | enough, controls=True).recommend()
     assert [pair.second for pair in larger.controls] == ALL[:2]
     told = {(pair.first, pair.second) for pair in larger.information}
