@@ -412,7 +412,8 @@ def coverage(
 ) -> dict[str, Any]:
     """Return how often each interval holds the truth, in per cent, by questions and arm."""
     out: dict[str, Any] = {}
-    for size in SIZES:
+    # Where most questions would have to come more often than there are runs, none can be drawn.
+    for size in (size for size in SIZES if 2.5 * size <= pool * draws):
         rng = np.random.default_rng([SEED, size])
         held = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
         known = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
