@@ -64,6 +64,9 @@ def _check_teacher(
     device: Annotated[str, typer.Option(help="Of the forward passes.")] = "auto",
     json_output: Annotated[bool, json_flag("every finding")] = False,
 ) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     from gradalign.checkup import TEXTS, check_teacher
     from gradalign.report.format import visible
 
@@ -83,8 +86,12 @@ def _check_teacher(
         print_json(found.to_dict())
     else:
         console = open_console()
+        rows = Table.grid(padding=(0, 2))
         for item in found.findings:
-            console.print(item.level, style=COLOURS[item.level], end="  ")
-            console.print(visible(f"{item.name}: {item.text}"), markup=False, highlight=False)
+            rows.add_row(
+                Text(item.level, style=COLOURS[item.level]),
+                Text(visible(f"{item.name}: {item.text}"), overflow="fold"),
+            )
+        console.print(rows)
     if not found.sound:
         raise typer.Exit(3)

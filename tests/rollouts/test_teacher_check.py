@@ -35,6 +35,10 @@ def test_a_sound_teacher_has_no_fault_and_its_distance_is_told(capsys):
     assert found.sound
     assert {item.level for item in found.findings} == {"ok"}
     assert the(found, "signal")[0].numbers["mean_difference"] > 0.5
+    with pytest.raises(SystemExit):
+        main(["check-teacher", "--student", STUDENT, "--teacher", STRONG])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"{item.level} {item.name}: {item.text}" for item in found.findings]
     with pytest.raises(SystemExit) as stop:
         main(["check-teacher", "--student", STUDENT, "--teacher", STRONG, "--json"])
     assert stop.value.code == 0
