@@ -154,9 +154,9 @@ def check_teacher(
     }
     found += _vocabulary(tokenizers, texts, teacher)
     found += _templates(tokenizers)
-    found += _ends(models, tokenizers, configs)
-    if any(item.level == "fault" for item in found):
+    if any(item.level == "fault" for item in found):  # no id can be compared
         return TeacherCheck(student, teacher, tuple(found))
+    found += _ends(models, tokenizers, configs)
     sequences = _sequences(tokenizers["student"], texts)
     tokens = event_space(tokenizers["student"], vocab_size(student, configs["student"]))
     tokens = tokens.common(

@@ -59,6 +59,7 @@ def test_ids_that_mean_something_else_are_a_fault(tmp_path, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "fault vocabulary:" in out
     assert "2 ids differ" in out
+    assert "end tokens" not in out
 
 
 def test_the_same_weights_under_another_name_teach_nothing(tmp_path):
