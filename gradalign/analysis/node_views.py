@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradalign.estimates import Arm
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
@@ -39,6 +40,8 @@ class NodeTable:
         mask_NC: True where V was measured.
         value_NC, var_NC: V and its variance.
         half_value_HNC: V from each half of the continuations.
+        chosen_NC: True where the candidate is one whatever token the response took; others are
+            candidates because it took them.
     """
 
     nodes: pa.Table
@@ -49,6 +52,7 @@ class NodeTable:
     value_NC: Floats
     var_NC: Floats
     half_value_HNC: Floats
+    chosen_NC: Bools
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column of the table `nodes`."""
@@ -75,6 +79,8 @@ def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
         return out
 
     value_NC, var_NC = spread("value", np.nan), spread("value_var", np.nan)
+    chosen_NC = np.zeros(value_NC.shape, dtype=np.bool_)
+    chosen_NC[row_O, column_O] = pc.not_equal(branches["why"].cast(pa.string()), "sampled")
     return NodeTable(
         nodes=nodes,
         row_of=row_of,
@@ -84,6 +90,7 @@ def read_nodes(folder: RunFolder, shard: str) -> NodeTable:
         value_NC=value_NC,
         var_NC=var_NC,
         half_value_HNC=np.stack([spread("value_half0", np.nan), spread("value_half1", np.nan)]),
+        chosen_NC=chosen_NC,
     )
 
 

@@ -205,6 +205,50 @@ class NodeBatch:
         """Teacher probabilities at temperature 1, 0 at padding."""
         return self.at(1.0).q_NS
 
+    def take(self, rows: Ints) -> NodeBatch:
+        """Return some of the nodes, in the order given.
+
+        Args:
+            rows: which, each at most once, [M].
+        """
+        place_N = np.full(self.num_nodes, -1, dtype=np.int64)
+        place_N[rows] = np.arange(len(rows))
+        rolled, spines = self.continuations, self.spines
+        if rolled is not None:
+            keep_K = place_N[rolled.node_K] >= 0
+            rolled = replace(
+                rolled,
+                node_K=place_N[rolled.node_K[keep_K]],
+                slot_K=rolled.slot_K[keep_K],
+                reward_K=rolled.reward_K[keep_K],
+                half_K=rolled.half_K[keep_K],
+                start_K=rolled.start_K[keep_K],
+                stop_K=rolled.stop_K[keep_K],
+            )
+        if spines is not None:
+            spines = replace(
+                spines,
+                begin_N=spines.begin_N[rows],
+                at_N=spines.at_N[rows],
+                end_N=spines.end_N[rows],
+                reward_N=spines.reward_N[rows],
+                group_mean_N=spines.group_mean_N[rows],
+            )
+        return replace(
+            self,
+            log_p_NS=self.log_p_NS[rows],
+            log_q_NS=self.log_q_NS[rows],
+            mask_NS=self.mask_NS[rows],
+            log_tail_p_N=self.log_tail_p_N[rows],
+            log_tail_q_N=self.log_tail_q_N[rows],
+            num_tail_N=self.num_tail_N[rows],
+            ids_NS=self.ids_NS[rows],
+            sampled_N=self.sampled_N[rows],
+            tail_powers={t: (p[rows], q[rows]) for t, (p, q) in self.tail_powers.items()},
+            continuations=rolled,
+            spines=spines,
+        )
+
     def half(self, index: int) -> NodeBatch:
         """Keep one half of the continuations, for cross-fitting."""
         if self.continuations is None:

@@ -1,0 +1,128 @@
+"""Rehearsed success over the steps of a training, and how far it is to be trusted.
+
+Axes: _Q questions, _R responses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import stdtrit  # scipy.stats takes seconds to import
+
+from gradalign.estimates import Arm, Estimate
+from gradalign.rehearsal.trials import effective_share
+
+Floats = npt.NDArray[np.float64]
+
+LEAST_SHARE = 0.25
+"""Below this share of responses left in effect, the stored ones no longer stand for new ones."""
+
+MOST_OUTSIDE = 0.05
+"""Above this probability of a token that was no candidate, what it leads to is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """An arm after some steps.
+
+    Attributes:
+        steps: of training.
+        gain: of success, with a 95% interval over questions.
+        success: rehearsed, likewise.
+        first_order: what the steps gain to first order; NaN where that is not known.
+        effective: share of responses left in effect.
+        outside: by how much likelier a response became to take a token that was no candidate.
+        divergence: KL(P || P') of a whole response, nats.
+        why: why it is not trusted; empty where it is.
+        influence_Q: how far each question moves the gain, [Q].
+    """
+
+    steps: int
+    gain: Estimate
+    success: Estimate
+    first_order: float
+    effective: float
+    outside: float
+    divergence: float
+    why: str
+    influence_Q: Floats
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is inside the trusted range."""
+        return not self.why
+
+
+def curves_of(rehearsals: pd.DataFrame, reward: pd.Series) -> dict[Arm, list[Point]]:
+    """Return every arm's points, in order of their steps.
+
+    Args:
+        rehearsals: the table `rehearsals`.
+        reward: mean reward of every question's responses, by question id.
+    """
+    found: dict[Arm, list[Point]] = {}
+    questions = sorted(set(rehearsals["question_id"].astype(str)))
+    for (teacher, method), own in rehearsals.groupby(["teacher", "method"], observed=True):
+        points: list[Point] = []
+        for steps, rows in own.groupby("steps"):
+            rows = rows.set_index(rows["question_id"].astype(str)).reindex(questions).dropna(
+                subset=["gain"]
+            )
+            why = points[-1].why if points else ""
+            points.append(_point(int(steps), rows, reward, questions, why))
+        found[Arm(str(teacher), str(method))] = points
+    return found
+
+
+def _point(
+    steps: int, rows: pd.DataFrame, reward: pd.Series, questions: list[str], why: str
+) -> Point:
+    gain_Q = rows["gain"].to_numpy(dtype=np.float64)
+    before_Q = reward.reindex(rows.index).to_numpy(dtype=np.float64)
+    effective = effective_share(np.concatenate(rows["ratios"].to_list()).astype(np.float64))
+    outside, divergence = float(rows["outside"].mean()), float(rows["divergence"].mean())
+    influence = pd.Series((gain_Q - gain_Q.mean()) / len(gain_Q), index=rows.index)
+    return Point(
+        steps=steps,
+        gain=mean_of(gain_Q),
+        success=mean_of((gain_Q + before_Q)[np.isfinite(before_Q)]),
+        first_order=float(rows["first_order"].mean()),
+        effective=effective,
+        outside=outside,
+        divergence=divergence,
+        why=why or why_not_trusted(effective, outside),
+        influence_Q=influence.reindex(questions).fillna(0.0).to_numpy(),
+    )
+
+
+def why_not_trusted(effective: float, outside: float) -> str:
+    """Say why a moved student is no longer judged by the stored responses; empty if it is."""
+    if not effective >= LEAST_SHARE:
+        return f"effective sample size {effective:.0%} of the responses"
+    if outside > MOST_OUTSIDE:
+        return f"blind: {outside:.0%} of responses take tokens that no rollout was made of"
+    return ""
+
+
+def mean_of(value_Q: Floats) -> Estimate:
+    """Return a mean over questions with its 95% interval."""
+    count = len(value_Q)
+    if count < 2:
+        return Estimate(float(value_Q[0]) if count else math.nan)
+    se = float(value_Q.std(ddof=1)) / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * se
+    mean = float(value_Q.mean())
+    return Estimate(mean, mean - half, mean + half, se)
+
+
+def trusted_steps(curves: dict[Arm, list[Point]], arms: list[Arm]) -> int | None:
+    """Return the largest number of steps at which all of some arms are trusted; None for none."""
+    shared = None
+    for arm in arms:
+        own = {point.steps for point in curves.get(arm, []) if point.trusted}
+        shared = own if shared is None else shared & own
+    return max(shared) if shared else None

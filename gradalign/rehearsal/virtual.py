@@ -1,0 +1,302 @@
+"""A training that is not run: an arm moves the student, and other questions say what that gains.
+
+Steps are made by one part of the questions and read on another. Some trained steps are one leap
+along the arm's mean update, recomputed at the moved student after every leap. Stored responses
+stand in for new ones, with the ratio rho of their probabilities, moved against old. Axes: _N nodes,
+_M nodes that a teacher was shown, _C candidates, _S support.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gradalign import methods
+from gradalign.analysis.align import question_ids
+from gradalign.estimates import Arm
+from gradalign.rehearsal.moved import Passed, StoredResponses, moved, passes
+from gradalign.stages.base import Run
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = npt.NDArray[np.float64]
+
+CLIP = 20.0
+"""Largest ratio of a prefix's probabilities that counts."""
+
+GROUPS = 8
+"""Groups of questions whose updates are held against each other."""
+
+
+class Before(NamedTuple):
+    """The student as it was on a shard's responses, in the order of these and of the nodes."""
+
+    logprobs: list[Floats]
+    logp_NC: Floats
+
+
+@dataclass(frozen=True)
+class QuestionGain:
+    """What a moved student gains on one question, from its responses.
+
+    Attributes:
+        question: its id.
+        gain: estimated change of success.
+        outside: by how much likelier a response became to take a token that was no candidate.
+        divergence: KL(P || P') of a whole response, nats.
+        ratios: P' / P of every whole response.
+    """
+
+    question: str
+    gain: float
+    outside: float
+    divergence: float
+    ratios: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """An arm's mean update by some questions.
+
+    Attributes:
+        direction: a tensor per parameter.
+        variance: of each weight's update, between questions; None for one group of them.
+        length2: squared length of `direction`.
+        shared2: squared length of what groups of questions share, unbiased.
+        noise2: squared length of what a question's update has beyond that, on average.
+    """
+
+    direction: list[torch.Tensor]
+    variance: list[torch.Tensor] | None
+    length2: float
+    shared2: float
+    noise2: float
+
+
+class VirtualStudent:
+    """The student of a run, and what it said before it was moved.
+
+    Args:
+        run: the run.
+        model: the student with gradients.
+        parameters: the space.
+
+    Attributes:
+        questions: ids of all questions that have a response, in order.
+    """
+
+    def __init__(
+        self, run: Run, model: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]
+    ) -> None:
+        self.run, self.model, self.parameters = run, model, parameters
+        self._shards = [_Shard(StoredResponses(run, shard), model) for shard in run.shards()]
+        there = {name for shard in self._shards for name in shard.counts}
+        self.questions = [name for name in question_ids(run) if name in there]
+
+    def halves(self) -> tuple[list[str], list[str]]:
+        """Return every other question, and the others."""
+        return self.questions[0::2], self.questions[1::2]
+
+    def update(
+        self,
+        arm: Arm,
+        questions: Sequence[str],
+        displacement: Sequence[torch.Tensor] | None,
+        *,
+        with_variance: bool = False,
+    ) -> Update:
+        """Return an arm's mean update by some questions, at the moved student.
+
+        Args:
+            arm: the arm.
+            questions: at least one.
+            displacement: of the student's weights; None for none.
+            with_variance: of every weight, too.
+        """
+        import torch
+
+        total = [torch.zeros_like(p, dtype=torch.float32) for p in self.parameters]
+        squared = [torch.zeros_like(part) for part in total] if with_variance else []
+        edges = np.linspace(0, len(questions), min(GROUPS, len(questions)) + 1).astype(int)
+        sizes = np.diff(edges)
+        squares = 0.0
+        with moved(self.parameters, displacement):
+            for begin, end in zip(edges[:-1], edges[1:], strict=True):
+                own = self._sum(arm, questions[begin:end], total)
+                # As if all groups were of one size: a mean times the mean size.
+                scale = sizes.mean() / (end - begin)
+                squares += scale**2 * _length2(own)
+                for part, new in zip(total, own, strict=True):
+                    part += new
+                if with_variance:
+                    for part, new in zip(squared, own, strict=True):
+                        part += (scale * new) ** 2
+        count, number = len(questions), len(sizes)
+        direction = [part / count for part in total]
+        length2 = _length2(total) / count**2
+        shared2 = noise2 = math.nan
+        variance = None
+        if number > 1:
+            each2 = squares / number / sizes.mean() ** 2
+            shared2 = (number * length2 - each2) / (number - 1)
+            noise2 = (each2 - shared2) * float(sizes.mean())
+            if with_variance:
+                # Of a group's mean, times the questions that it is a mean of.
+                variance = [
+                    ((part / number / sizes.mean() ** 2 - mean**2) * number / (number - 1)).clamp(
+                        min=0.0
+                    )
+                    * float(sizes.mean())
+                    for part, mean in zip(squared, direction, strict=True)
+                ]
+        return Update(direction, variance, length2, shared2, noise2)
+
+    def gains(
+        self, questions: Sequence[str], displacement: Sequence[torch.Tensor]
+    ) -> list[QuestionGain]:
+        """Return what the moved student gains on some questions, by
+
+            1/n sum over responses sum over nodes w rho sum over candidates (P'_j - P_j)(V_j - b)
+
+        with w one over a node's inclusion probability, rho the ratio of its prefix, and b the mean
+        of V over the chosen candidates (Kakade and Langford, "Approximately Optimal Approximate
+        Reinforcement Learning", 2002, lemma 6.1: what the moved student gains is the old student's
+        advantage of the tokens that it takes). A token that is a candidate only because the
+        response took it stands for all that might have been drawn: its term is over P_j.
+
+        Args:
+            questions: which.
+            displacement: of the student's weights.
+        """
+        made = []
+        with moved(self.parameters, displacement):
+            for shard in self._shards:
+                numbers = shard.numbers(questions)
+                parts: dict[str, list[_ResponseGain]] = {}
+                for read in passes(shard.stored, self.model, numbers):
+                    for number, part in _response_gains(shard, read):
+                        parts.setdefault(shard.question_of(number), []).append(part)
+                for question, own in parts.items():
+                    count = shard.counts[question]  # one without a token gains nothing
+                    made.append(
+                        QuestionGain(
+                            question,
+                            sum(part.gain for part in own) / count,
+                            sum(part.outside for part in own) / count,
+                            sum(part.divergence for part in own) / count,
+                            np.array([part.ratio for part in own]),
+                        )
+                    )
+        return made
+
+    def _sum(
+        self, arm: Arm, questions: Sequence[str], like: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Return the sum over questions of their updates, each the mean over its responses."""
+        import torch
+
+        method = methods.get(arm.method)
+        total = [torch.zeros_like(part) for part in like]
+        for shard in self._shards:
+            stored = shard.stored
+            for read in passes(stored, self.model, shard.numbers(questions), with_gradient=True):
+                batch, place_M = read.moved_batch(arm.teacher, shard.before.logprobs)
+                factor_N = shard.factor_N[read.node_N] * prefix_ratios(shard, read)
+                if self.run.config.mask_special:
+                    factor_N = np.where(stored.special_N[read.node_N], 0.0, factor_N)
+                push_MS = np.nan_to_num(method.ascent(batch)) * factor_N[place_M, None]
+                found = read.gradient(self.parameters, batch, place_M, push_MS)
+                for part, new in zip(total, found, strict=True):
+                    if new is not None:
+                        part += new
+        return total
+
+
+class _Shard:
+    """A shard's responses, what the student said before, and what a node counts."""
+
+    def __init__(self, stored: StoredResponses, model: torch.nn.Module) -> None:
+        self.stored = stored
+        self.counts: Counter[str] = Counter(stored.questions)
+        logprobs: list[Floats] = [np.zeros(0)] * len(stored.spines)
+        logp_NC = np.full(stored.views.nodes.token_NC.shape, -np.inf)
+        for read in passes(stored, model, range(len(stored.spines))):
+            for number, own in zip(read.numbers, read.logprobs, strict=True):
+                logprobs[number] = own
+            logp_NC[read.node_N] = read.logp_NC
+        self.before = Before(logprobs, logp_NC)
+
+    def question_of(self, number: int) -> str:
+        """Return the question of a response."""
+        return self.stored.spines[number].question_id
+
+    def numbers(self, questions: Sequence[str]) -> list[int]:
+        """Return the responses to some questions."""
+        wanted = set(questions)
+        return [i for i in range(len(self.stored.spines)) if self.question_of(i) in wanted]
+
+    @cached_property
+    def factor_N(self) -> Floats:
+        """1 over the inclusion probability and over the responses to the question."""
+        share_N = np.zeros(len(self.stored.weight_N))
+        for number, rows in enumerate(self.stored.nodes_of):
+            share_N[rows] = 1.0 / self.counts[self.question_of(number)]
+        return np.asarray(self.stored.weight_N * share_N)
+
+
+def prefix_ratios(shard: _Shard, read: Passed) -> Floats:
+    """Return rho, P' / P of the tokens before every node, clipped, [N]."""
+    stored, found = shard.stored, [np.zeros(0)]
+    for number, own in zip(read.numbers, read.logprobs, strict=True):
+        log_L = np.cumsum(own - shard.before.logprobs[number])
+        found.append(np.r_[0.0, log_L[:-1]][stored.position_N[stored.nodes_of[number]]])
+    return np.exp(np.minimum(np.concatenate(found), math.log(CLIP)))
+
+
+class _ResponseGain(NamedTuple):
+    gain: float
+    outside: float
+    divergence: float
+    ratio: float
+
+
+def _response_gains(shard: _Shard, read: Passed) -> Iterator[tuple[int, _ResponseGain]]:
+    nodes, rows = shard.stored.views.nodes, read.node_N
+    known_NC = nodes.mask_NC[rows]
+    chosen_NC = known_NC & nodes.chosen_NC[rows]
+    value_NC = np.where(known_NC, nodes.value_NC[rows], 0.0)
+    old_NC = np.exp(shard.before.logp_NC[rows])
+    new_NC = np.exp(read.logp_NC)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        change_NC = np.where(chosen_NC, new_NC - old_NC, new_NC / old_NC - 1.0)
+        mass_N = np.where(chosen_NC, old_NC, 0.0).sum(axis=1)
+        mean_N = np.where(chosen_NC, old_NC * value_NC, 0.0).sum(axis=1) / mass_N
+    advantage_NC = np.where(known_NC, value_NC - np.nan_to_num(mean_N)[:, None], 0.0)
+    gain_N = (np.nan_to_num(change_NC) * advantage_NC).sum(axis=1)
+    outside_N = np.where(chosen_NC, old_NC - new_NC, 0.0).sum(axis=1)
+    factor_N = shard.stored.weight_N[rows] * prefix_ratios(shard, read)
+    begin = 0
+    for number, own in zip(read.numbers, read.logprobs, strict=True):
+        at = slice(begin, begin := begin + len(shard.stored.nodes_of[number]))
+        log_L = own - shard.before.logprobs[number]
+        yield (
+            number,
+            _ResponseGain(
+                float(factor_N[at] @ gain_N[at]),
+                max(float(factor_N[at] @ outside_N[at]), 0.0),
+                float((np.expm1(np.minimum(log_L, 50.0)) - log_L).sum()),
+                math.exp(min(float(log_L.sum()), 50.0)),
+            ),
+        )
+
+
+def _length2(parts: Sequence[torch.Tensor]) -> float:
+    return sum(float(part.double().square().sum()) for part in parts)
