@@ -34,6 +34,7 @@ from .commands import (
     export,
     plan,
     recommend,
+    rehearse,
     report,
     rescore,
     score,
@@ -57,6 +58,7 @@ report.add_to(app)
 diagnose.add_to(app)
 check.add_to(app)
 check_teacher.add_to(app)
+rehearse.add_to(app)
 rescore.add_to(app)
 show.add_to(app)
 compare.add_to(app)

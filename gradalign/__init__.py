@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradalign import errors
 
 if TYPE_CHECKING:
-    from gradalign.api import compare, diagnose, plan, rescore, score
+    from gradalign.api import compare, diagnose, plan, rehearse, rescore, score
     from gradalign.checkup import TeacherCheck, check_teacher
     from gradalign.config import ScoreConfig
     from gradalign.methods.batch import NodeBatch
@@ -37,6 +37,7 @@ __all__ = [
     "errors",
     "plan",
     "read_report",
+    "rehearse",
     "rescore",
     "score",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "score": "gradalign.api",
     "plan": "gradalign.api",
     "diagnose": "gradalign.api",
+    "rehearse": "gradalign.api",
     "rescore": "gradalign.api",
     "compare": "gradalign.api",
     "Plan": "gradalign.planning",

@@ -175,6 +175,48 @@ def rescore(
         )
 
 
+def rehearse(
+    run: Place,
+    *,
+    steps: Sequence[int] = (),
+    step: str | None = None,
+    responses: int | None = None,
+    display: Display = "auto",
+) -> Report:
+    """Rehearse trainings on a finished run: predict success over steps that are not trained.
+
+    The student is moved as every arm's training would move it, and its success is worked out from
+    the stored responses and rollouts. `Report.rehearsal` has the curves. The run is changed in
+    place, and takes alignment in the space of the weights along.
+
+    Args:
+        run: its folder or fsspec URL, or its report.
+        steps: numbers of steps to predict success after; the run's own setting by default, as for
+            the next two.
+        step: one step, such as `kl=0.001`, `length=0.006`, `lr=0.1`, `adamw:lr=1e-6` or `auto`.
+        responses: per question of a step.
+        display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
+            30 seconds; rich: bars; plain: lines; none: nothing.
+
+    Returns:
+        The report of the run as it is now, opened anew.
+
+    Raises:
+        UsageError: no such step.
+        RunError: no run is there, or one that is not finished.
+    """
+    with reporting(display, changes=False) as reporter:
+        from gradalign.rescoring import rescore_run
+
+        settings = {
+            "rehearse": True,
+            "rehearse_steps": sorted(set(steps)) or None,
+            "rehearse_step": step,
+            "rehearse_responses": responses,
+        }
+        return rescore_run(_path(run), rehearsal=settings, reporter=reporter)
+
+
 def compare(first: Place, second: Place, *, level: float = 0.95) -> list[ArmDifference]:
     """Compare every teacher and method that two runs share; second minus first.
 

@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from gradalign import limits
@@ -43,6 +44,7 @@ GROUPS = {
     "what": "What to compare",
     "rollouts": "Rollouts",
     "nodes": "Nodes and candidates",
+    "rehearsal": "Rehearsed trainings",
     "models": "Models and prompts",
     "engine": "Engine",
     "gate": "The gate after sampling",
@@ -252,6 +254,28 @@ class ScoreConfig(BaseModel):
         "at moved weights. forward: exact, by forward-mode differentiation, in plain attention. "
         "auto: differences, and forward for students of more than 4e9 parameters, in bfloat16.",
     )
+    rehearse: bool = _setting(
+        False,
+        "rehearsal",
+        "Rehearse trainings: move the student as they would, and predict its success from stored "
+        "responses and rollouts. Takes --alignment weights along.",
+    )
+    rehearse_steps: list[PositiveInt] = _setting(
+        [3, 6, 12, 24], "rehearsal", "Number of steps to predict success after, repeatable."
+    )
+    rehearse_step: str = _setting(
+        "auto",
+        "rehearsal",
+        "One step: kl=X, the KL(P || P') of whole responses that it makes (nats); length=X in the "
+        "space of the weights; lr=X, the learning rate of a sum over tokens; auto, a kl that first "
+        "order and stored responses bear. adamw: before it for steps of AdamW (adamw:lr=1e-6).",
+    )
+    rehearse_responses: PositiveInt | None = _setting(
+        None,
+        "rehearsal",
+        "Responses per question of a step, beside the questions of --weights-batch; default: "
+        "--num-rollouts.",
+    )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )
@@ -424,6 +448,20 @@ class ScoreConfig(BaseModel):
         if unknown:
             raise ValueError(f"unknown {unknown[0]!r}; known: {', '.join(LEVELS)}")
         return [name for name in LEVELS if name == "pooled" or name in values]
+
+    @field_validator("rehearse_steps")
+    @classmethod
+    def _rising(cls, values: list[int]) -> list[int]:
+        if not values:
+            raise ValueError("give at least one")
+        return sorted(set(values))
+
+    @model_validator(mode="after")
+    def _rehearsed_in_weights(self) -> ScoreConfig:
+        """A rehearsal goes by what batches have in common, which is of --alignment weights."""
+        if self.rehearse and "weights" not in self.alignment:
+            self.alignment.append("weights")
+        return self
 
     @field_validator("diagnose")
     @classmethod

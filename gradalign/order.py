@@ -10,6 +10,7 @@ from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.stage import Analysis
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
+from gradalign.rehearsal.stages import Rehearsal, StepLength
 from gradalign.stages.answers import TeacherAnswers
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.branch.reverify import Reverify
@@ -37,6 +38,8 @@ def stages(run: Run) -> list[Stage]:
         gradients = [WeightGradients(tuple(arms_of(run)))]
         if run.config.weights_adamw is not None:
             gradients.append(AdamwSteps(tuple(arms_of(run))))
+    if run.config.rehearse:
+        gradients += [StepLength(tuple(arms_of(run))), Rehearsal(tuple(arms_of(run)))]
     answers: list[Stage] = []
     if run.config.teacher_accuracy:
         answers = [TeacherAnswers(*item) for item in run.teachers_by_model.items()]

@@ -44,11 +44,16 @@ SAMPLED = (
     "ideal_updates",
     "derivatives",
     "steps",
+    "rehearsal_trials",
+    "rehearsals",
 )
 """What rollouts made, and the student's own passes: kept whatever is added."""
 
 IN_WEIGHTS = ("gradients", "ideal_updates", "derivatives")
 """What passes in the space of the weights made; without one of them the others are made anew."""
+
+REHEARSED = ("rehearsal_trials", "rehearsals")
+"""What a rehearsal made."""
 
 PER_TEACHER = (
     "supports",
@@ -71,6 +76,7 @@ def rescore_run(
     weights_space: str | None = None,
     weights_adamw: str | None = None,
     weights_quarters: bool | None = None,
+    rehearsal: Mapping[str, Any] | None = None,
     verifier: str | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
@@ -92,6 +98,7 @@ def rescore_run(
         weights_space: of `weights`; the run's own setting by default, as for the next two.
         weights_adamw: of `weights`: `first`, or the file of an optimizer.
         weights_quarters: of `weights`: whether to take it by quarters of the responses too.
+        rehearsal: settings of a rehearsal that is to be added or changed, by their names.
         verifier: the verifier to judge with; also the run's own, once more.
         reporter: where progress goes; None for silence.
 
@@ -103,12 +110,13 @@ def rescore_run(
     folder = RunFolder(path)
     RunLog.load(folder)  # a folder without a run is left without a lock, too
     with sole_writer(folder):
-        in_weights = {
+        settings = {
             "weights_space": weights_space,
             "weights_adamw": weights_adamw,
             "weights_quarters": weights_quarters,
+            **(rehearsal or {}),
         }
-        return _rescore_held(folder, methods, teachers, alignment, in_weights, verifier, reporter)
+        return _rescore_held(folder, methods, teachers, alignment, settings, verifier, reporter)
 
 
 def _rescore_held(
@@ -116,7 +124,7 @@ def _rescore_held(
     methods: Sequence[str],
     teachers: Sequence[str],
     alignment: Sequence[str],
-    in_weights: Mapping[str, Any],
+    settings: Mapping[str, Any],
     verifier: str | None,
     reporter: Reporter | None,
 ) -> Report:
@@ -134,12 +142,17 @@ def _rescore_held(
     wanted = [*before.alignment, *alignment]
     changed = {
         name: value
-        for name, value in in_weights.items()
+        for name, value in settings.items()
         if value is not None and value != getattr(before, name)
     }
+    rehearses = bool(changed.get("rehearse", before.rehearse))
+    if rehearses:
+        wanted.append("weights")
     new_levels = not set(wanted) <= set(before.alignment)
     new_levels |= "weights" in wanted and bool(changed)
     if verifier is None and not (new_methods or new_teachers or new_levels):
+        if rehearses and settings.get("rehearse"):
+            return Report(path)  # it is there
         raise UsageError(
             "nothing new to score.",
             "Give a --method, --teacher or --alignment that it lacks, or a --verifier.",
@@ -176,13 +189,17 @@ def _rescore_held(
     # First what would be wrong under the new settings, then the settings: if this is cut off
     # in between, the old settings make the old result again.
     if verifier is not None or "weights_space" in changed:
-        stale += [*IN_WEIGHTS, "steps", "answer_gradients", "alignment"]
+        stale += [*IN_WEIGHTS, *REHEARSED, "steps", "answer_gradients", "alignment"]
     elif "weights" in wanted and "weights" not in before.alignment:
         stale.append("alignment")  # it has a column of these
     if "weights_quarters" in changed:
         stale += IN_WEIGHTS
     if "weights_adamw" in changed:
-        stale.append("steps")
+        stale += ["steps", *REHEARSED]
+    if changed.keys() & {"rehearse_step", "rehearse_responses"}:
+        stale += REHEARSED
+    if "rehearse_steps" in changed:
+        stale.append("rehearsals")
     folder.remove_tables(stale)
     if verifier is not None:
         log.data["resolved"]["verifier"] = checked.resolved.verifier

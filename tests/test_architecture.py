@@ -28,6 +28,7 @@ ROOMS = (
     "executors",
     "order",
     "diagnostics",
+    "rehearsal",
     "analysis",
     "stages",
     "engines",

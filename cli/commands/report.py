@@ -39,13 +39,26 @@ def _report(
     max_spines: Annotated[
         int, typer.Option(min=1, help="Show at most this many responses (8 MB in any case).")
     ] = 200,
+    measured: Annotated[
+        str | None,
+        typer.Option(
+            help="CSV file of real trainings (teacher, method, steps, gain), drawn beside rehearsed "
+            "ones."
+        ),
+    ] = None,
 ) -> None:
     from gradalign.report.page import page_path, write_page
     from gradalign.report.report import read_report
 
     report = read_report(run)
     output = output or page_path(report)
-    shown = write_page(report, output, max_spines=max_spines)
+    table = None
+    if measured is not None:
+        from gradalign.report.measured import read_measured
+        from gradalign.report.node_scores import arms_in
+
+        table = read_measured(measured, arms_in(report.summary))
+    shown = write_page(report, output, max_spines=max_spines, measured=table)
     size = Path(output).stat().st_size / 1e6
     print(f"{shown} responses, {size:.1f} MB", file=sys.stderr)
     typer.echo(output)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.engines.vllm.settings import CPU_BLOCK, CPU_ROWS, GPU_BLOCK, SURE_ROWS
+from gradalign.models.training_step import parse_step
 from gradalign.planning.figures import Figures
 from gradalign.planning.pace import TRIALS, Load
+from gradalign.rehearsal.stages import LEAPS, Rehearsal, StepLength
 from gradalign.stages.base import Run, Stage
 from gradalign.stages.continuations import TeacherContinuations
 from gradalign.stages.deltas import DeltaTables
@@ -41,6 +43,10 @@ BACKWARD = 2.0
 
 DERIVATIVE = 2.0
 """Forward passes that derivatives of logits take: two differences, or one with its tangent."""
+
+
+SEARCH = 3
+"""Readings until a trial has found a length that moves the student a little."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,12 @@ class Work:
             return 1 + BACKWARD
         if isinstance(stage, IdealDerivatives):
             return 1 + BACKWARD + DERIVATIVE
+        if isinstance(stage, StepLength):  # one half of the questions moves, the other is read
+            tries = len(parse_step(self.run.config.rehearse_step).divergences)
+            return (1 + len(stage.arms) * (1 + BACKWARD + tries + SEARCH) / 2) if tries else 0.0
+        if isinstance(stage, Rehearsal):  # two trainings of an arm, each of half of the questions
+            points = len(self.run.config.rehearse_steps)
+            return 1 + len(stage.arms) * (LEAPS * (1 + BACKWARD) + points)
         return 0.0
 
     def _shown_tokens(self, stage: TeacherPositions | TeacherContinuations) -> float:

@@ -6,6 +6,7 @@ Axes: _Q questions, _R responses.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,22 @@ LEAST_SHARE = 0.25
 
 MOST_OUTSIDE = 0.05
 """Above this probability of a token that was no candidate, what it leads to is not known."""
+
+
+COLUMNS = (
+    "teacher",
+    "method",
+    "steps",
+    *("gain", "gain_low", "gain_high"),
+    *("success", "success_low", "success_high"),
+    "first_order",
+    "effective",
+    "outside",
+    "divergence",
+    "trusted",
+    "why",
+)
+"""Of a table of points; see `Point`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +136,31 @@ def mean_of(value_Q: Floats) -> Estimate:
     return Estimate(mean, mean - half, mean + half, se)
 
 
-def trusted_steps(curves: dict[Arm, list[Point]], arms: list[Arm]) -> int | None:
+def table_of(curves: Mapping[Arm, Sequence[Point]]) -> pd.DataFrame:
+    """Return points as a table, a row each."""
+    return pd.DataFrame(
+        [
+            {
+                "teacher": arm.teacher,
+                "method": arm.method,
+                "steps": point.steps,
+                **point.gain.columns("gain", "gain_"),
+                **point.success.columns("success", "success_"),
+                "first_order": point.first_order,
+                "effective": point.effective,
+                "outside": point.outside,
+                "divergence": point.divergence,
+                "trusted": point.trusted,
+                "why": point.why,
+            }
+            for arm, points in curves.items()
+            for point in points
+        ],
+        columns=COLUMNS,
+    )
+
+
+def trusted_steps(curves: Mapping[Arm, Sequence[Point]], arms: Sequence[Arm]) -> int | None:
     """Return the largest number of steps at which all of some arms are trusted; None for none."""
     shared = None
     for arm in arms:

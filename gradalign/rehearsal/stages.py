@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gradalign.alignment.weights import UpdateGrams, mean_of_shared, update_estimate
+from gradalign.alignment.weights import mean_of_shared, update_estimate
 from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm
 from gradalign.models.optimizer_state import FIRST, AdamwStep, adamw_step
-from gradalign.rehearsal.step import StepSpec, parse_step
+from gradalign.models.training_step import StepSpec, parse_step
 from gradalign.rehearsal.trials import STEPS_TRIED, Trial, chosen_length, trial_of
 from gradalign.rehearsal.virtual import QuestionGain, Update, VirtualStudent
 from gradalign.stages.base import Run, StageKind, Tick, Work
@@ -116,7 +116,7 @@ class Rehearsal:
 
             def work(shard: str, tick: Tick) -> Counter[str]:
                 missing = _left(run, TABLE, shard, self.arms)
-                length = chosen_length(run)
+                length = _length(run)
                 total, done = 2 * LEAPS * len(missing), 0
                 for arm in missing:
                     rows = Rows(TABLE)
@@ -251,7 +251,8 @@ class _Pace:
 
     def __init__(self, spec: StepSpec, update: Update, noise: Noise, run: Run) -> None:
         self._spec = spec
-        self._scale = noise.batch2 / update.noise2 if update.noise2 > 0 else 0.0
+        self._batch2 = noise.batch2
+        self._scale = noise.batch2 / update.noise2 if update.noise2 > 0 else math.nan
         self._num_weights = sum(part.numel() for part in update.direction)
 
     def factor(self, update: Update) -> float:
@@ -263,12 +264,18 @@ class _Pace:
             return along
         if self._spec.optimizer == "adamw":  # its first step has this length
             return along / math.sqrt(self._num_weights)
-        return along / math.sqrt(update.shared2 + max(update.noise2, 0.0) * self._scale)
+        return along / math.sqrt(update.shared2 + self._noise2(update))
+
+    def _noise2(self, update: Update) -> float:
+        """Return the squared length of what a batch does not share with others."""
+        if math.isnan(self._scale):
+            return self._batch2
+        return max(update.noise2, 0.0) * self._scale
 
     def root_mean_squares(self, update: Update) -> list[torch.Tensor]:
         """Return the root of each weight's mean square over batches."""
-        if update.variance is None:  # one group of questions: what AdamW's first step divides by
-            return [part.abs() + EPS for part in update.direction]
+        if update.variance is None or math.isnan(self._scale):
+            return [part.abs() + EPS for part in update.direction]  # AdamW's first step
         return [
             (part.square() + variance * self._scale).sqrt() + EPS
             for part, variance in zip(update.direction, update.variance, strict=True)
@@ -280,9 +287,7 @@ class _Pace:
             return math.nan
         if self._spec.unit != "lr":
             return length
-        return length * math.sqrt(
-            max(update.shared2, 0.0) + max(update.noise2, 0.0) * self._scale
-        )
+        return length * math.sqrt(max(update.shared2, 0.0) + self._noise2(update))
 
 
 def _sum(
@@ -312,15 +317,31 @@ def _noise_of(run: Run) -> dict[Arm, Noise]:
 
 
 def _left(run: Run, table: str, shard: str, arms: Sequence[Arm]) -> list[Arm]:
-    """Return those of a shard's arms that its table lacks."""
+    """Return those of a shard's arms that no shard's table has.
+
+    An arm that was added later may have put others in another shard's care.
+    """
     shards = run.shards()
     own = arms[shards.index(shard) :: len(shards)]
-    if not run.folder.has_table(table, shard):
-        return list(own)
-    stored = run.folder.read_table(table, shard, ["teacher", "method", "num_questions"])
-    stored = stored.filter(pc.equal(stored["num_questions"], num_questions(run)))
-    there = set(zip(stored["teacher"].to_pylist(), stored["method"].to_pylist(), strict=True))
+    there: set[tuple[str, str]] = set()
+    for stored in _stored(run, table, ["teacher", "method"]):
+        there.update(zip(stored["teacher"].to_pylist(), stored["method"].to_pylist(), strict=True))
     return [arm for arm in own if tuple(arm) not in there]
+
+
+def _length(run: Run) -> float:
+    """Return what a step is long: as in the trainings that are there, or as trials found."""
+    for stored in _stored(run, TABLE, ["length"]):
+        if len(stored):
+            return float(stored["length"][0].as_py())
+    return chosen_length(run)
+
+
+def _stored(run: Run, table: str, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the tables of a run of as many questions."""
+    for shard in run.folder.files(table):
+        stored = run.folder.read_table(table, shard, [*names, "num_questions"])
+        yield stored.filter(pc.equal(stored["num_questions"], num_questions(run)))
 
 
 def _append(run: Run, table: str, shard: str, rows: pa.Table) -> None:
@@ -330,6 +351,3 @@ def _append(run: Run, table: str, shard: str, rows: pa.Table) -> None:
         stored = stored.filter(pc.equal(stored["num_questions"], num_questions(run)))
         rows = pa.concat_tables([stored, rows]).unify_dictionaries()
     run.folder.write_table(table, shard, rows)
-
-
-__all__ = ["LEAPS", "Rehearsal", "StepLength", "Trainings", "UpdateGrams"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
 from gradalign.estimates import Arm
-from gradalign.rehearsal.step import parse_step
+from gradalign.models.training_step import parse_step
 from gradalign.rehearsal.virtual import QuestionGain
 from gradalign.stages.base import Run
 

@@ -22,6 +22,8 @@ from gradalign.report.verdict import Recommendation
 from gradalign.store.output_file import is_page, replacing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gradalign.report.report import Report
 
 MAX_BYTES = 8_000_000
@@ -33,8 +35,16 @@ def page_path(report: Report) -> str:
     return report.folder.path("report.html") if report.folder.local else "report.html"
 
 
-def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
+def write_page(
+    report: Report, path: str, *, max_spines: int = 200, measured: pd.DataFrame | None = None
+) -> int:
     """Write a run's page and return how many responses it shows.
+
+    Args:
+        report: a finished run.
+        path: the file.
+        max_spines: at most this many responses.
+        measured: gains of real trainings, from `read_measured`.
 
     Raises:
         MissingDependencyError: plotly is not installed.
@@ -42,7 +52,7 @@ def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
     """
     try:
         with replacing(path, is_page) as target:
-            html, shown = render(report, max_spines=max_spines)
+            html, shown = render(report, max_spines=max_spines, measured=measured)
             Path(target).write_text(html, encoding="utf-8")
     except RunError:
         raise
@@ -53,8 +63,10 @@ def write_page(report: Report, path: str, *, max_spines: int = 200) -> int:
     return shown
 
 
-def render(report: Report, *, max_spines: int = 200) -> tuple[str, int]:
-    """Return a run's page and how many responses it shows.
+def render(
+    report: Report, *, max_spines: int = 200, measured: pd.DataFrame | None = None
+) -> tuple[str, int]:
+    """Return a run's page and how many responses it shows; see `write_page`.
 
     Raises:
         MissingDependencyError: plotly is not installed.
@@ -62,7 +74,7 @@ def render(report: Report, *, max_spines: int = 200) -> tuple[str, int]:
     plotly_js = _plotly_js()
     result = report.recommend()
     while True:
-        data = page_data(report, max_spines)
+        data = page_data(report, max_spines, measured)
         html = _fill(report, result, data, plotly_js)
         if len(html.encode()) <= MAX_BYTES or len(data["spines"]) <= 1:
             return html, len(data["spines"])

@@ -41,12 +41,15 @@ _NUMBERS = (
 _ALIGNMENTS = tuple(name for name in _NUMBERS if name.startswith(("pooled", "mean", "weights")))
 
 
-def page_data(report: Report, max_spines: int) -> dict[str, Any]:
+def page_data(
+    report: Report, max_spines: int, measured: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """Collect everything but the verdict.
 
     Args:
         report: a finished run.
         max_spines: at most this many responses, whole questions, spread over a few shards.
+        measured: gains of real trainings, from `read_measured`.
     """
     summary = report.summary
     arms = arms_in(summary)
@@ -57,6 +60,8 @@ def page_data(report: Report, max_spines: int) -> dict[str, Any]:
         "best": _best(summary, arms),
         "summary": _summary(summary, arms, chosen),
         "histograms": _histograms(report, arms),
+        "curves": _curves(report, arms),
+        "measured": _measured(measured, arms),
         "diagnostics": diagnostics(report),
         "questions": _questions(report, chosen),
         "spines": _spines(report, arms, chosen, max_spines),
@@ -108,6 +113,29 @@ def _summary(
             for name in _NUMBERS
         ]
     return out
+
+
+def _curves(report: Report, arms: Sequence[Arm]) -> list[list[list[Any]]]:
+    """Return per arm its rehearsed points: steps, gain, low, high, and why it is not trusted."""
+    curves = report.curves
+    return [
+        [
+            [point.steps, *(rounded(x, 4) for x in point.gain.span), visible(point.why)]
+            for point in curves.get(arm, [])
+        ]
+        for arm in arms
+    ]
+
+
+def _measured(table: pd.DataFrame | None, arms: Sequence[Arm]) -> list[list[Any]]:
+    """Return real trainings: the arm's index, steps, gain."""
+    if table is None:
+        return []
+    index = {tuple(arm): number for number, arm in enumerate(arms)}
+    return [
+        [index[row["teacher"], row["method"]], row["steps"], rounded(row["gain"], 4)]
+        for row in table.to_dict("records")
+    ]
 
 
 def _histograms(report: Report, arms: Sequence[Arm]) -> list[list[list[int]]]:

@@ -117,6 +117,52 @@ class Plots:
         """Draw the pooled alignment by the student's entropy (thirds of the nodes)."""
         return self._lines("entropy", ENTROPY_NAMES, "entropy of the student", method)
 
+    def rehearsal(self, measured: pd.DataFrame | None = None) -> Any:
+        """Draw the rehearsed gain over the steps of every training, a line per teacher and method.
+
+        Lines are dotted where they are no longer trusted.
+
+        Args:
+            measured: gains of real trainings, drawn as crosses: columns teacher, method, steps and
+                gain.
+
+        Raises:
+            UsageError: the run has no rehearsal.
+        """
+        go = plotly_objects()
+        curves = self._report.curves
+        if not curves:
+            raise UsageError("the run has no rehearsal.", "gradalign.rehearse(report) adds one.")
+        figure = go.Figure()
+        for i, (arm, points) in enumerate(curves.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            trusted = [point for point in points if point.trusted]
+            beyond = [*trusted[-1:], *(point for point in points if not point.trusted)]
+            for some, dash in ((trusted, "solid"), (beyond, "dot")):
+                if len(some) < 1 + (dash == "dot"):
+                    continue
+                figure.add_scatter(
+                    x=[0, *(p.steps for p in some)] if dash == "solid" else [p.steps for p in some],
+                    y=[0, *(p.gain.value for p in some)] if dash == "solid" else [
+                        p.gain.value for p in some
+                    ],
+                    name=visible(str(arm)) + (" (trust ends)" if dash == "dot" else ""),
+                    mode="lines+markers", line={"color": colour, "dash": dash},
+                    legendgroup=str(arm), showlegend=dash == "solid",
+                )  # fmt: skip
+            if measured is not None:
+                is_arm = (measured["teacher"].fillna("") == arm.teacher) & (
+                    measured["method"] == arm.method
+                )
+                own = measured[is_arm]
+                figure.add_scatter(
+                    x=own["steps"], y=own["gain"], mode="markers", legendgroup=str(arm),
+                    marker={"color": colour, "symbol": "x", "size": 9}, showlegend=False,
+                    name=f"{visible(str(arm))}, measured",
+                )  # fmt: skip
+        figure.add_hline(0, line_color="grey", line_width=1)
+        return _laid_out(figure, "Rehearsed training", "steps of training", "gain of success")
+
     def distribution(self, teacher: str | None = None, method: str | None = None) -> Any:
         """Draw how the per-node cosines are distributed, correct and incorrect spines apart."""
         go = plotly_objects()

@@ -21,6 +21,8 @@ from gradalign.store.schema import SCHEMA_VERSION, schema, table_names
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradalign.estimates import Arm
+    from gradalign.rehearsal.curves import Point
     from gradalign.report.gate import Outcome
     from gradalign.report.plots import Plots
     from gradalign.report.verdict import Recommendation
@@ -162,6 +164,24 @@ class Report:
     def diagnostics_summary(self) -> pd.DataFrame:
         """A row per teacher, diagnostic and split, with intervals, and what to do about it."""
         return self.table("diagnostics_summary")
+
+    @cached_property
+    def rehearsal(self) -> pd.DataFrame:
+        """A row per teacher, method and number of steps: rehearsed gain and success, and trust."""
+        from gradalign.rehearsal.curves import table_of
+
+        return table_of(self.curves)
+
+    @cached_property
+    def curves(self) -> dict[Arm, list[Point]]:
+        """Rehearsed success of every arm over the steps of its training; none was asked for: {}."""
+        from gradalign.rehearsal.curves import curves_of
+
+        if not self.metadata.get("config", {}).get("rehearse"):
+            return {}
+        spines = self.table("spines", ["question_id", "reward"])
+        reward = spines.groupby(spines["question_id"].astype(str))["reward"].mean()
+        return curves_of(self.table("rehearsals"), reward)
 
     @cached_property
     def distributions(self) -> pd.DataFrame:

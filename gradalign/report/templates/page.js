@@ -122,6 +122,35 @@
     }));
   };
 
+  const DASHES = ["solid", "dash", "dashdot", "longdash", "longdashdot"];
+  const drawRehearsal = (some) => {
+    const present = some.filter((arm) => data.curves[arm.index].length);
+    $("rehearsal").hidden = !present.length;
+    if (!present.length) return;
+    const traces = present.flatMap((arm) => {
+      const points = data.curves[arm.index], trusted = points.filter((p) => !p[4]), beyond = points.filter((p) => p[4]);
+      const trace = (own, changes) => ({
+        type: "scatter", mode: "lines+markers", x: own.map((p) => p[0]), y: own.map((p) => p[1]), name: plain(arm.name), legendgroup: arm.name,
+        text: own.map((p) => plain(arm.name) + ", " + p[0] + " steps<br>" + ranged(p, 1, 2, 3) + (p[4] ? "<br>trust ends here: " + plain(p[4]) : "")), hoverinfo: "text",
+        marker: { size: 7 }, ...changes,
+      });
+      const line = { color: colour(arm.teacher), width: 2 }, dash = DASHES[methods.indexOf(arm.method) % DASHES.length];
+      return [
+        trace([[0, 0, 0, 0, ""], ...trusted], { line: { ...line, dash } }),
+        ...(beyond.length ? [trace([...(trusted.length ? trusted.slice(-1) : [[0, 0, 0, 0, ""]]), ...beyond], { line: { ...line, width: 1, dash: "dot" }, showlegend: false })] : []),
+      ];
+    });
+    const measured = (data.measured || []).filter((item) => present.some((arm) => arm.index === item[0]));
+    if (measured.length) traces.push({
+      type: "scatter", mode: "markers", name: "measured", x: measured.map((m) => m[1]), y: measured.map((m) => m[2]), marker: { symbol: "x", size: 8, color: measured.map((m) => colour(arms[m[0]].teacher)) },
+      text: measured.map((m) => plain(arms[m[0]].name) + ", measured: " + signed(m[2])), hoverinfo: "text",
+    });
+    plot("chart-rehearsal", traces, { height: 420, xaxis: { title: { text: "steps of training" }, rangemode: "tozero" }, yaxis: { title: { text: "gain of success" }, zeroline: true } });
+    const steps = [...new Set(present.flatMap((arm) => data.curves[arm.index].map((p) => p[0])))].sort((a, b) => a - b);
+    table("table-rehearsal", ["teacher", "method", ...steps.map((n) => n + (n === 1 ? " step" : " steps"))], present.map((arm) => [nameOf(arm.teacher), arm.method,
+      ...steps.map((n) => { const p = data.curves[arm.index].find((q) => q[0] === n); return !p ? "-" : p[4] ? "trust ends" : ranged(p, 1, 2, 3); })]));
+  };
+
   const drawCorrect = (filter, some) => {
     const shades = { correct: "rgb(" + css("--plus") + ")", incorrect: "rgb(" + css("--minus") + ")" };
     const kinds = filter.correct ? [filter.correct] : ["correct", "incorrect"];
@@ -252,6 +281,7 @@
     $("failure").hidden = some.length > 0;
     if (!some.length) { fail("No teacher was scored with this method."); return; }
     drawMethods(filter, some);
+    drawRehearsal(some);
     drawCorrect(filter, some);
     drawDistribution(filter, arm);
     $("positions-note").textContent = "Quarters of the response, method " + arm.method + ".";

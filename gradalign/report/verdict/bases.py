@@ -17,7 +17,9 @@ from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.fieller import pooled_influence
 from gradalign.alignment.findings import pooled_finding
 from gradalign.estimates import UNKNOWN, Arm, Estimate
+from gradalign.rehearsal.curves import trusted_steps
 from gradalign.report.node_scores import Bools, NodeScores
+from gradalign.report.verdict.recommendation import role_of
 
 if TYPE_CHECKING:
     from gradalign.report.report import Report
@@ -162,12 +164,41 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
         scores: its nodes.
     """
     levels = report.metadata.get("config", {}).get("alignment", ())
+    rehearsed = _rehearsed(report, scores.arms)
     gains = [
         Gain(*found, name, words, ranks)
         for level, name, influence, words, ranks in GAINS
         if level in levels and (found := per_question(report, name, influence)) is not None
     ]
-    return [*gains, Pooled(scores)]
+    return [*rehearsed, *gains, Pooled(scores)]
+
+
+REHEARSED = (0.99, 0.99)
+"""What `Basis.ranks` says of rehearsed gains."""
+
+
+def _rehearsed(report: Report, arms: Sequence[Arm]) -> list[Basis]:
+    """Return gains after the most steps at which every candidate's rehearsal is trusted."""
+    curves = report.curves
+    candidates = [arm for arm in arms if role_of(arm) == "candidate" and arm in curves]
+    steps = trusted_steps(curves, candidates)
+    if steps is None:
+        return []
+    points = {
+        arm: point
+        for arm, own in curves.items()
+        for point in own
+        if point.steps == steps and point.trusted and point.gain.known
+    }
+    return [
+        Gain(
+            {arm: point.gain for arm, point in points.items()},
+            {arm: point.influence_Q for arm, point in points.items()},
+            "rehearsed",
+            f"rehearsed gain after {steps} {'step' if steps == 1 else 'steps'}",
+            REHEARSED,
+        )
+    ]
 
 
 GAINS = (

@@ -24,6 +24,7 @@ from gradalign.report.verdict.sentences import (
     information_remarks,
     method_remark,
     part_remarks,
+    rehearsal_remarks,
     settle_remarks,
     shared_remarks,
     unpooled_remarks,
@@ -78,6 +79,7 @@ def recommend(report: Report, *, level: float = 0.95) -> Recommendation:
         remarks=(
             *unpooled_remarks(report.metadata.get("totals", {}), found, reasons),
             *basis_remarks(found, basis, ranking),
+            *rehearsal_remarks(found, report.curves),
             *method_remark(found, level),
             *evidence,
             *direction_remarks(ranking),

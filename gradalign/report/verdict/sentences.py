@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from gradalign import methods
 from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import IDEAL_IS_NOISE, METHOD_IS_NOISE, NO_DIRECTION
 from gradalign.alignment.weights import how_many_questions
 from gradalign.estimates import Arm, Difference, Estimate
+from gradalign.rehearsal.curves import Point
 from gradalign.report.format import interval, number, p_value, rough_duration, share
 from gradalign.report.verdict.bases import Basis
-from gradalign.report.verdict.recommendation import Judgement, Part, Ranked, Settle, Shared
+from gradalign.report.verdict.recommendation import (
+    Judgement,
+    Part,
+    Ranked,
+    Settle,
+    Shared,
+    role_of,
+)
 
 
 def headline(
@@ -75,6 +85,41 @@ def basis_remarks(found: Judgement, basis: Basis, ranking: Sequence[Ranked]) -> 
         lines.append(
             f"The leader is the best of {candidates} candidates, so its own value is optimistic; "
             "the comparisons allow for that."
+        )
+    return lines
+
+
+def rehearsal_remarks(found: Judgement, curves: Mapping[Arm, Sequence[Point]]) -> list[str]:
+    """Say where rehearsed trainings stop being trusted, and which know values of before only.
+
+    Args:
+        found: what the three questions come to.
+        curves: rehearsed trainings, by arm.
+    """
+    if not curves:
+        return []
+    ends: dict[str, list[str]] = {}
+    for arm, points in curves.items():
+        lost = next((point for point in points if not point.trusted), None)
+        if lost is not None and role_of(arm) == "candidate":
+            ends.setdefault(f"{arm} is not trusted at {lost.steps} steps ({lost.why})", [])
+    lines = []
+    asked = max(point.steps for points in curves.values() for point in points)
+    if ends:
+        said = list(ends)
+        more = f"; and {len(said) - 2} more" if len(said) > 2 else ""
+        lines.append(f"Rehearsal does not reach {asked} steps: {'; '.join(said[:2])}{more}.")
+    if found.leader is not None and found.leader in curves:
+        points = [point for point in curves[found.leader] if point.trusted]
+        turned = [a for a, b in itertools.pairwise(points) if b.gain.high < a.gain.value]
+        if turned:
+            lines.append(
+                f"{found.leader} turns: its rehearsed gain falls after {turned[0].steps} steps."
+            )
+    if found.leader is not None and methods.get(found.leader.method).uses_continuations:
+        lines.append(
+            f"{found.leader.method} looks at what follows a token: its rehearsal keeps the values "
+            "of the student as it is."
         )
     return lines
 

@@ -37,6 +37,7 @@ from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.frequencies import length_note
 from gradalign.models.optimizer_state import FIRST, read_moments
 from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
+from gradalign.models.training_step import parse_step
 from gradalign.models.weight_space import parameter_shapes, parse_space
 from gradalign.questions import Attempt, Prompt, Question
 from gradalign.stages.base import Resolved, read_template
@@ -454,14 +455,16 @@ def _reader(
 
 
 def _check_passes(config: ScoreConfig) -> None:
-    """Check how derivatives are taken, and the file of an optimizer, if there is one.
+    """Check how derivatives are taken, a rehearsal's step, and the file of an optimizer.
 
     Raises:
-        UsageError: the student is too large for differences; or the file is not there, cannot be
+        UsageError: no such step; the student is too large for differences; or the file is not there, cannot be
             read, or is of another model.
     """
     if config.weights_derivative == "differences" and "weights" in config.alignment:
         derivative_way(config)
+    if config.rehearse:
+        parse_step(config.rehearse_step)
     if config.weights_adamw in (None, FIRST):
         return
     settings = load_config(
