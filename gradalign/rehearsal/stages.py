@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -188,31 +188,53 @@ class Trainings:
             arm: the arm.
             length: of a step; a learning rate where the settings give one.
         """
-        wanted = sorted(set(self._run.config.rehearse_steps))
-        leap = wanted[-1] / LEAPS
         halves = self._student.halves()
         for own, others in (halves, halves[::-1]):
-            displacement: list[torch.Tensor] | None = None
-            pace: _Pace | None = None
-            for number in range(LEAPS):
-                update = self._update(arm, own, displacement)
-                pace = _Pace(self._spec, update, self._noise[arm], self._run) if pace is None else pace
-                step = self._step(update, pace, length)
-                before = number * leap
-                for steps in wanted:
-                    if before < steps <= before + leap:
-                        moved = _sum(displacement, step, steps - before)
-                        first = self._noise[arm].gain * steps * pace.first_length(update, length)
-                        for found in self._student.gains(others, moved):
-                            yield Point(steps, length, first, found)
-                displacement = _sum(displacement, step, leap)
-                yield None
+            for stop in self._path(arm, own, length):
+                if stop is None:
+                    yield None
+                    continue
+                first = self._noise[arm].gain * stop.steps * stop.first_length
+                for found in self._student.gains(others, stop.displacement):
+                    yield Point(stop.steps, length, first, found)
+
+    def path(
+        self, arm: Arm, questions: Sequence[str], length: float
+    ) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """Yield where the student is after the settings' numbers of steps on some questions.
+
+        Args:
+            arm: the arm.
+            questions: that train.
+            length: of a step; a learning rate where the settings give one.
+        """
+        for stop in self._path(arm, questions, length):
+            if stop is not None:
+                yield stop.steps, stop.displacement
+
+    def _path(self, arm: Arm, questions: Sequence[str], length: float) -> Iterator[_Stop | None]:
+        """Yield the stops of a virtual training, and None after every leap."""
+        wanted = sorted(set(self._run.config.rehearse_steps))
+        leap = wanted[-1] / LEAPS
+        displacement: list[torch.Tensor] | None = None
+        pace: _Pace | None = None
+        for number in range(LEAPS):
+            update = self._update(arm, questions, displacement)
+            pace = pace or _Pace(self._spec, update, self._noise[arm])
+            step = self._step(update, pace, length)
+            first = pace.first_length(update, length)
+            before = number * leap
+            for steps in wanted:
+                if before < steps <= before + leap:
+                    yield _Stop(steps, _sum(displacement, step, steps - before), first)
+            displacement = _sum(displacement, step, leap)
+            yield None
 
     def trials(self, arm: Arm) -> Iterator[Trial]:
         """Yield what a few steps of one half of the questions do to the other, at each length."""
         own, others = self._student.halves()
         update = self._update(arm, own, None)
-        pace = _Pace(self._spec, update, self._noise[arm], self._run)
+        pace = _Pace(self._spec, update, self._noise[arm])
         step = self._step(update, pace, 1.0)
         yield from trial_of(
             arm,
@@ -240,6 +262,14 @@ class Trainings:
         return [factor * part / scale for part, scale in zip(update.direction, scales, strict=True)]
 
 
+class _Stop(NamedTuple):
+    """Where a virtual training is after some steps, and the length of one to first order."""
+
+    steps: int
+    displacement: list[torch.Tensor]
+    first_length: float
+
+
 class _Pace:
     """How far a step of a training goes along an arm's mean update.
 
@@ -249,7 +279,7 @@ class _Pace:
     from there on. AdamW's step divides each weight's mu by the root of its mean square in batches.
     """
 
-    def __init__(self, spec: StepSpec, update: Update, noise: Noise, run: Run) -> None:
+    def __init__(self, spec: StepSpec, update: Update, noise: Noise) -> None:
         self._spec = spec
         self._batch2 = noise.batch2
         self._scale = noise.batch2 / update.noise2 if update.noise2 > 0 else math.nan
