@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from gradalign.report.verdict import Ranked, Recommendation
 
-COLUMNS = {"rehearsed": "rehearsed gain", "weights_gain_one": "gain per step", "gain": "gain per step"}
+COLUMNS = {
+    "rehearsed": "rehearsed gain",
+    "weights_gain_one": "gain per step",
+    "gain": "gain per step",
+}
 """Titles of columns that have other names in the summary."""
 
 HELP = """Say which teacher, context and method to distill with, on which tokens, and how surely.

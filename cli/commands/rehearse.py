@@ -8,7 +8,7 @@ import typer
 
 from ..help import add_command
 from ..options import RunArgument
-from ..output import DisplayOption, json_flag, open_console, print_json
+from ..output import DisplayOption, json_flag, print_json
 
 HELP = """Predict success over the steps of every training, without training.
 
@@ -60,7 +60,7 @@ def _rehearse(
         return
     from gradalign.report.format import visible
     from gradalign.report.terminal.rehearsal import LEGEND, rehearsal_notes, rehearsal_table
-    from gradalign.report.terminal.tables import print_points
+    from gradalign.report.terminal.tables import open_console, print_points
 
     console = open_console()
     console.print(rehearsal_table(report))

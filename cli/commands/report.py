@@ -42,8 +42,8 @@ def _report(
     measured: Annotated[
         str | None,
         typer.Option(
-            help="CSV file of real trainings (teacher, method, steps, gain), drawn beside rehearsed "
-            "ones."
+            help="CSV file of real trainings (teacher, method, steps, gain), drawn beside "
+            "rehearsed ones."
         ),
     ] = None,
 ) -> None:

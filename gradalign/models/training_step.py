@@ -18,7 +18,9 @@ Unit = Literal["auto", "kl", "length", "lr"]
 KL_GRID = (1e-3, 2.5e-4, 6.25e-5, 1.5625e-5)
 """Divergences of one step that `auto` chooses from, KL(P || P') of a whole response in nats."""
 
-VALID = "Write auto, kl=0.001, length=0.006, lr=1e-5, or one of these after adamw:, as adamw:lr=1e-6."
+VALID = (
+    "Write auto, kl=0.001, length=0.006, lr=1e-5, or one of these after adamw:, as adamw:lr=1e-6."
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def parse_step(text: str) -> StepSpec:
         value = float(number) if equals else math.nan
     except ValueError:
         value = -1.0
-    right = unit == "auto" and not equals or unit in ("kl", "length", "lr") and 0 < value < math.inf
+    known = unit in ("kl", "length", "lr") and 0 < value < math.inf
+    right = not equals if unit == "auto" else known
     if optimizer not in ("sgd", "adamw") or not right:
         raise UsageError(f"--rehearse-step {text!r} is no step of a training.", VALID)
     return StepSpec(optimizer, unit, value)  # type: ignore[arg-type]

@@ -86,11 +86,13 @@ def curves_of(rehearsals: pd.DataFrame, reward: pd.Series) -> dict[Arm, list[Poi
     for (teacher, method), own in rehearsals.groupby(["teacher", "method"], observed=True):
         points: list[Point] = []
         for steps, rows in own.groupby("steps"):
-            rows = rows.set_index(rows["question_id"].astype(str)).reindex(questions).dropna(
-                subset=["gain"]
+            rows = (
+                rows.set_index(rows["question_id"].astype(str))
+                .reindex(questions)
+                .dropna(subset=["gain"])
             )
             why = points[-1].why if points else ""
-            points.append(_point(int(steps), rows, reward, questions, why))
+            points.append(_point(int(str(steps)), rows, reward, questions, why))
         found[Arm(str(teacher), str(method))] = points
     return found
 

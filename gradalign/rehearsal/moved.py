@@ -6,6 +6,7 @@ pass, _N nodes, _M nodes that a teacher was shown, _C candidates, _S support, _V
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -254,7 +255,7 @@ def passes(
         yield Passed(
             stored=stored,
             numbers=[order[row] for row in batch],
-            logprobs=[own[begin:end] for begin, end in zip(begins[:-1], begins[1:], strict=True)],
+            logprobs=[own[begin:end] for begin, end in itertools.pairwise(begins)],
             node_N=node_N,
             logp_NC=logp_NC,
             _log_probs_NV=log_probs_NV,

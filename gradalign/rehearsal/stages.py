@@ -78,7 +78,7 @@ class StepLength:
                 for done, arm in enumerate(missing, start=1):
                     rows = Rows(TRIALS)
                     for trial in trainings.trials(arm):
-                        rows.add(**trial.columns(), num_questions=num_questions(run))
+                        rows.add(1, **trial.columns(), num_questions=num_questions(run))
                     _append(run, TRIALS, shard, rows.table_of())
                     tick(done, len(missing), 1)
                 return Counter()
@@ -125,7 +125,7 @@ class Rehearsal:
                             done += 1
                             tick(done, total, 1)
                             continue
-                        rows.add(**point.columns(arm), num_questions=num_questions(run))
+                        rows.add(1, **point.columns(arm), num_questions=num_questions(run))
                     _append(run, TABLE, shard, rows.table_of())
                 return Counter()
 
@@ -339,9 +339,7 @@ def _noise_of(run: Run) -> dict[Arm, Noise]:
         length2_Q = between_Q + np.where(np.isnan(own.within2_Q), 0.0, within_Q / responses)
         shared = mean_of_shared(grams.method_QQ)[0].value
         noise2 = max(float(length2_Q.mean()) - (0.0 if math.isnan(shared) else shared), 0.0)
-        estimate = update_estimate(
-            replace(grams, own_Q=length2_Q), step=run.config.weights_batch
-        )
+        estimate = update_estimate(replace(grams, own_Q=length2_Q), step=run.config.weights_batch)
         found[arm] = Noise(noise2 / run.config.weights_batch, estimate.gain.value)
     return found
 

@@ -8,6 +8,7 @@ _M nodes that a teacher was shown, _C candidates, _S support.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,12 @@ import numpy.typing as npt
 from gradalign import methods
 from gradalign.analysis.align import question_ids
 from gradalign.estimates import Arm
+from gradalign.rehearsal.gains import (
+    ResponseGain,
+    prefix_ratios,
+    response_gain,
+    token_gains,
+)
 from gradalign.rehearsal.moved import Passed, StoredResponses, moved, passes
 from gradalign.stages.base import Run
 
@@ -28,9 +35,6 @@ if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float64]
-
-CLIP = 20.0
-"""Largest ratio of a prefix's probabilities that counts."""
 
 GROUPS = 8
 """Groups of questions whose updates are held against each other."""
@@ -129,7 +133,7 @@ class VirtualStudent:
         sizes = np.diff(edges)
         squares = 0.0
         with moved(self.parameters, displacement):
-            for begin, end in zip(edges[:-1], edges[1:], strict=True):
+            for begin, end in itertools.pairwise(edges):
                 own = self._sum(arm, questions[begin:end], total)
                 # As if all groups were of one size: a mean times the mean size.
                 scale = sizes.mean() / (end - begin)
@@ -162,15 +166,7 @@ class VirtualStudent:
     def gains(
         self, questions: Sequence[str], displacement: Sequence[torch.Tensor]
     ) -> list[QuestionGain]:
-        """Return what the moved student gains on some questions, by
-
-            1/n sum over responses sum over nodes w rho sum over candidates (P'_j - P_j)(V_j - b)
-
-        with w one over a node's inclusion probability, rho the ratio of its prefix, and b the mean
-        of V over the chosen candidates (Kakade and Langford, "Approximately Optimal Approximate
-        Reinforcement Learning", 2002, lemma 6.1: what the moved student gains is the old student's
-        advantage of the tokens that it takes). A token that is a candidate only because the
-        response took it stands for all that might have been drawn: its term is over P_j.
+        """Return what the moved student gains on some questions; see `gradalign.rehearsal.gains`.
 
         Args:
             questions: which.
@@ -180,9 +176,9 @@ class VirtualStudent:
         with moved(self.parameters, displacement):
             for shard in self._shards:
                 numbers = shard.numbers(questions)
-                parts: dict[str, list[_ResponseGain]] = {}
+                parts: dict[str, list[ResponseGain]] = {}
                 for read in passes(shard.stored, self.model, numbers):
-                    for number, part in _response_gains(shard, read):
+                    for number, part in zip(read.numbers, shard.gains(read), strict=True):
                         parts.setdefault(shard.question_of(number), []).append(part)
                 for question, own in parts.items():
                     count = shard.counts[question]  # one without a token gains nothing
@@ -209,7 +205,7 @@ class VirtualStudent:
             stored = shard.stored
             for read in passes(stored, self.model, shard.numbers(questions), with_gradient=True):
                 batch, place_M = read.moved_batch(arm.teacher, shard.before.logprobs)
-                factor_N = shard.factor_N[read.node_N] * prefix_ratios(shard, read)
+                factor_N = shard.factor_N[read.node_N] * shard.ratios(read)
                 if self.run.config.mask_special:
                     factor_N = np.where(stored.special_N[read.node_N], 0.0, factor_N)
                 push_MS = np.nan_to_num(method.ascent(batch)) * factor_N[place_M, None]
@@ -243,6 +239,32 @@ class _Shard:
         wanted = set(questions)
         return [i for i in range(len(self.stored.spines)) if self.question_of(i) in wanted]
 
+    def ratios(self, read: Passed) -> Floats:
+        """Return the ratios of the prefixes of a pass's nodes, [N]."""
+        stored, found = self.stored, [np.zeros(0)]
+        for number, own in zip(read.numbers, read.logprobs, strict=True):
+            position_N = stored.position_N[stored.nodes_of[number]]
+            found.append(prefix_ratios(self.before.logprobs[number], own, position_N))
+        return np.concatenate(found)
+
+    def gains(self, read: Passed) -> Iterator[ResponseGain]:
+        """Yield what the responses of a pass say of the student that made it."""
+        nodes, rows = self.stored.views.nodes, read.node_N
+        gain_N, outside_N = token_gains(
+            np.exp(self.before.logp_NC[rows]),
+            np.exp(read.logp_NC),
+            nodes.value_NC[rows],
+            nodes.mask_NC[rows],
+            nodes.chosen_NC[rows],
+        )
+        factor_N = self.stored.weight_N[rows] * self.ratios(read)
+        begin = 0
+        for number, own in zip(read.numbers, read.logprobs, strict=True):
+            at = slice(begin, begin := begin + len(self.stored.nodes_of[number]))
+            yield response_gain(
+                self.before.logprobs[number], own, factor_N[at], gain_N[at], outside_N[at]
+            )
+
     @cached_property
     def factor_N(self) -> Floats:
         """1 over the inclusion probability and over the responses to the question."""
@@ -250,52 +272,6 @@ class _Shard:
         for number, rows in enumerate(self.stored.nodes_of):
             share_N[rows] = 1.0 / self.counts[self.question_of(number)]
         return np.asarray(self.stored.weight_N * share_N)
-
-
-def prefix_ratios(shard: _Shard, read: Passed) -> Floats:
-    """Return rho, P' / P of the tokens before every node, clipped, [N]."""
-    stored, found = shard.stored, [np.zeros(0)]
-    for number, own in zip(read.numbers, read.logprobs, strict=True):
-        log_L = np.cumsum(own - shard.before.logprobs[number])
-        found.append(np.r_[0.0, log_L[:-1]][stored.position_N[stored.nodes_of[number]]])
-    return np.exp(np.minimum(np.concatenate(found), math.log(CLIP)))
-
-
-class _ResponseGain(NamedTuple):
-    gain: float
-    outside: float
-    divergence: float
-    ratio: float
-
-
-def _response_gains(shard: _Shard, read: Passed) -> Iterator[tuple[int, _ResponseGain]]:
-    nodes, rows = shard.stored.views.nodes, read.node_N
-    known_NC = nodes.mask_NC[rows]
-    chosen_NC = known_NC & nodes.chosen_NC[rows]
-    value_NC = np.where(known_NC, nodes.value_NC[rows], 0.0)
-    old_NC = np.exp(shard.before.logp_NC[rows])
-    new_NC = np.exp(read.logp_NC)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        change_NC = np.where(chosen_NC, new_NC - old_NC, new_NC / old_NC - 1.0)
-        mass_N = np.where(chosen_NC, old_NC, 0.0).sum(axis=1)
-        mean_N = np.where(chosen_NC, old_NC * value_NC, 0.0).sum(axis=1) / mass_N
-    advantage_NC = np.where(known_NC, value_NC - np.nan_to_num(mean_N)[:, None], 0.0)
-    gain_N = (np.nan_to_num(change_NC) * advantage_NC).sum(axis=1)
-    outside_N = np.where(chosen_NC, old_NC - new_NC, 0.0).sum(axis=1)
-    factor_N = shard.stored.weight_N[rows] * prefix_ratios(shard, read)
-    begin = 0
-    for number, own in zip(read.numbers, read.logprobs, strict=True):
-        at = slice(begin, begin := begin + len(shard.stored.nodes_of[number]))
-        log_L = own - shard.before.logprobs[number]
-        yield (
-            number,
-            _ResponseGain(
-                float(factor_N[at] @ gain_N[at]),
-                max(float(factor_N[at] @ outside_N[at]), 0.0),
-                float((np.expm1(np.minimum(log_L, 50.0)) - log_L).sum()),
-                math.exp(min(float(log_L.sum()), 50.0)),
-            ),
-        )
 
 
 def _length2(parts: Sequence[torch.Tensor]) -> float:

@@ -84,7 +84,9 @@ def rehearsal_notes(report: Report) -> Iterator[str]:
     batch = f"{config.weights_batch} questions x "
     batch += f"{config.rehearse_responses or config.num_rollouts} responses"
     learnt = "learning rate" if "lr=" in config.rehearse_step else "length"
-    chosen = "; `auto` chose it by a trial" if len(trials) and "auto" in config.rehearse_step else ""
+    chosen = (
+        "; `auto` chose it by a trial" if len(trials) and "auto" in config.rehearse_step else ""
+    )
     yield f"A step: {config.rehearse_step}, {learnt} {length}, on {batch}{chosen}."
     for arm, points in curves.items():
         lost = next((point for point in points if not point.trusted), None)

@@ -458,8 +458,8 @@ def _check_passes(config: ScoreConfig) -> None:
     """Check how derivatives are taken, a rehearsal's step, and the file of an optimizer.
 
     Raises:
-        UsageError: no such step; the student is too large for differences; or the file is not there, cannot be
-            read, or is of another model.
+        UsageError: no such step; the student is too large for differences; or the file is not
+            there, cannot be read, or is of another model.
     """
     if config.weights_derivative == "differences" and "weights" in config.alignment:
         derivative_way(config)
