@@ -168,26 +168,26 @@ class Passed:
     def gradient(
         self,
         parameters: Sequence[torch.Tensor],
-        batch: NodeBatch,
         place_M: Ints,
-        push_MS: Floats,
+        ids_MT: Ints,
+        push_MT: Floats,
     ) -> list[torch.Tensor | None]:
         """Return the gradient along a direction on the logits of some nodes.
 
         Args:
             parameters: the space.
-            batch: the nodes, for the tokens of their supports.
             place_M: which of `node_N` they are.
-            push_MS: the direction on the supports, times the nodes' weights.
+            ids_MT: tokens, -1 at padding.
+            push_MT: the direction on these, times the nodes' weights.
         """
         import torch
 
         push_BKV = torch.zeros_like(self._logits_BKV)
         device = push_BKV.device
-        row, slot = np.nonzero(batch.mask_NS & (push_MS != 0.0))
+        row, slot = np.nonzero((ids_MT >= 0) & (push_MT != 0.0))
         nodes = torch.from_numpy(place_M[row]).to(device)
-        tokens = torch.from_numpy(batch.ids_NS[row, slot]).to(device)
-        values = torch.from_numpy(push_MS[row, slot]).to(push_BKV)
+        tokens = torch.from_numpy(ids_MT[row, slot]).to(device)
+        values = torch.from_numpy(push_MT[row, slot]).to(push_BKV)
         place_N, column_N = self._at_N
         push_BKV.index_put_((place_N[nodes], column_N[nodes], tokens), values, accumulate=True)
         with model_pass(device):

@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gradalign import methods
+from gradalign.alignment.ideal import ideal_gradient
 from gradalign.analysis.align import question_ids
 from gradalign.estimates import Arm
+from gradalign.methods import Method
 from gradalign.rehearsal.gains import (
     ResponseGain,
     prefix_ratios,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 GROUPS = 8
 """Groups of questions whose updates are held against each other."""
@@ -204,12 +207,12 @@ class VirtualStudent:
         for shard in self._shards:
             stored = shard.stored
             for read in passes(stored, self.model, shard.numbers(questions), with_gradient=True):
-                batch, place_M = read.moved_batch(arm.teacher, shard.before.logprobs)
+                place_M, ids_MT, ascent_MT = shard.direction(read, arm.teacher, method)
                 factor_N = shard.factor_N[read.node_N] * shard.ratios(read)
                 if self.run.config.mask_special:
                     factor_N = np.where(stored.special_N[read.node_N], 0.0, factor_N)
-                push_MS = np.nan_to_num(method.ascent(batch)) * factor_N[place_M, None]
-                found = read.gradient(self.parameters, batch, place_M, push_MS)
+                push_MT = ascent_MT * factor_N[place_M, None]
+                found = read.gradient(self.parameters, place_M, ids_MT, push_MT)
                 for part, new in zip(total, found, strict=True):
                     if new is not None:
                         part += new
@@ -238,6 +241,27 @@ class _Shard:
         """Return the responses to some questions."""
         wanted = set(questions)
         return [i for i in range(len(self.stored.spines)) if self.question_of(i) in wanted]
+
+    def direction(self, read: Passed, label: str, method: Method) -> tuple[Ints, Ints, Floats]:
+        """Return where a method points at the nodes of a pass: their places, tokens, values.
+
+        Args:
+            read: the pass.
+            label: the teacher.
+            method: the method; one that is a multiple of the ideal gradient is that of the old
+                values.
+        """
+        if method.ideal_multiple is None:
+            batch, place_M = read.moved_batch(label, self.before.logprobs)
+            ids_MS = np.where(batch.mask_NS, batch.ids_NS, -1)
+            return place_M, ids_MS, np.nan_to_num(method.ascent(batch))
+        nodes, rows = self.stored.views.nodes, read.node_N
+        mask_NC, prob_NC = nodes.mask_NC[rows], np.exp(read.logp_NC)
+        mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
+        ideal_NC = ideal_gradient(prob_NC, nodes.value_NC[rows], mask_NC)
+        direction_NC = method.ideal_multiple * mass_N[:, None] * np.nan_to_num(ideal_NC)
+        ids_NC = np.where(mask_NC, nodes.token_NC[rows], -1)
+        return np.arange(len(rows)), ids_NC, direction_NC
 
     def ratios(self, read: Passed) -> Floats:
         """Return the ratios of the prefixes of a pass's nodes, [N]."""
