@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gradalign.config import ScoreConfig
 from gradalign.progress import Display, reporting
@@ -181,6 +181,7 @@ def rehearse(
     steps: Sequence[int] = (),
     step: str | None = None,
     responses: int | None = None,
+    self_teachers: Literal["fixed", "moving"] | None = None,
     display: Display = "auto",
 ) -> Report:
     """Rehearse trainings on a finished run: predict success over steps that are not trained.
@@ -195,6 +196,7 @@ def rehearse(
             the next two.
         step: one step, such as `kl=0.001`, `length=0.006`, `lr=0.1`, `adamw:lr=1e-6` or `auto`.
         responses: per question of a step.
+        self_teachers: whether teachers of the student's own checkpoint stay it, or move with it.
         display: progress. auto: bars in a notebook and on a terminal, else a line on stderr every
             30 seconds; rich: bars; plain: lines; none: nothing.
 
@@ -213,6 +215,7 @@ def rehearse(
             "rehearse_steps": sorted(set(steps)) or None,
             "rehearse_step": step,
             "rehearse_responses": responses,
+            "rehearse_self": self_teachers,
         }
         return rescore_run(_path(run), rehearsal=settings, reporter=reporter)
 

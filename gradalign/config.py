@@ -276,6 +276,12 @@ class ScoreConfig(BaseModel):
         "Responses per question of a step, beside the questions of --weights-batch; default: "
         "--num-rollouts.",
     )
+    rehearse_self: Literal["fixed", "moving"] = _setting(
+        "fixed",
+        "rehearsal",
+        "What a teacher of the student's own checkpoint is while the student trains. fixed: the "
+        "checkpoint. moving: the student as it is.",
+    )
     mask_special: bool = _setting(
         False, "models", "Leave nodes where a special token was drawn out of the summary."
     )

@@ -196,7 +196,7 @@ def _rescore_held(
         stale += IN_WEIGHTS
     if "weights_adamw" in changed:
         stale += ["steps", *REHEARSED]
-    if changed.keys() & {"rehearse_step", "rehearse_responses"}:
+    if changed.keys() & {"rehearse_step", "rehearse_responses", "rehearse_self"}:
         stale += REHEARSED
     if "rehearse_steps" in changed:
         stale.append("rehearsals")

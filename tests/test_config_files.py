@@ -171,7 +171,12 @@ def test_every_list_takes_a_single_value():
     ]
     assert {"teachers", "methods", "sample_ids", "stop_token_ids", "diagnose"} <= set(lists)
     for name in lists:
-        value = {"stop_token_ids": 4, "diagnose": "all", "alignment": "pooled"}.get(name, "x")
+        value = {
+            "stop_token_ids": 4,
+            "diagnose": "all",
+            "alignment": "pooled",
+            "rehearse_steps": 4,
+        }.get(name, "x")
         assert getattr(ScoreConfig.build({**BASE, name: value}), name) == [value]
 
 

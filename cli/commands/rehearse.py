@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,12 +49,26 @@ def _rehearse(
     responses: Annotated[
         int | None, typer.Option(min=1, help="Responses per question of a step.")
     ] = None,
+    self_teachers: Annotated[
+        Literal["fixed", "moving"] | None,
+        typer.Option(
+            "--self",
+            help="Whether teachers of the student's own checkpoint stay it, or move with it.",
+        ),
+    ] = None,
     display: DisplayOption = "auto",
     json_output: Annotated[bool, json_flag("every point of the curves", alone=True)] = False,
 ) -> None:
     from gradalign.api import rehearse
 
-    report = rehearse(run, steps=steps or (), step=step, responses=responses, display=display)
+    report = rehearse(
+        run,
+        steps=steps or (),
+        step=step,
+        responses=responses,
+        self_teachers=self_teachers,
+        display=display,
+    )
     if json_output:
         print_json(report.rehearsal, escape=True)
         return

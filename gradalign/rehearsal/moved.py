@@ -7,7 +7,7 @@ pass, _N nodes, _M nodes that a teacher was shown, _C candidates, _S support, _V
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,11 @@ import numpy.typing as npt
 
 from gradalign.analysis.node_views import NodeView, ShardViews
 from gradalign.methods import NodeBatch
-from gradalign.models.distributions import ForcedSequence, response_distribution
+from gradalign.models.distributions import (
+    ForcedSequence,
+    forced_log_probs,
+    response_distribution,
+)
 from gradalign.models.event_space import Cut
 from gradalign.models.gradients import ForcedResponses
 from gradalign.runtime import model_pass
@@ -125,14 +129,22 @@ class Passed:
     _logits_BKV: torch.Tensor
     _at_N: tuple[torch.Tensor, torch.Tensor]
 
-    def moved_batch(self, label: str, old: Sequence[Floats]) -> tuple[NodeBatch, Ints]:
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the vocabulary."""
+        return int(self._log_probs_NV.shape[1])
+
+    def moved_batch(
+        self, label: str, old: Sequence[Floats], taught: Taught | None = None
+    ) -> tuple[NodeBatch, Ints]:
         """Return a teacher's nodes with the student of this pass, and their places in `node_N`.
 
-        The teacher stays what it is, and so do the values of continuations.
+        The values of continuations stay what they are.
 
         Args:
             label: the teacher, or `NO_TEACHER`.
             old: log-probabilities of the responses' tokens by the student of the run.
+            taught: what the teacher says now; None for one that stays what it is.
         """
         stored = self.stored
         view = stored.view(label)
@@ -146,24 +158,32 @@ class Passed:
             cut = Cut(stored.run.common_tokens(label))
             log_probs_MV = cut(log_probs_MV).log_softmax(-1)
         p = on_support(log_probs_MV, batch.ids_NS, batch.mask_NS, tuple(batch.tail_powers))
+        log_q_NS, log_tail_q_N = batch.log_q_NS, batch.log_tail_q_N
+        powers = {t: (p.powers[t], batch.tail_powers[t][1]) for t in batch.tail_powers}
+        if taught is not None:
+            rows = taught.log_probs_NV[place_M]
+            q = on_support(rows, batch.ids_NS, batch.mask_NS, tuple(powers))
+            log_q_NS, log_tail_q_N = q.log_p_NS, q.log_tail_N
+            powers = {t: (p.powers[t], q.powers[t]) for t in powers}
         spines = batch.spines
         if spines is not None:
             log_ratio_T = spines.log_ratio_T.copy()
-            for number, new in zip(self.numbers, self.logprobs, strict=True):
-                begin = stored.begin_of[number]
-                log_ratio_T[begin : begin + len(new)] += old[number] - new
+            for i, (number, new) in enumerate(zip(self.numbers, self.logprobs, strict=True)):
+                at = slice(stored.begin_of[number], stored.begin_of[number] + len(new))
+                log_ratio_T[at] += old[number] - new
+                if taught is not None and len(taught.logprobs[i]):
+                    log_ratio_T[at] = taught.logprobs[i] - new
             spines = replace(spines, log_ratio_T=log_ratio_T)
-        powers = {t: (p.powers[t], batch.tail_powers[t][1]) for t in batch.tail_powers}
-        return (
-            replace(
-                batch,
-                log_p_NS=p.log_p_NS,
-                log_tail_p_N=p.log_tail_N,
-                tail_powers=powers,
-                spines=spines,
-            ),
-            place_M,
+        changed = replace(
+            batch,
+            log_p_NS=p.log_p_NS,
+            log_q_NS=log_q_NS,
+            log_tail_p_N=p.log_tail_N,
+            log_tail_q_N=log_tail_q_N,
+            tail_powers=powers,
+            spines=spines,
         )
+        return changed, place_M
 
     def gradient(
         self,
@@ -262,6 +282,57 @@ def passes(
             _logits_BKV=logits_BKV,
             _at_N=(place_T[where], column_T[where]),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What a teacher that is the moved student says along the responses of a pass.
+
+    Attributes:
+        log_probs_NV: at the pass's nodes, in their order; undefined where it is shown nothing.
+        logprobs: of every response's own tokens; empty where it is shown nothing.
+    """
+
+    log_probs_NV: torch.Tensor
+    logprobs: list[Floats]
+
+
+def taught_by_itself(
+    read: Passed, model: torch.nn.Module, prompts: Mapping[str, Sequence[int] | None]
+) -> Taught:
+    """Read the responses of a pass again, as the same model says them after other prompts.
+
+    Args:
+        read: the pass.
+        model: the student as it is now.
+        prompts: by the ids of responses; None where there is nothing to show.
+    """
+    import torch
+
+    stored = read.stored
+    spines = [stored.spines[number] for number in read.numbers]
+    shown = [place for place, item in enumerate(spines) if prompts[item.spine_id] is not None]
+    sequences = [
+        ForcedSequence(prompts[spines[place].spine_id] or (), spines[place].token_ids)
+        for place in shown
+    ]
+    logprobs: list[Floats] = [np.zeros(0)] * len(spines)
+    rows: list[torch.Tensor | None] = [None] * len(spines)
+    for i, log_probs_LV in forced_log_probs(
+        model, sequences, batch_tokens=stored.run.config.batch_tokens
+    ):
+        place = shown[i]
+        own = torch.from_numpy(spines[place].token_ids.astype(np.int64)).to(log_probs_LV.device)
+        logprobs[place] = log_probs_LV.gather(1, own[:, None])[:, 0].double().cpu().numpy()
+        at = stored.position_N[stored.nodes_of[read.numbers[place]]]
+        rows[place] = log_probs_LV[torch.from_numpy(at).to(log_probs_LV.device)]
+    width = read.num_tokens
+    blank = [
+        torch.zeros((len(stored.nodes_of[number]), width)) if part is None else part
+        for number, part in zip(read.numbers, rows, strict=True)
+    ]
+    device = next((part.device for part in rows if part is not None), torch.device("cpu"))
+    return Taught(torch.cat([part.to(device) for part in blank]), logprobs)
 
 
 @dataclass(frozen=True, eq=False)

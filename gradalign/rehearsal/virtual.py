@@ -30,8 +30,17 @@ from gradalign.rehearsal.gains import (
     response_gain,
     token_gains,
 )
-from gradalign.rehearsal.moved import Passed, StoredResponses, moved, passes
+from gradalign.rehearsal.moved import (
+    Passed,
+    StoredResponses,
+    Taught,
+    moved,
+    passes,
+    taught_by_itself,
+)
 from gradalign.stages.base import Run
+from gradalign.stages.student import Prompter
+from gradalign.store.shard import read_shard
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +114,13 @@ class VirtualStudent:
     ) -> None:
         self.run, self.model, self.parameters = run, model, parameters
         self._shards = [_Shard(StoredResponses(run, shard), model) for shard in run.shards()]
+        self._moving = {}
+        if run.config.rehearse_self == "moving":
+            self._moving = {
+                spec.label: Prompter(run, spec)
+                for spec in run.read_teachers
+                if run.model_of(spec) == run.config.student
+            }
         there = {name for shard in self._shards for name in shard.counts}
         self.questions = [name for name in question_ids(run) if name in there]
 
@@ -207,7 +223,11 @@ class VirtualStudent:
         for shard in self._shards:
             stored = shard.stored
             for read in passes(stored, self.model, shard.numbers(questions), with_gradient=True):
-                place_M, ids_MT, ascent_MT = shard.direction(read, arm.teacher, method)
+                taught = None
+                if arm.teacher in self._moving:
+                    prompts = shard.prompts(self._moving[arm.teacher])
+                    taught = taught_by_itself(read, self.model, prompts)
+                place_M, ids_MT, ascent_MT = shard.direction(read, arm.teacher, method, taught)
                 factor_N = shard.factor_N[read.node_N] * shard.ratios(read)
                 if self.run.config.mask_special:
                     factor_N = np.where(stored.special_N[read.node_N], 0.0, factor_N)
@@ -224,6 +244,7 @@ class _Shard:
 
     def __init__(self, stored: StoredResponses, model: torch.nn.Module) -> None:
         self.stored = stored
+        self._prompts: dict[str, dict[str, list[int] | None]] = {}
         self.counts: Counter[str] = Counter(stored.questions)
         logprobs: list[Floats] = [np.zeros(0)] * len(stored.spines)
         logp_NC = np.full(stored.views.nodes.token_NC.shape, -np.inf)
@@ -242,7 +263,18 @@ class _Shard:
         wanted = set(questions)
         return [i for i in range(len(self.stored.spines)) if self.question_of(i) in wanted]
 
-    def direction(self, read: Passed, label: str, method: Method) -> tuple[Ints, Ints, Floats]:
+    def prompts(self, prompter: Prompter) -> dict[str, list[int] | None]:
+        """Return a teacher's prompt for every response."""
+        label = prompter.teacher.label
+        if label not in self._prompts:
+            stored = self.stored
+            shard = read_shard(stored.run.folder, stored.views.shard)
+            self._prompts[label] = prompter.spine_prompts(shard)
+        return self._prompts[label]
+
+    def direction(
+        self, read: Passed, label: str, method: Method, taught: Taught | None
+    ) -> tuple[Ints, Ints, Floats]:
         """Return where a method points at the nodes of a pass: their places, tokens, values.
 
         Args:
@@ -250,9 +282,10 @@ class _Shard:
             label: the teacher.
             method: the method; one that is a multiple of the ideal gradient is that of the old
                 values.
+            taught: what the teacher says now; None for one that stays what it is.
         """
         if method.ideal_multiple is None:
-            batch, place_M = read.moved_batch(label, self.before.logprobs)
+            batch, place_M = read.moved_batch(label, self.before.logprobs, taught)
             ids_MS = np.where(batch.mask_NS, batch.ids_NS, -1)
             return place_M, ids_MS, np.nan_to_num(method.ascent(batch))
         nodes, rows = self.stored.views.nodes, read.node_N

@@ -124,7 +124,7 @@ def test_every_default_of_a_setting_is_shown(command):
         elif default in (None, "", [], {}):
             assert "default:" in words.lower()
         else:
-            shown = ", ".join(default) if isinstance(default, list) else str(default)
+            shown = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
             assert f"[default: {shown}]" in words, name
 
 

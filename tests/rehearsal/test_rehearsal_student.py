@@ -11,7 +11,13 @@ import torch
 from gradalign.analysis.gradients import WHOLE, StoredPushes
 from gradalign.estimates import Arm
 from gradalign.models.gradients import LogitGradients
-from gradalign.rehearsal.moved import NO_TEACHER, StoredResponses, moved, passes
+from gradalign.rehearsal.moved import (
+    NO_TEACHER,
+    StoredResponses,
+    moved,
+    passes,
+    taught_by_itself,
+)
 from gradalign.rehearsal.virtual import VirtualStudent
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.weights.gradients import open_space, responses_of
@@ -139,3 +145,32 @@ def test_a_small_move_gains_what_first_order_says_and_none_gains_nothing(space, 
     assert abs(one) > 1e-5
     assert two == pytest.approx(2 * one, rel=0.1)
     assert gain(-3e-4) == pytest.approx(-one, rel=0.1)
+
+
+def test_a_teacher_that_moves_with_the_student_is_the_fixed_one_before_the_first_step(
+    run, space, student
+):
+    moving = run.config.model_copy(update={"rehearse_self": "moving"})
+    other = VirtualStudent(Run(moving, run.resolved), *space)
+    arm, questions = Arm("self+answer", "opd"), student.questions
+    one, same = (item.update(arm, questions, None).direction for item in (student, other))
+    apart = sum(float((a - b).square().sum()) for a, b in zip(one, same, strict=True))
+    assert apart < 1e-6 * sum(float(a.square().sum()) for a in one)
+    away = [10 * part / 100 for part in one]
+    one, same = (item.update(arm, questions, away).direction for item in (student, other))
+    apart = sum(float((a - b).square().sum()) for a, b in zip(one, same, strict=True))
+    assert apart > 1e-3 * sum(float(a.square().sum()) for a in one)
+    # A teacher of another checkpoint stays.
+    arm = Arm("demo:strong", "opd")
+    one, same = (item.update(arm, questions, away).direction for item in (student, other))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+
+
+def test_a_teacher_that_moves_says_what_the_moved_student_says(run, space):
+    stored = StoredResponses(run, run.shards()[0])
+    prompts = {item.spine_id: list(item.prompt_ids) for item in stored.spines}
+    with moved(space[1], some_direction(space[1], 0.05)):
+        for read in passes(stored, space[0], range(len(stored.spines))):
+            taught = taught_by_itself(read, space[0], prompts)
+            for own, again in zip(read.logprobs, taught.logprobs, strict=True):
+                np.testing.assert_allclose(again, own, atol=1e-5)

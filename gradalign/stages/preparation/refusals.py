@@ -13,7 +13,7 @@ from gradalign.errors import RunError
 from gradalign.store.manifest import command_to_go_on
 
 IN_WEIGHTS = ("weights_space", "weights_adamw", "weights_quarters")
-REHEARSED = ("rehearse", "rehearse_steps", "rehearse_step", "rehearse_responses")
+REHEARSED = ("rehearse", "rehearse_steps", "rehearse_step", "rehearse_responses", "rehearse_self")
 
 ADDED_LATER = {"methods", "teachers", "alignment", *IN_WEIGHTS, *REHEARSED, "verifier"}
 """What `gradalign rescore` adds to a finished run, or changes in it."""
