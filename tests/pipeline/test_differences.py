@@ -220,6 +220,47 @@ def test_the_rest_is_one_token(whole, finished_runs):
     assert (nodes["norm_on_support"].dropna() < 1.0).any()
 
 
+def test_against_the_plain_student_all_tokens_of_the_other_are_known(whole, finished_runs):
+    """P is known on them: a strength above 1 is nearer to the whole than on shared tokens."""
+    double, minus = "delta:demo:strong,self,a=2", "delta:self,demo:strong,a=2"
+    settings = {**SETTINGS, "support_size": 16, "teachers": [*READ, double, minus]}
+    small = finished_runs.get(**settings)
+    table = small.table("distributions")
+    ids = {
+        label: own.set_index("node_id")["token_ids"]
+        for label, own in table.groupby("teacher", observed=True)
+    }
+    strong = dense(whole, "demo:strong")
+    nearer = 0
+    for label in (double, minus):
+        for row in table[table["teacher"] == label].to_dict("records"):
+            name = row["node_id"]
+            log_p, other = strong[name]
+            log_a, log_b = (other, log_p) if label == double else (log_p, other)
+            raw = log_p + 2.0 * (log_a - log_b)
+            q = np.exp(raw - np.logaddexp.reduce(raw))
+
+            def on(some, log_p=log_p, log_a=log_a, log_b=log_b):
+                """Return Q where all tokens but some are one, in float64."""
+                rest = np.delete(np.arange(259), some)
+                parts = [
+                    np.r_[x[some], np.logaddexp.reduce(x[rest])] for x in (log_p, log_a, log_b)
+                ]
+                return direct(*map(np.exp, parts), 2.0)
+
+            assert set(row["token_ids"]) == set(ids["demo:strong"][name])
+            found = np.exp(np.r_[row["teacher_logprobs"], row["teacher_log_tail"]])
+            np.testing.assert_allclose(found, on(row["token_ids"]), rtol=1e-3, atol=1e-6)
+            shared = np.intersect1d(ids["demo:strong"][name], ids["self"][name])
+            errors = [
+                np.abs(on(some)[:-1] - q[some]).sum() + abs(on(some)[-1] - np.delete(q, some).sum())
+                for some in (row["token_ids"], shared)
+            ]
+            assert errors[0] <= errors[1] + 1e-9
+            nearer += errors[0] < 0.5 * errors[1]
+    assert nearer > 0
+
+
 def test_what_a_server_did_not_say_is_in_the_rest(whole, tmp_path):
     """A token that one teacher's table has no number for is null, and its mass in Q's tail."""
     folder = tmp_path / "run"
