@@ -545,7 +545,7 @@ def main() -> None:
     """Measure and write."""
     parser = argument_parser(__doc__)
     parser.add_argument("--questions", type=int, default=80, help="of the pool")
-    parser.add_argument("--draws", type=int, default=14, help="runs on the same questions")
+    parser.add_argument("--draws", type=int, default=12, help="runs on the same questions")
     parser.add_argument("--replicas", type=int, default=500)
     parser.add_argument("--work-dir", type=Path, default=OUT / "weights_truth")
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
