@@ -177,14 +177,57 @@ def test_a_step_in_the_weights_gains_what_is_said():
         assert step["centred"] == pytest.approx(step["predicted"], rel=0.03)
 
 
+def within(shares, low, high, replicas):
+    """Whether per cents of replicas lie between bounds, up to two standard errors."""
+    for share in shares:
+        for bound, sign in ((low, 1.0), (high, -1.0)):
+            allowed = 2.1 * math.sqrt(bound * (100.0 - bound) / replicas)
+            if sign * (share - bound) < -allowed:
+                return False
+    return True
+
+
+def covered(arms, *names):
+    return [numbers[name]["covered"] for numbers in arms.values() for name in names]
+
+
 def test_intervals_of_the_weights_hold_what_they_are_of():
-    """Gains in 91 to 99 %; N and the cosine in 88 %, where few questions carry most."""
+    """N, gains and AdamW's in 92 to 98 %; the cosine's may be wider than they say, not narrower."""
     found = kept("weights_truth.json")
+    replicas = found["settings"]["replicas"]
     assert set(found["coverage"]) == {"20", "50", "200"}
-    for arms in found["coverage"].values():
-        for numbers in arms.values():
-            assert all(91.0 <= numbers[name]["covered"] <= 99.0 for name in ("gain_one", "gain"))
-            assert all(88.0 <= numbers[name]["covered"] <= 99.0 for name in ("N", "cosine"))
+    for size, splits in found["coverage"].items():
+        low, high = (88.0, 99.0) if size == "20" else (92.0, 98.0)
+        assert within(covered(splits["all"], "N", "gain_one", "gain"), low, high, replicas)
+        assert within(covered(splits["all"], "cosine"), low, 100.0, replicas)
+        assert within(covered(splits["adamw"], "one"), low, high, replicas)
+        if size != "200":  # of so many batches there are too few
+            assert within(covered(splits["adamw batches"], "batch"), low, high, replicas)
     for arm, exact in found["truth"].items():
         population = found["population"][arm]
         assert abs(population["N"] - exact["N"]) <= 2.0 * population["N_se"]
+
+
+def test_intervals_of_parts_hold_what_they_are_of_but_for_forward_kl_in_quarters():
+    """There one response in a thousand carries the truth, and most runs do not have it."""
+    found = kept("weights_truth.json")
+    replicas = found["settings"]["replicas"]
+    names = ("N", "gain_one", "gain", "cosine")
+    for size in ("50", "200"):
+        splits = found["coverage"][size]
+        for part in ("correct", "incorrect"):
+            assert within(covered(splits[part], *names), 92.0, 100.0, replicas)
+        quarters = [own for part, own in splits.items() if part.startswith("position:")]
+        assert len(quarters) == 4
+        for arms in quarters:
+            reverse = {arm: own for arm, own in arms.items() if arm.startswith("opd")}
+            assert within(covered(reverse, *names), 92.0, 100.0, replicas)
+    worst = min(
+        share
+        for splits in found["coverage"].values()
+        for part, arms in splits.items()
+        if part.startswith("position:")
+        for share in covered(arms, *names)
+    )
+    text = (ROOT / "docs" / "mathematics.md").read_text()
+    assert f"in as few as {worst:.0f} %" in text

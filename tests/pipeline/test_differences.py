@@ -25,6 +25,7 @@ from gradalign.stages.preparation.difference_checks import check_made, delta_war
 TOLD = "delta:self+answer,self+wrong-answer"
 HALF = "delta:demo:strong,self,a=0.5"
 NONE = "delta:self,self"
+DOUBLE, MINUS = "delta:demo:strong,self,a=2", "delta:self,demo:strong,a=2"
 
 READ = ["demo:strong", "self", "self+answer"]
 SETTINGS = {
@@ -43,6 +44,13 @@ FLOAT32 = 2e-5
 def whole(finished_runs):
     """Differences with the whole vocabulary of the toys in every support."""
     return finished_runs.get(**WITH)
+
+
+@pytest.fixture(scope="module")
+def small(finished_runs):
+    """The same with few tokens in every support, and two differences of twice the strength."""
+    teachers = [*WITH["teachers"], DOUBLE, MINUS]
+    return finished_runs.get(**{**WITH, "teachers": teachers, "support_size": 16})
 
 
 def run_of(report) -> Run:
@@ -185,9 +193,8 @@ def test_methods_that_need_more_are_left_out_for_it_alone(whole):
     assert "opsd is left out for delta:" in said
 
 
-def test_the_rest_is_one_token(whole, finished_runs):
+def test_the_rest_is_one_token(whole, small):
     """With few tokens kept, all three masses of the rest make the mass of Q's."""
-    small = finished_runs.get(**{**WITH, "support_size": 16})
     parts = {
         HALF: ("demo:strong", "self", 0.5),
         TOLD: ("self+answer", "self+wrong-answer", 1.0),
@@ -220,11 +227,8 @@ def test_the_rest_is_one_token(whole, finished_runs):
     assert (nodes["norm_on_support"].dropna() < 1.0).any()
 
 
-def test_against_the_plain_student_all_tokens_of_the_other_are_known(whole, finished_runs):
+def test_against_the_plain_student_all_tokens_of_the_other_are_known(whole, small):
     """P is known on them: a strength above 1 is nearer to the whole than on shared tokens."""
-    double, minus = "delta:demo:strong,self,a=2", "delta:self,demo:strong,a=2"
-    settings = {**SETTINGS, "support_size": 16, "teachers": [*READ, double, minus]}
-    small = finished_runs.get(**settings)
     table = small.table("distributions")
     ids = {
         label: own.set_index("node_id")["token_ids"]
@@ -232,11 +236,11 @@ def test_against_the_plain_student_all_tokens_of_the_other_are_known(whole, fini
     }
     strong = dense(whole, "demo:strong")
     nearer = 0
-    for label in (double, minus):
+    for label in (DOUBLE, MINUS):
         for row in table[table["teacher"] == label].to_dict("records"):
             name = row["node_id"]
             log_p, other = strong[name]
-            log_a, log_b = (other, log_p) if label == double else (log_p, other)
+            log_a, log_b = (other, log_p) if label == DOUBLE else (log_p, other)
             raw = log_p + 2.0 * (log_a - log_b)
             q = np.exp(raw - np.logaddexp.reduce(raw))
 

@@ -12,6 +12,7 @@ from runs import assert_same_tables
 from scipy.stats import t as t_dist
 
 import gradalign
+from gradalign.alignment.fieller import skewed_reaches
 from gradalign.analysis.weights import weights_level
 from gradalign.config import ScoreConfig
 from gradalign.errors import UsageError
@@ -316,8 +317,10 @@ def test_influences_give_the_gain_s_interval(report):
         ):
             row, psi = rows.loc[teacher, method], own[influence].to_numpy()
             se = np.sqrt(count / (count - 1) * (psi**2).sum())
-            half = (row[f"{column}_high"] - row[f"{column}_low"]) / 2
-            assert half == pytest.approx(t_dist.ppf(0.975, count - 1) * se, rel=1e-6)
+            quantile = t_dist.ppf(0.975, count - 1)
+            below, above = (max(quantile, reach) for reach in skewed_reaches(psi))
+            assert row[column] - row[f"{column}_low"] == pytest.approx(above * se, rel=1e-6)
+            assert row[f"{column}_high"] - row[column] == pytest.approx(below * se, rel=1e-6)
 
 
 def test_the_verdict_goes_by_it(report):
