@@ -386,7 +386,9 @@ def test_a_new_teacher_has_its_columns_without_another_pass(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "call", [3, 9, 30], ids=["in the sums", "in the derivatives", "in the arms"]
 )
-def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch, call):
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    report, finished_runs, tmp_path, monkeypatch, call
+):
     from gradalign.analysis import gradients
 
     calls = []
@@ -399,9 +401,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkey
         return plain(self, pushed)
 
     folder = tmp_path / "run"
+    finished_runs.copy(folder, **SETTINGS)
     monkeypatch.setattr(gradients.LogitGradients, "along", failing)
     with pytest.raises(KeyboardInterrupt):
-        gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
+        gradalign.rescore(str(folder), alignment="weights")
     monkeypatch.setattr(gradients.LogitGradients, "along", plain)
     again = gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
     assert_same_tables(Path(report.path), Path(again.path))
@@ -432,7 +435,9 @@ def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, monkeypatch):
+def test_a_large_student_is_read_in_bfloat16_with_checkpoints(
+    report, finished_runs, tmp_path, monkeypatch
+):
     """The same numbers but for rounding, by other means."""
     from gradalign.stages.weights import gradients
 
@@ -446,10 +451,12 @@ def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, 
     monkeypatch.setattr(gradients, "LARGE", 10_000)
     monkeypatch.setattr(gradients, "available_bytes", lambda device: 0)
     monkeypatch.setattr(gradients, "checkpoints", noting)
-    settings = {**SETTINGS, "output_dir": str(tmp_path / "run")}
+    folder = tmp_path / "run"
+    finished_runs.copy(folder, **SETTINGS)
     with pytest.raises(UsageError, match="hides differences"):
+        settings = {**SETTINGS, "output_dir": str(tmp_path / "refused")}
         gradalign.score(**settings, alignment="weights", weights_derivative="differences")
-    run = gradalign.score(**settings, alignment="weights")
+    run = gradalign.rescore(str(folder), alignment="weights")
     assert set(opened) == {(torch.bfloat16, True)}
     found, wanted = main_rows(run), main_rows(report)
     scale = wanted["weights_gain_one"].abs().max()
