@@ -37,6 +37,7 @@ class WeightsEstimate:
         cosine: of the expected ideal update and a step on the settings' batch of questions.
         gain: first-order gain in success of a step of length 1 on that batch.
         gain_one: the same of a step on a single question.
+        product: what one question's update does for another's success, N.
         shared: squared length of what the updates of different questions share, s.
         between: variance of a question's update between questions, v_q.
         within: variance of a response's update within a question, v_r.
@@ -51,6 +52,7 @@ class WeightsEstimate:
     cosine: RatioSet
     gain: RatioSet
     gain_one: RatioSet
+    product: Estimate
     shared: Estimate
     between: Estimate
     within: Estimate
@@ -128,6 +130,7 @@ def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEsti
         cosine=batch.cosine,
         gain=batch.gain,
         gain_one=one.gain,
+        product=mean_of_shared(0.5 * (grams.cross_QQ + grams.cross_QQ.T))[0],
         shared=shared,
         between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
         within=mean_of_questions(own.response_variance_Q),

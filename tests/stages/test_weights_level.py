@@ -113,6 +113,8 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
     shared = np.mean([float(own[q] @ own[r]) for q, r in pairs])
     row = main_rows(report).loc["demo:strong", "opd"]
     assert row["weights_shared"] == pytest.approx(shared, rel=1e-3)
+    assert row["weights_product"] == pytest.approx(cross, rel=1e-3)
+    assert row["weights_product_low"] < row["weights_product"] < row["weights_product_high"]
     within = np.mean([float(one @ other) for one, other in responses])
     assert row["weights_between"] == pytest.approx(within - shared, rel=1e-3)
     # The rest is of this run: all positions are not nodes, and the excess is taken off at random.
