@@ -40,8 +40,9 @@ def against_controls(report: gradalign.Report, rows: Sequence[Row]) -> list[dict
 
     Each teacher stands for its best method: of what is said the one with the largest gain per
     step, of trainings the one that gained most. `ahead` is whether the control's gain per step is
-    above the other's by more than its interval, paired by question, with no allowance for the
-    number of comparisons: as easily as it can be.
+    surely above the other's, paired by question, as a verdict says it: together with all of these
+    comparisons. `ahead_alone` is the same of this one alone, as are the ends. No verdict goes by
+    either, because it takes these teachers for controls and names none of them.
 
     Args:
         report: the scored run.
@@ -49,21 +50,25 @@ def against_controls(report: gradalign.Report, rows: Sequence[Row]) -> list[dict
     """
     basis, best = _basis(report), best_methods(rows)
     controls = [teacher for teacher in best if context_of(teacher) in FALSE]
+    pairs = [(control, other) for control in controls for other in best if other not in controls]
+    if not pairs:
+        return []
+    arms = [tuple([_arm(best[name]["said"])] for name in pair) for pair in pairs]
+    together = compare_together([basis.contrast(*item) for item in arms], pairs, 0.95)
     found = []
-    for control in controls:
-        for other in (teacher for teacher in best if teacher not in controls):
-            one, two = best[control], best[other]
-            said = _compared(basis, [_arm(one["said"])], [_arm(two["said"])])
-            found.append(
-                {
-                    "control": control,
-                    "other": other,
-                    "methods": [one["said"]["method"], two["said"]["method"]],
-                    **said.columns("said", "said_"),
-                    "ahead": said.low > 0,
-                    **_gained([one["gained"]], [two["gained"]]),
-                }
-            )
+    for (control, other), (first, second), family in zip(pairs, arms, together, strict=True):
+        said = _compared(basis, first, second)
+        found.append(
+            {
+                "control": control,
+                "other": other,
+                "methods": [first[0].method, second[0].method],
+                **said.columns("said", "said_"),
+                "ahead": family.value > 0 and family.significant(0.95),
+                "ahead_alone": said.low > 0,
+                **_gained([best[control]["gained"]], [best[other]["gained"]]),
+            }
+        )
     return found
 
 

@@ -92,7 +92,7 @@ def _told(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {row['control']:22s} - {_short(row['other']):22s} said "
             f"{_ends(row, 'said')}  trained {row['gained']:+.3f}"
-            + ("  AHEAD" if row["ahead"] else "")
+            + ("  AHEAD" if row["ahead"] else "  ahead alone" if row["ahead_alone"] else "")
         )
     if result["information"]:
         lines += ["", "What is told less the same words without it, mean over methods:"]

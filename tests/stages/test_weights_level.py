@@ -455,8 +455,8 @@ def test_a_large_student_is_read_in_bfloat16_with_checkpoints(
     monkeypatch.setattr(gradients, "checkpoints", noting)
     folder = tmp_path / "run"
     finished_runs.copy(folder, **SETTINGS)
+    settings = {**SETTINGS, "output_dir": str(tmp_path / "refused")}
     with pytest.raises(UsageError, match="hides differences"):
-        settings = {**SETTINGS, "output_dir": str(tmp_path / "refused")}
         gradalign.score(**settings, alignment="weights", weights_derivative="differences")
     run = gradalign.rescore(str(folder), alignment="weights")
     assert set(opened) == {(torch.bfloat16, True)}
