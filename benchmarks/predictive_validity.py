@@ -7,15 +7,17 @@ For every configuration (teacher or context, and method) of a pair:
              same student, whose direction is `Method.ascent` on every token of every response
 and, over configurations, Spearman's rank correlation of the gain with each alignment and with what
 people use today: the teacher's accuracy and its gap to the student's, divergences, the overlap of
-top tokens, the entropy gap. Position alone, which ranks tokens, is the same for every teacher. The
-step length
-is tuned once, on one configuration, with a seed that is used for nothing else. Then selective
-distillation: the same scored responses, different tokens of them.
+top tokens, the entropy gap, GRACE. Position alone, which ranks tokens, is the same for every
+teacher: it is held against alignment node by node. Then what is said of teachers that were told
+something false, useless or nothing, against what they gained. The step length is tuned once, on
+one configuration, with a seed that is used for nothing else. Last, selective distillation: the
+same scored responses, different tokens of them.
 
 Run: python benchmarks/predictive_validity.py                 (all of it)
      python benchmarks/predictive_validity.py --quick         (a few configurations, 2 minutes)
      python benchmarks/predictive_validity.py --trained benchmarks/results/predictive_validity.json
-                                                              (scores anew, trains nothing)
+                                                              (scores anew, trains only
+                                                              configurations that are not there)
      the same and --scored DIR                                (reads the runs of an earlier
                                                               --work-dir, scores nothing either)
 Writes predictive_validity.json, .txt and (with matplotlib) .png to --output-dir. What is done is
@@ -34,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from common import OUT, argument_parser, environment, write_json
+from validity.controls import against_controls, information, position_alone, verdict
 from validity.gains import Trainings, longest_short, trainer_of
 from validity.jobs import cpu_clock, cpu_seconds, one_thread, run_jobs
 from validity.output import plot, table
@@ -53,7 +56,7 @@ from validity.training import TrainSettings
 import gradalign
 
 HERE = Path(__file__).parent
-CHEAP = ("accuracy", "accuracy_gap", "reverse_kl", "forward_kl", "overlap", "entropy_gap")
+CHEAP = ("accuracy", "accuracy_gap", "reverse_kl", "forward_kl", "overlap", "entropy_gap", "grace")
 """What people use today; no targeted rollouts are needed for it."""
 
 RIVALS = (*CHEAP, "teacher_advantage")
@@ -83,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
-        "--trained", type=Path, help="results whose gains are taken; nothing is trained"
+        "--trained",
+        type=Path,
+        help="results whose gains are taken; only configurations that they lack are trained",
     )
     parser.add_argument(
         "--scored", type=Path, help="an earlier --work-dir, whose scored runs are read as they are"
@@ -159,7 +164,7 @@ def run_pair(
         processes: trainings at once.
         quick: a small version.
         use_trl: train what TRL implements by TRL.
-        trained: results of the pair, whose trainings are taken instead.
+        trained: results of the pair, whose trainings are taken; only what they lack is trained.
         scored: an earlier work folder of the pair, whose runs are read instead.
     """
     one_thread()
@@ -180,7 +185,7 @@ def run_pair(
     trainings = Trainings(pair, settings, work / "gains.jsonl", processes, say)
     with cpu_clock(work, "scoring"):
         if scored is None:
-            report = score(pair, budget, work, alignment="weights")
+            report = score(pair, budget, work, weights=True)
             every = score(pair, replace(budget, min_prob=0.0), work / "every-token")
         else:
             report, every = (
@@ -188,36 +193,38 @@ def run_pair(
                 for folder in (scored, scored / "every-token")
             )
     if trained is not None:
-        # Models' folders may lie elsewhere now.
-        known = {(item.label, item.estimator): item for item in pair.configurations}
-        found = {
-            known[row["label"], row["estimator"]]: row["gains_by_checkpoint"]
-            for row in trained["configurations"]
-        }
-        steps = list(trained["settings"]["checkpoints"])
+        trainings = replace(trainings, settings=_settings_of(trained))
+        found, labels = with_missing(trainings, trained, use_trl=use_trl)
+        kept = {name: trained[name] for name in TRAINED if name in trained}
+        checkpoint = list(trained["settings"]["checkpoints"]).index(trained["steps"])
         with cpu_clock(work, "predictors"):
             predicted = predictors(pair, report, every, work, 1024, trained["before"])
+        compared = compare(found, predicted, checkpoint, use_trl)
         return {
             "pair": pair.name,
-            **{name: trained[name] for name in TRAINED if name in trained},
+            **kept,
+            "trainings": [*trained["trainings"], *_trained_now(labels)],
             "score_settings": asdict(budget),
             "score_totals": report.metadata["totals"],
             "score_totals_every_token": every.metadata["totals"],
-            **compare(found, predicted, steps.index(trained["steps"]), use_trl),
-            "cpu_seconds": _spent(cpu_seconds(work), trained["cpu_seconds"]),
+            **compared,
+            **told(report, compared["configurations"]),
+            "cpu_seconds": _spent(cpu_seconds(work), trained["cpu_seconds"], fresh=bool(labels)),
         }
     tried = [] if quick else trainings.tuning()
     checkpoint = -1
     for row in tried:
         if row["step_norm"] == settings.step_norm:
             checkpoint = longest_short(row["gains"], settings.checkpoints)
-    found, before = trainings.gains(range(seeds), use_trl=use_trl)
+    found, before = trainings.gains(pair.configurations, range(seeds), use_trl=use_trl)
     with cpu_clock(work, "predictors"):
         predicted = predictors(pair, report, every, work, 128 if quick else 1024, before)
+    compared = compare(found, predicted, checkpoint, use_trl)
     result: dict[str, Any] = {
         "pair": pair.name,
         "before": before,
         "seeds": seeds,
+        "trainings": _trained_now([item.label for item in found]),
         "settings": asdict(settings),
         "score_settings": asdict(budget),
         "score_totals": report.metadata["totals"],
@@ -225,7 +232,8 @@ def run_pair(
         "tuning": tried,
         "steps": settings.checkpoints[checkpoint],
         "both_loops": trainings.both_loops(0) if use_trl and not quick else [],
-        **compare(found, predicted, checkpoint, use_trl),
+        **compared,
+        **told(report, compared["configurations"]),
     }
     if pair.selective:
         half = replace(settings, checkpoints=settings.checkpoints[:-1])
@@ -235,9 +243,66 @@ def run_pair(
     return result
 
 
-def _spent(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-    """Put what trainings and models took before beside what was spent now."""
-    spent = {**now, **{name: before[name] for name in ("trainings", "models")}}
+def with_missing(
+    trainings: Trainings, trained: dict[str, Any], *, use_trl: bool
+) -> tuple[dict[Configuration, list[list[float]]], list[str]]:
+    """Return gains of every configuration, trained where the kept results lack it.
+
+    Args:
+        trainings: of the pair, with the kept settings.
+        trained: kept results of the pair.
+        use_trl: train what TRL implements by TRL.
+
+    Returns:
+        Gains per configuration, seed and checkpoint; and the labels of what was trained.
+
+    Raises:
+        ValueError: the student does not succeed as often as it did when the others were trained.
+    """
+    # Known by label: models' folders may lie elsewhere now.
+    kept = {
+        (row["label"], row["estimator"]): row["gains_by_checkpoint"]
+        for row in trained["configurations"]
+    }
+    items = trainings.pair.configurations
+    missing = [item for item in items if (item.label, item.estimator) not in kept]
+    fresh: dict[Configuration, list[list[float]]] = {}
+    if missing:
+        fresh, before = trainings.gains(missing, range(trained["seeds"]), use_trl=use_trl)
+        if abs(before - trained["before"]) > 1e-6:
+            raise ValueError(
+                f"{trainings.pair.name}: the student succeeds at {before:.6f}, and at "
+                f"{trained['before']:.6f} in the kept results: it is another one."
+            )
+    found = {item: fresh.get(item) or kept[item.label, item.estimator] for item in items}
+    return found, [item.label for item in missing]
+
+
+def _settings_of(trained: dict[str, Any]) -> TrainSettings:
+    settings = trained["settings"]
+    return TrainSettings(**{**settings, "checkpoints": tuple(settings["checkpoints"])})
+
+
+def _trained_now(labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what says when and with what configurations were trained; empty for none."""
+    own = environment()
+    return [{"date": own["date"], "versions": own["versions"], "labels": labels}] if labels else []
+
+
+def told(report: gradalign.Report, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a run says of false, useless and missing information, beside trainings."""
+    return {
+        "verdict": verdict(report, rows),
+        "against_controls": against_controls(report, rows),
+        "information": information(report, rows),
+        "position": position_alone(report),
+    }
+
+
+def _spent(now: dict[str, float], before: dict[str, float], *, fresh: bool) -> dict[str, float]:
+    """Add what kept trainings and models took to what was spent now, on `fresh` ones too."""
+    trainings = before["trainings"] + (now["trainings"] if fresh else 0.0)
+    spent = {**now, "trainings": round(trainings, 1), "models": before["models"]}
     spent["all"] = round(sum(value for name, value in spent.items() if name != "all"), 1)
     return spent
 

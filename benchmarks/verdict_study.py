@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 from common import environment, write_json
-from scipy.stats import spearmanr
 
 import gradalign
 from gradalign.alignment.weights import UpdateGrams, update_estimate
@@ -190,27 +189,7 @@ def study(pair: Pair, sets: int, sizes: Sequence[int]) -> dict[str, Any]:
                         "right": 1 - len(wrong) / sets,
                     }
                 )
-    return {"pair": pair.name, "sets": sets, "rows": rows, "ranks": ranks(pair)}
-
-
-def ranks(pair: Pair) -> dict[str, dict[str, Any]]:
-    """Return Spearman's correlation of each basis on all questions with gains in training.
-
-    `at`: after the benchmark's number of steps; `by_steps`: after each of its checkpoints.
-    """
-    everything = list(range(len(pair.scores.questions)))
-    out = {}
-    for basis in pair.bases(everything):
-        arms = [arm for arm in pair.trained if basis.estimate(arm, 0.95).known]
-        values = [basis.estimate(arm, 0.95).value for arm in arms]
-        at = [pair.trained[arm]["gain"] for arm in arms]
-        by_seed = [pair.trained[arm]["gains_by_checkpoint"] for arm in arms]
-        after = np.mean(by_seed, axis=1).T  # a row per checkpoint
-        out[basis.name] = {
-            "at": float(spearmanr(values, at).statistic),
-            "by_steps": [float(spearmanr(values, gains).statistic) for gains in after],
-        }
-    return out
+    return {"pair": pair.name, "sets": sets, "rows": rows}
 
 
 def main() -> None:
@@ -226,7 +205,6 @@ def main() -> None:
         name, _, folder = item.partition("=")
         pair = Pair(name, Path(folder))
         found.append(study(pair, options.sets, options.questions or [24, 64, 96]))
-        print(name, found[-1]["ranks"])
         for row in found[-1]["rows"]:
             print(
                 f"{row['questions']:4} {row['basis']:16} right {row['right']:.3f} named "

@@ -8,8 +8,9 @@ against <G, M> / |M|.
 
 Coverage: `gradalign.score --alignment weights` is run several times on the same questions with
 other seeds. A replica draws questions with replacement, each time it comes up with another run's
-responses, nodes and rollouts; its intervals of N, the cosine and the gains are held against their
-values in the whole population of questions and runs.
+responses, nodes and rollouts; its intervals of N, the cosine and the gains, of everything and of
+every split, are held against their values in the whole population of questions and runs. So is
+the gain of a step of AdamW on one question; of a step on a batch it is batches that are drawn.
 
 Bias: that population's values are held against the truth, summed over `RESPONSES` responses to each
 question, at every position, with exact values of the candidates that the package forces (outside
@@ -26,7 +27,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +43,15 @@ from exact_language import Network, context_prompt, grow, leaves_of, problems, s
 
 import gradalign
 from gradalign import methods
+from gradalign.alignment.fieller import RatioSet
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.weights import UpdateGrams, mean_of_shared, update_estimate
 from gradalign.analysis.align import question_ids
-from gradalign.analysis.weights import ideal_sketches, weight_grams
+from gradalign.analysis.steps import batches
+from gradalign.analysis.weights import adamw_sketches, ideal_sketches, question_updates
 from gradalign.branching import choose_candidates
 from gradalign.demo.addition import Problem
-from gradalign.estimates import Arm
+from gradalign.estimates import Arm, Estimate
 from gradalign.methods.batch import NodeBatch
 from gradalign.stages.base import Resolved, Run
 
@@ -76,6 +80,9 @@ RUN = {
     "nodes": 8,
     "continuations": 6,
     "alignment": "weights",
+    "weights_batch": 4,  # of AdamW: batches enough to draw from
+    "weights_adamw": "first",
+    "weights_quarters": True,
     "diagnose": ["none"],
     "control": False,
     "engine": "transformers",
@@ -327,14 +334,30 @@ def truths(questions: Sequence[Typical], responses: int) -> list[dict[str, float
     return out
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Drawn:
-    """Inner products of all questions' updates in all runs, each [draws x Q, draws x Q]."""
+    """All questions' updates in all runs, a row per question and run.
 
-    cross: list[Floats]
-    ideal: Floats
-    method: list[Floats]
-    own: list[Floats]
+    Attributes:
+        ideal_XD: the ideal ones.
+        updates: by arm and split, those of the arm, [X, D], and their squared lengths, [X].
+        adamw: by arm, the gain along one row's step of AdamW of another row's question, [X, X].
+        batches: by arm, the same of a batch's step and another batch, [J, J]. A run's batches
+            come one after the other.
+    """
+
+    ideal_XD: Floats
+    updates: dict[tuple[Arm, str], tuple[Floats, Floats]]
+    adamw: dict[Arm, Floats]
+    batches: dict[Arm, Floats]
+
+    def grams(self, key: tuple[Arm, str]) -> UpdateGrams:
+        """Return the inner products of all rows."""
+        method_XD, own_X = self.updates[key]
+        return UpdateGrams(
+            self.ideal_XD @ method_XD.T, self.ideal_XD @ self.ideal_XD.T,
+            method_XD @ method_XD.T, own_X,
+        )  # fmt: skip
 
 
 def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
@@ -351,9 +374,11 @@ def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
         for index, problem in enumerate(problem_list)
     ]
     task.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sketches: dict[Arm, list[Floats]] = {}
-    lengths: dict[Arm, list[Floats]] = {}
-    ideal = []
+    ideal: list[Floats] = []
+    updates: dict[tuple[Arm, str], list[tuple[Floats, Floats]]] = {}
+    steps: dict[Arm, list[Floats]] = {arm: [] for arm in ARMS}
+    on_batch: dict[Arm, list[Floats]] = {arm: [] for arm in ARMS}
+    of_batch: list[Floats] = []
     for seed in range(draws):
         report = gradalign.score(
             **RUN, task=str(task), seed=seed, output_dir=str(folder / f"run{seed}")
@@ -361,89 +386,144 @@ def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
         run = Run(report.config, Resolved(**report.metadata["resolved"]))
         ids = question_ids(run)
         order = [ids.index(f"q{index}") for index in range(len(rows))]
-        ideal.append(ideal_sketches(run)[order])
-        for arm, grams, own in weight_grams(run):
-            if arm in ARMS:
-                sketches.setdefault(arm, []).append(own.sketch_QD[order])
-                lengths.setdefault(arm, []).append(grams.own_Q[order])
+        own_QD = ideal_sketches(run)
+        ideal.append(own_QD[order])
+        groups = [batch.questions for batch in batches(run) if batch.whole]
+        of_batch += [own_QD[[ids.index(name) for name in group]].mean(axis=0) for group in groups]
+        for arm in ARMS:
+            for split, own in question_updates(run, arm).items():
+                pieces = updates.setdefault((arm, split), [])
+                pieces.append((own.sketch_QD[order], own.length2_Q[order]))
+            found = adamw_sketches(run, arm)
+            steps[arm].append(np.stack([found[(f"q{index}",)] for index in range(len(rows))]))
+            on_batch[arm] += [found[group] for group in groups]
         print("run", seed, flush=True)
     ideal_XD = np.concatenate(ideal).astype(np.float64)
-    own_XD = [np.concatenate(sketches[arm]).astype(np.float64) for arm in ARMS]
     return Drawn(
-        cross=[ideal_XD @ m_XD.T for m_XD in own_XD],
-        ideal=ideal_XD @ ideal_XD.T,
-        method=[m_XD @ m_XD.T for m_XD in own_XD],
-        own=[np.concatenate(lengths[arm]) for arm in ARMS],
+        ideal_XD=ideal_XD,
+        updates={
+            key: (np.concatenate([m for m, _ in pieces]), np.concatenate([o for _, o in pieces]))
+            for key, pieces in updates.items()
+            if len(pieces) == draws
+        },
+        adamw={arm: ideal_XD @ np.concatenate(own).T for arm, own in steps.items()},
+        batches={arm: np.stack(of_batch) @ np.stack(own).T for arm, own in on_batch.items()},
     )
 
 
-def population(all_runs: Drawn, pool: int, draws: int) -> list[dict[str, float]]:
-    """Return every arm's numbers where questions are drawn again and again, each time in a run.
+def population(grams: UpdateGrams, pool: int, draws: int) -> dict[str, float]:
+    """Return an arm's numbers where questions are drawn again and again, each time in a run."""
+    numbers = {
+        "N": mean_of_pairs(grams.cross_QQ, pool),
+        "shared": mean_of_pairs(grams.method_QQ, pool),
+    }
+    own = float(grams.own_Q.mean())
+    for name, batch in BATCHES.items():
+        length2 = numbers["shared"] + (own - numbers["shared"]) / batch
+        numbers[name] = numbers["N"] / math.sqrt(length2)
+    numbers["cosine"] = numbers["gain"] / math.sqrt(mean_of_pairs(grams.ideal_QQ, pool))
+    apart = ~np.eye(pool, dtype=bool)
+    by_run = [
+        float(grams.cross_QQ[run : run + pool, run : run + pool][apart].mean())
+        for run in range(0, pool * draws, pool)
+    ]
+    numbers["N_se"] = float(np.std(by_run, ddof=1)) / math.sqrt(draws)
+    return numbers
 
-    Two different places have one question with a chance of one in the pool, in different runs.
+
+def mean_of_pairs(gram_XX: Floats, pool: int) -> float:
+    """Return the mean over two different places of a replica.
+
+    They have one question with a chance of one in the pool, and then it is of different runs.
     """
-    question = np.arange(pool * draws) % pool
+    question = np.arange(len(gram_XX)) % pool
     other = question[:, None] != question[None, :]
-    again = ~other & ~np.eye(pool * draws, dtype=bool)
+    again = ~other & ~np.eye(len(gram_XX), dtype=bool)
+    return float(gram_XX[other].mean() * (pool - 1) + gram_XX[again].mean()) / pool
 
-    def mean(gram: Floats) -> float:
-        return float(gram[other].mean() * (pool - 1) + gram[again].mean()) / pool
 
-    out = []
-    for a in range(len(ARMS)):
-        numbers = {"N": mean(all_runs.cross[a]), "shared": mean(all_runs.method[a])}
-        own = float(all_runs.own[a].mean())
-        for name, batch in BATCHES.items():
-            length2 = numbers["shared"] + (own - numbers["shared"]) / batch
-            numbers[name] = numbers["N"] / math.sqrt(length2)
-        numbers["cosine"] = numbers["gain"] / math.sqrt(mean(all_runs.ideal))
-        apart = other[:pool, :pool]
-        by_run = [
-            float(all_runs.cross[a][run : run + pool, run : run + pool][apart].mean())
-            for run in range(0, pool * draws, pool)
-        ]
-        numbers["N_se"] = float(np.std(by_run, ddof=1)) / math.sqrt(draws)
-        out.append(numbers)
+def coverage(all_runs: Drawn, pool: int, draws: int, replicas: int) -> dict[str, Any]:
+    """Return how often each interval holds the truth, in per cent: by questions, split and arm."""
+    out: dict[str, Any] = {}
+    for (arm, split), _ in all_runs.updates.items():
+        grams = all_runs.grams((arm, split))
+        truth = population(grams, pool, draws)
+        names = (*BATCHES, "N", "cosine")
+        for size, rows in _replicas(pool, draws, replicas):
+            tally = _Tally(names)
+            for at in rows:
+                block = np.ix_(at, at)
+                some = UpdateGrams(
+                    grams.cross_QQ[block], grams.ideal_QQ[block], grams.method_QQ[block],
+                    grams.own_Q[at],
+                )  # fmt: skip
+                tally.add(_intervals(some), truth)
+            out.setdefault(str(size), {}).setdefault(split, {})[str(arm)] = tally.shares()
+    for arm, gram_XX in all_runs.adamw.items():
+        both_XX = 0.5 * (gram_XX + gram_XX.T)
+        truth = {"one": mean_of_pairs(both_XX, pool)}
+        for size, rows in _replicas(pool, draws, replicas):
+            tally = _Tally(truth)
+            for at in rows:
+                tally.add({"one": mean_of_shared(both_XX[np.ix_(at, at)])[0]}, truth)
+            out[str(size)].setdefault("adamw", {})[str(arm)] = tally.shares()
+    for arm, gram_JJ in all_runs.batches.items():
+        both_JJ = 0.5 * (gram_JJ + gram_JJ.T)
+        apart = ~np.eye(len(both_JJ), dtype=bool)
+        truth = {"batch": float(both_JJ[apart].mean())}
+        for size in (size for size in SIZES if 2.5 * size <= len(both_JJ)):
+            rng, tally = np.random.default_rng([SEED, size]), _Tally(truth)
+            for _ in range(replicas):
+                at = rng.choice(len(both_JJ), size, replace=False)
+                tally.add({"batch": mean_of_shared(both_JJ[np.ix_(at, at)])[0]}, truth)
+            out.setdefault(str(size), {}).setdefault("adamw batches", {})[str(arm)] = tally.shares()
     return out
 
 
-def coverage(
-    all_runs: Drawn, truth: Sequence[Mapping[str, float]], pool: int, draws: int, replicas: int
-) -> dict[str, Any]:
-    """Return how often each interval holds the truth, in per cent, by questions and arm."""
-    out: dict[str, Any] = {}
+def _replicas(pool: int, draws: int, replicas: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Yield numbers of questions with the rows of every replica, the same for all arms."""
     # Where most questions would have to come more often than there are runs, none can be drawn.
     for size in (size for size in SIZES if 2.5 * size <= pool * draws):
         rng = np.random.default_rng([SEED, size])
-        held = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
-        known = [dict.fromkeys((*BATCHES, "N", "cosine"), 0) for _ in ARMS]
-        for _ in range(replicas):
-            at = replica(rng, pool, draws, size)
-            block = np.ix_(at, at)
-            for a in range(len(ARMS)):
-                grams = UpdateGrams(
-                    all_runs.cross[a][block], all_runs.ideal[block], all_runs.method[a][block],
-                    all_runs.own[a][at],
-                )  # fmt: skip
-                found: dict[str, Any] = {
-                    name: update_estimate(grams, step=batch).gain for name, batch in BATCHES.items()
-                }
-                found["cosine"] = update_estimate(grams, step=BATCHES["gain"]).cosine
-                both = 0.5 * (grams.cross_QQ + grams.cross_QQ.T)
-                found["N"] = mean_of_shared(both)[0]
-                for name, ends in found.items():
-                    known[a][name] += math.isfinite(ends.low)
-                    held[a][name] += not (ends.low > truth[a][name] or ends.high < truth[a][name])
-        out[str(size)] = {
-            str(arm): {
-                name: {"covered": 100 * held[a][name] / replicas,
-                       "bounded": 100 * known[a][name] / replicas}
-                for name in held[a]
+        yield size, [replica(rng, pool, draws, size) for _ in range(replicas)]
+
+
+def _intervals(grams: UpdateGrams) -> dict[str, RatioSet | Estimate]:
+    """Return every interval of a replica by the name of its number."""
+    found: dict[str, RatioSet | Estimate] = {
+        name: update_estimate(grams, step=batch).gain for name, batch in BATCHES.items()
+    }
+    found["cosine"] = update_estimate(grams, step=BATCHES["gain"]).cosine
+    found["N"] = mean_of_shared(0.5 * (grams.cross_QQ + grams.cross_QQ.T))[0]
+    return found
+
+
+class _Tally:
+    """Counts how often intervals hold the truth, and on which side they miss it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._seen = {name: Counter[str]() for name in names}
+
+    def add(self, found: Mapping[str, RatioSet | Estimate], truth: Mapping[str, float]) -> None:
+        for name, ends in found.items():
+            self._seen[name].update(
+                all=1,
+                bounded=math.isfinite(ends.low) and math.isfinite(ends.high),
+                above=ends.low > truth[name],
+                below=ends.high < truth[name],
+            )
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Return per cent of the replicas, by number."""
+        return {
+            name: {
+                "covered": 100.0 - 100.0 * (seen["above"] + seen["below"]) / seen["all"],
+                "above": 100.0 * seen["above"] / seen["all"],
+                "below": 100.0 * seen["below"] / seen["all"],
+                "bounded": 100.0 * seen["bounded"] / seen["all"],
             }
-            for a, arm in enumerate(ARMS)
-        }  # fmt: skip
-        print(size, out[str(size)], flush=True)
-    return out
+            for name, seen in self._seen.items()
+        }
 
 
 def replica(rng: np.random.Generator, pool: int, draws: int, size: int) -> list[int]:
@@ -465,7 +545,7 @@ def main() -> None:
     """Measure and write."""
     parser = argument_parser(__doc__)
     parser.add_argument("--questions", type=int, default=80, help="of the pool")
-    parser.add_argument("--draws", type=int, default=7, help="runs on the same questions")
+    parser.add_argument("--draws", type=int, default=12, help="runs on the same questions")
     parser.add_argument("--replicas", type=int, default=500)
     parser.add_argument("--work-dir", type=Path, default=OUT / "weights_truth")
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
@@ -477,16 +557,32 @@ def main() -> None:
         write_json(kept, exactly(problem_list))
     results: dict[str, Any] = json.loads(kept.read_text())
     all_runs = drawn(args.work_dir, problem_list, args.draws)
-    whole = population(all_runs, args.questions, args.draws)
-    results["population"] = {str(arm): own for arm, own in zip(ARMS, whole, strict=True)}
+    results["population"] = {
+        str(arm): population(all_runs.grams((arm, "all")), args.questions, args.draws)
+        for arm in ARMS
+    }
     print(results["truth"], results["population"], sep="\n", flush=True)
-    results["coverage"] = coverage(all_runs, whole, args.questions, args.draws, args.replicas)
+    results["coverage"] = coverage(all_runs, args.questions, args.draws, args.replicas)
+    _show(results["coverage"])
     if args.out:
         seconds = time.perf_counter() - begin
         record = {"environment": environment(), "seconds": seconds, "settings": {
             "questions": args.questions, "draws": args.draws, "replicas": args.replicas
         }, **results}  # fmt: skip
         write_json(args.out, record)
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    """Print every share of intervals that hold the truth, and on which side the others miss it."""
+    for size, splits in found.items():
+        for split, arms in splits.items():
+            for arm, numbers in arms.items():
+                for name, shares in numbers.items():
+                    print(
+                        f"{size:>4s} {split:16s} {arm:24s} {name:9s} {shares['covered']:6.1f} "
+                        f"above {shares['above']:5.1f} below {shares['below']:5.1f} "
+                        f"bounded {shares['bounded']:6.1f}"
+                    )
 
 
 def exactly(problem_list: Sequence[Problem]) -> dict[str, Any]:

@@ -95,6 +95,18 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_teacher(incomplete: str) -> list[str]:
+    """Return models; after `MODEL+` the contexts; after `delta:` and its comma the same again."""
+    from gradalign.contexts.teachers import DELTA
+
+    if incomplete.startswith(DELTA):
+        first, comma, second = incomplete.removeprefix(DELTA).partition(",")
+        begin = f"{DELTA}{first}," if comma else DELTA
+        own = _complete_teacher(second if comma else first)
+        return [f"{begin}{name}" for name in own]
+    return [*_complete_teacher(incomplete), DELTA]
+
+
+def _complete_teacher(incomplete: str) -> list[str]:
     """Return models; after `MODEL+` the contexts."""
     model, plus, context = incomplete.partition("+")
     if plus:

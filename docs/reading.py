@@ -14,7 +14,7 @@ CLEAR = 0.03
 """A gain in success that is this far from 0, by more than two standard errors, is one."""
 
 CONTROL_METHODS = ("random", "uniform_negative")
-CONTROL_CONTEXT = "self+wrong-answer"
+CONTROL_TEACHERS = ("self+wrong-answer", "self+other-answer", "self+reference-free")
 
 NUMBERS = (
     ("pooled", "pooled", (0.0, 0.2, 0.4)),
@@ -44,9 +44,10 @@ before, and what training gained: success on held-out questions after less befor
 Trained **well** is a gain above +{clear:.2f}, **badly** one below -{clear:.2f}, in both cases by
 more than two standard errors over seeds; the rest hardly moved. Controls are the random
 direction, a constant negative advantage (`uniform_negative`, that of "Does on-policy distillation
-really distill?", arXiv 2608.31046), and the student told a false answer. Two pairs of tiny models
-are few: a gain per step is in units of these models' weights, so compare it within a run and not
-between students. A cosine has no unit, and its size depends on the method.
+really distill?", arXiv 2608.31046), and the student told a false answer, another question's answer
+or nothing in the same words (`reference-free`). Two pairs of tiny models are few: a gain per step
+is in units of these models' weights, so compare it within a run and not between students. A cosine
+has no unit, and its size depends on the method.
 
 Read the interval first: a number whose interval holds 0 says nothing yet, however large it is.
 `{random}` shows how far from 0 a direction without any meaning comes.
@@ -60,8 +61,8 @@ def group_of(row: Mapping[str, Any]) -> str:
 
 
 def is_control(row: Mapping[str, Any]) -> bool:
-    """Whether a configuration teaches nothing, or something false."""
-    return row["method"] in CONTROL_METHODS or row["teacher"] == CONTROL_CONTEXT
+    """Whether a configuration teaches nothing, or something false or useless."""
+    return row["method"] in CONTROL_METHODS or row["teacher"] in CONTROL_TEACHERS
 
 
 def _place(row: Mapping[str, Any]) -> str:
@@ -126,7 +127,7 @@ def _meaning(pairs: Sequence[Mapping[str, Any]]) -> str:
     rows = [row for pair in pairs for row in pair["configurations"] if row["teacher"]]
     parts = [
         "\n## What followed from which number\n\nAll configurations with a teacher of both pairs, "
-        "the false answers among them: how many trained how, and the range of their gains.\n"
+        "the controls among them: how many trained how, and the range of their gains.\n"
     ]
     for name, head, edges in NUMBERS:
         lines = []
@@ -141,6 +142,35 @@ def _meaning(pairs: Sequence[Mapping[str, Any]]) -> str:
     return "".join(parts)
 
 
+def _information(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """What the words alone explain of what teachers that were told something do."""
+    parts = [
+        "\n## What the information has, and what the words alone\n\n`self+reference-free` is the "
+        "student in a told teacher's words without what is told. A told teacher less that one is "
+        "what the information itself has: in gain per step (1 question, 95 % interval), and in "
+        "training (± one standard error over seeds), each the mean over forward KL, JSD and "
+        "reverse KL.\n"
+    ]
+    heads = ["pair", "teacher", "gain per step", "reference-free", "difference",
+             "gain in training", "reference-free", "difference"]  # fmt: skip
+    lines = [
+        [
+            pair["pair"],
+            f"`{row['teacher']}`",
+            _number(row["said_told"]),
+            _number(row["said_free"]),
+            f"{_number(row['said'])} [{_number(row['said_low'])}, {_number(row['said_high'])}]",
+            _number(row["gained_first"], 3),
+            _number(row["gained_second"], 3),
+            f"{_number(row['gained'], 3)} ± {row['gained_se']:.3f}",
+        ]
+        for pair in pairs
+        for row in pair["information"]
+    ]
+    parts.append(f"\n{_table(heads, lines)}")
+    return "".join(parts)
+
+
 def text(results: Mapping[str, Any]) -> str:
     """Return the whole page.
 
@@ -152,6 +182,7 @@ def text(results: Mapping[str, Any]) -> str:
         [
             INTRODUCTION.format(clear=CLEAR, random="random"),
             _meaning(pairs),
+            _information(pairs),
             *map(_trained, pairs),
         ]
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
+from gradalign.alignment.fieller import skewed_reaches
 from gradalign.alignment.weights import UpdateGrams, update_estimate
 
 UNITS = 36
@@ -116,6 +118,59 @@ def test_intervals_hold_the_truth(questions):
         widths.append(found.gain.high - found.gain.low)
     assert all(0.91 <= count / 200 <= 0.995 for count in held.values())
     assert np.mean(widths) < 0.8 * np.sqrt(24 / questions)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_end_near_0_is_that_of_the_squares(sign):
+    """Both sets scanned: values of r whose residual lies within its standard errors of 0."""
+    ideal_QD, method_QD = population(1.5, 2, questions=80)
+    found = update_estimate(grams_of(ideal_QD, sign * method_QD), step=1).cosine
+    count, scale = 80, 2.0 * 79 / (80 * 78)
+
+    def means(gram_QQ):
+        off_QQ = gram_QQ * (1.0 - np.eye(count))
+        mean = off_QQ.sum() / (count * (count - 1))
+        return mean, scale * (off_QQ.sum(axis=1) / (count - 1) - mean)
+
+    cross_QQ = sign * ideal_QD @ method_QD.T
+    c, c_Q = means((cross_QQ + cross_QQ.T) / 2)
+    a, a_Q = means(ideal_QD @ ideal_QD.T)
+    own_Q = (method_QD**2).sum(axis=1)
+    b, b_Q = means((own_Q[:, None] + own_Q[None, :]) / 2)
+
+    def held(r, top, top_Q, bottom, bottom_Q, reaches):
+        left, left_Q = top - r * bottom, top_Q - r * bottom_Q
+        error = np.sqrt(count / (count - 1) * (left_Q**2).sum())
+        return -reaches[0] * error <= left <= reaches[1] * error
+
+    reach_t = float(stdtrit(count - 1, 0.975))
+    root, product_Q = np.sqrt(a * b), a_Q * b + b_Q * a
+    plain = [r for r in np.linspace(-2, 2, 40001)
+             if held(r, c, c_Q, root, product_Q / (2 * root), (reach_t, reach_t))]  # fmt: skip
+    square, square_Q = c * abs(c), 2 * abs(c) * c_Q
+    below, above = skewed_reaches(square_Q - square / (a * b) * product_Q)
+    reaches = max(below, reach_t), max(above, reach_t)
+    squares = [r for r in np.linspace(-2, 2, 40001)
+               if held(r * abs(r), square, square_Q, a * b, product_Q, reaches)]  # fmt: skip
+    ends = [min(plain), max(plain)]
+    near = 0 if sign > 0 else 1
+    assert ends[near] * sign > 0
+    ends[near] = sign * max(0.0, sign * min(squares) if sign > 0 else -max(squares))
+    assert [found.low, found.high] == pytest.approx(ends, abs=2e-4)
+    assert abs(ends[near]) < abs([min(plain), max(plain)][near]) - 0.01
+
+
+def test_a_skewed_gain_reaches_farther_on_one_side_and_no_less_on_the_other():
+    rng = np.random.default_rng(0)
+    ideal = np.tile(population(0.0, 0, 1)[0], (60, 1))
+    method = ideal * (1.0 + rng.exponential(4.0, size=(60, 1)))
+    found = update_estimate(grams_of(ideal, method), step=1)
+    error = np.sqrt(60 / 59 * (found.influence_Q**2).sum())
+    below, above = skewed_reaches(found.influence_Q)
+    reach = float(stdtrit(59, 0.975))
+    assert min(below, above) < reach < max(below, above)
+    assert found.gain.low == pytest.approx(found.gain.value - max(above, reach) * error)
+    assert found.gain.high == pytest.approx(found.gain.value + max(below, reach) * error)
 
 
 def test_the_number_does_not_grow_with_the_number_of_questions():

@@ -77,7 +77,7 @@ class Count:
         return _hash("split", self) % _HELD_OUT_ONE_IN == 0
 
 
-CONTEXTS = ("none", "answer", "solution", "wrong-answer", "other-answer")
+CONTEXTS = ("none", "answer", "solution", "wrong-answer", "other-answer", "reference-free")
 
 
 def context_prompt(problem: Count, context: str) -> str:
@@ -87,6 +87,7 @@ def context_prompt(problem: Count, context: str) -> str:
         "solution": problem.response,
         "wrong-answer": problem.wrong_answer,
         "other-answer": problem.other_answer,
+        "reference-free": "",
     }
     return problem.prompt if context == "none" else f"[{hint[context]}]{problem.prompt}"
 

@@ -94,10 +94,9 @@ class Trainings:
         ]
 
     def gains(
-        self, seeds: Sequence[int], *, use_trl: bool
+        self, items: Sequence[Configuration], seeds: Sequence[int], *, use_trl: bool
     ) -> tuple[dict[Configuration, list[list[float]]], float]:
         """Gains per configuration, seed and checkpoint, and the mean success before training."""
-        items = self.pair.configurations
         jobs = [
             self._job(item, seed, trainer_of(item, use_trl=use_trl))
             for seed in seeds

@@ -22,6 +22,7 @@ COLUMNS = (
     ("reverse_kl", "KL(P|Q)", 8),
     ("overlap", "overlap", 8),
     ("entropy_gap", "H(Q)-H(P)", 9),
+    ("grace", "GRACE", 7),
 )
 """Predictors in the table of configurations: name, heading, width."""
 
@@ -56,7 +57,8 @@ def table(result: dict[str, Any]) -> str:
         for name, others in result["differences"].items()
         for other, value in others.items()
     ]
-    return "\n".join([*lines, *_lengths(result), *_trials(result), *_selections(result)])
+    parts = (_lengths, _told, _trials, _selections)
+    return "\n".join([*lines, *(line for part in parts for line in part(result))])
 
 
 def _with_interval(name: str, value: dict[str, Any], what: str) -> str:
@@ -77,6 +79,46 @@ def _lengths(result: dict[str, Any]) -> list[str]:
         cells = " ".join(f"{found[name]['rho']:+7.3f}" for found in result["by_checkpoint"])
         lines.append(f"  {name:30s}{cells}")
     return lines
+
+
+def _told(result: dict[str, Any]) -> list[str]:
+    """Lines on false, useless and missing information, and on position alone."""
+    lines = ["", f"Verdict of the run: {result['verdict']['headline']}", ""]
+    lines.append(
+        "Best method of teachers told something false or useless less that of another, gain per "
+        "step on one question, and gain in training:"
+    )
+    for row in result["against_controls"]:
+        lines.append(
+            f"  {row['control']:22s} - {_short(row['other']):22s} said "
+            f"{_ends(row, 'said')}  trained {row['gained']:+.3f}"
+            + ("  AHEAD" if row["ahead"] else "  ahead alone" if row["ahead_alone"] else "")
+        )
+    if result["information"]:
+        lines += ["", "What is told less the same words without it, mean over methods:"]
+    for row in result["information"]:
+        lines.append(
+            f"  {row['teacher']:22s} said {row['said_told']:+.3f} less {row['said_free']:+.3f}: "
+            f"{_ends(row, 'said')}  trained {row['gained_first']:+.3f} less "
+            f"{row['gained_second']:+.3f}: {row['gained']:+.3f}"
+        )
+    lines += ["", "Position alone, rank correlation over nodes with cosine and with a . m:"]
+    for row in result["position"]:
+        name = f"{row['method']} @ {_short(row['teacher'])}"
+        lines.append(f"  {name:58s} {_ends(row, 'cosine')}  {_ends(row, 'weights_dot')}")
+    return lines
+
+
+def _ends(row: dict[str, Any], name: str) -> str:
+    """A number with its interval; dashes where there is none."""
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None or not np.isfinite(value):
+        return "-"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _short(teacher: str) -> str:
+    return teacher.rsplit("/", 1)[-1]
 
 
 def _trials(result: dict[str, Any]) -> list[str]:
@@ -134,7 +176,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ("pooled", "mean", "weights", "gain_one", "accuracy")
+    names = ("pooled", "weights", "gain_one", "grace", "accuracy")
     figure, axes = plt.subplots(
         len(results), len(names), figsize=(3.4 * len(names), 3.2 * len(results)), squeeze=False
     )
@@ -169,6 +211,8 @@ _COLOURS = {
     "self+answer": "tab:blue",
     "self+solution": "tab:cyan",
     "self+wrong-answer": "tab:purple",
+    "self+other-answer": "tab:pink",
+    "self+reference-free": "tab:brown",
     "": "0.3",
 }
 

@@ -14,8 +14,8 @@ from gradalign.models.checkpoints.loading import resolve_model
 from gradalign.questions import Question
 from gradalign.tasks.demo import question_of
 
-CONTROLS = ("", "random"), ("", "uniform_negative")
-"""Teacherless controls as (teacher, method)."""
+CONTROLS = ("wrong-answer", "other-answer", "reference-free")
+"""Contexts that tell something false, something useless, and nothing."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def configurations(models: Sequence[str]) -> tuple[Configuration, ...]:
     strong, middle, weak = models
     crossed = [
         *((strong, method) for method in (FORWARD, JSD, REVERSE, BIASED, LOCAL)),
-        *((middle, method) for method in (FORWARD, REVERSE)),
+        *((middle, method) for method in (FORWARD, JSD, REVERSE)),
         *((weak, method) for method in (FORWARD, JSD, REVERSE)),
         *(("self+answer", method) for method in (FORWARD, JSD, REVERSE, BIASED)),
-        *(("self+solution", method) for method in (FORWARD, REVERSE)),
-        *(("self+wrong-answer", method) for method in (FORWARD, REVERSE)),
+        *(("self+solution", method) for method in (FORWARD, JSD, REVERSE)),
+        *((f"self+{name}", method) for name in CONTROLS for method in (FORWARD, JSD, REVERSE)),
     ]
     return (
         *(Configuration(teacher, method) for teacher, method in crossed),

@@ -56,9 +56,17 @@ class ScoreSettings:
 
 
 def score(
-    pair: Pair, settings: ScoreSettings, folder: Path, *, alignment: str = "pooled"
+    pair: Pair, settings: ScoreSettings, folder: Path, *, weights: bool = False
 ) -> gradalign.Report:
-    """Score all teachers and methods of a pair; a finished run in `folder` is taken as it is."""
+    """Score all teachers and methods of a pair; a finished run in `folder` is taken as it is.
+
+    Args:
+        pair: what is scored.
+        settings: how.
+        folder: for the run.
+        weights: in the space of the weights too, with every teacher's own answers: GRACE is of
+            the student's gradients on them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     questions = folder / "questions.jsonl"
     rows = [_row(question) for question in pair.questions(settings.questions, SCORE_DRAW, False)]
@@ -78,9 +86,10 @@ def score(
         max_tokens=pair.max_tokens,
         engine="transformers",
         device="cpu",
-        diagnose=["overlap"],
+        diagnose=["overlap", "rivals"],
         control=False,  # the pair's teachers are all that is compared
-        alignment=alignment,
+        alignment="weights" if weights else "pooled",
+        teacher_accuracy=settings.questions if weights else 0,
         seed=1,
     )
 
@@ -122,7 +131,8 @@ def cheap_predictors(
     `accuracy_gap`: accuracy less the student's, which ranks teachers as accuracy does, because
     they have one student; `reverse_kl`, `forward_kl`: mean over the student's responses;
     `overlap`: mean share of the two top-16 sets that coincide; `entropy_gap`: the teacher's less
-    the student's mean entropy on the student's responses.
+    the student's mean entropy on the student's responses; `grace`: of the teacher's answers to the
+    run's questions, where the run has them.
 
     Args:
         report: a run in which every position is a node.
@@ -136,6 +146,8 @@ def cheap_predictors(
     frame = report.diagnostics.groupby("teacher", observed=True)[
         ["reverse_kl", "forward_kl", "overlap_ratio"]
     ].mean()
+    rivals = report.diagnostics_summary.query("diagnostic == 'grace' and split == 'all'")
+    grace = dict(zip(rivals["teacher"].astype(str), rivals["value"], strict=True))
     found: dict[str, dict[str, float]] = {}
     for teacher in pair.teachers:
         row = frame.loc[teacher]
@@ -146,6 +158,7 @@ def cheap_predictors(
             "forward_kl": float(row["forward_kl"]),
             "overlap": float(row["overlap_ratio"]),
             "entropy_gap": float(rises[teacher]),
+            "grace": float(grace.get(teacher, np.nan)),
         }
     return found
 

@@ -150,6 +150,21 @@ def skewed_reaches(residuals: npt.ArrayLike, level: float = 0.95) -> tuple[float
     return -below, above
 
 
+def farther_reaches(residuals: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return `skewed_reaches`, each at least Student's quantile.
+
+    Where a few questions carry most of a sum, those that were drawn tell little of the skewness:
+    it may widen an interval, and narrow none.
+
+    Args:
+        residuals: what each question adds to the sum, less its mean, [Q].
+        level: between the two.
+    """
+    quantile = float(stdtrit(len(np.asarray(residuals)) - 1, (1.0 + level) / 2))
+    below, above = skewed_reaches(residuals, level)
+    return max(below, quantile), max(above, quantile)
+
+
 def pooled_set(sums: npt.ArrayLike, *, level: float = 0.95, skewed: bool = True) -> RatioSet:
     """Return the pooled alignment with its set.
 

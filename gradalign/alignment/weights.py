@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit  # scipy.stats takes seconds to import
 
-from gradalign.alignment.fieller import UNKNOWN, RatioSet, fieller_set, skewed_reaches
+from gradalign.alignment.fieller import UNKNOWN, RatioSet, farther_reaches, fieller_set
 from gradalign.estimates import Estimate
 from gradalign.rounding import is_residue
 
@@ -83,8 +83,9 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
     and <M_q, M_p> plus ((|M_q|^2 + |M_p|^2) / 2 - <M_q, M_p>) / step, whose mean is the expected
     |M|^2 of a step on so many questions. C, A and B are means over pairs, U-statistics of order
     2. The gain is C / sqrt(B), the cosine C / sqrt(A B). Covariances are those of the delete-one
-    jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means; the interval of the
-    cosine is Fieller's set, each end with the skewness of the questions.
+    jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means. The interval of the
+    gain has Student's t or, where that reaches farther, the one with the questions' skewness; of
+    the cosine see `_cosine_ends`.
 
     Args:
         grams: of the method.
@@ -112,23 +113,79 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
         return UpdateEstimate(RatioSet(value, *ends), RatioSet(gain, *ends), np.full(count, np.nan))
     scale = 2.0 * (count - 1) / (count * (count - 2))
     influence_Q = scale * (cross_Q / root - 0.5 * gain * method_Q / method)
-    reach = float(stdtrit(count - 1, (1.0 + level) / 2))
-    half = reach * math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
+    below, above = farther_reaches(influence_Q, level)
+    se = math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
     cosine = UNKNOWN
     if ideal > 0:
-        length = math.sqrt(ideal * method)
-        length_Q = (ideal_Q * method + method_Q * ideal) / (2.0 * length)
-        factor = scale**2 * count / (count - 1)
-        variances = (
-            factor * float(cross_Q @ cross_Q),
-            factor * float(cross_Q @ length_Q),
-            factor * float(length_Q @ length_Q),
-        )
-        below, above = skewed_reaches(cross_Q - cross / length * length_Q, level)
-        low, _ = fieller_set(cross, length, variances, above)
-        _, high = fieller_set(cross, length, variances, below)
-        cosine = RatioSet(cross / length, low, high)
-    return UpdateEstimate(cosine, RatioSet(gain, gain - half, gain + half), influence_Q)
+        square, square_Q = ideal * method, ideal_Q * method + method_Q * ideal
+        ends = _cosine_ends(cross, cross_Q, square, square_Q, level)
+        cosine = RatioSet(cross / math.sqrt(square), *ends)
+    return UpdateEstimate(cosine, RatioSet(gain, gain - above * se, gain + below * se), influence_Q)
+
+
+def _cosine_ends(
+    cross: float, cross_Q: Floats, square: float, square_Q: Floats, level: float
+) -> tuple[float, float]:
+    """Return the ends of the set of C / sqrt(A B).
+
+    They are those of Fieller's set with sqrt(A B) to first order, but for the one nearer to 0: A
+    is small and noisy, and where it came out too small the set is too far from 0. That end is as
+    near to 0 as the set of C |C| / (A B) = r |r| has it, in which A B is no root, with the
+    skewness of the questions; the sign is that of the first set (chosen by coverage,
+    `benchmarks/weights_truth.py`).
+
+    Args:
+        cross: C.
+        cross_Q: questions' own means less C.
+        square: A B, > 0.
+        square_Q: the same of it, to first order.
+        level: coverage.
+    """
+    length = math.sqrt(square)
+    low, high = _ends(cross, cross_Q, length, square_Q / (2.0 * length), level)
+    power, power_Q = cross * abs(cross), 2.0 * abs(cross) * cross_Q
+    reaches = farther_reaches(power_Q - power / square * square_Q, level)
+    near, far = (
+        math.copysign(math.sqrt(abs(end)), end)
+        for end in _ends(power, power_Q, square, square_Q, level, reaches)
+    )
+    if low > 0:
+        low = max(0.0, min(low, near))
+    if high < 0:
+        high = min(0.0, max(high, far))
+    return low, high
+
+
+def _ends(
+    numerator: float,
+    numerator_Q: Floats,
+    denominator: float,
+    denominator_Q: Floats,
+    level: float,
+    reaches: tuple[float, float] | None = None,
+) -> tuple[float, float]:
+    """Return the ends of Fieller's set of a ratio of means over pairs.
+
+    Args:
+        numerator: a mean.
+        numerator_Q: questions' own means less it.
+        denominator: another mean.
+        denominator_Q: likewise.
+        level: coverage.
+        reaches: how far below and above 0 t may be; Student's by default.
+    """
+    count = len(numerator_Q)
+    quantile = float(stdtrit(count - 1, (1.0 + level) / 2))
+    below, above = reaches or (quantile, quantile)
+    factor = 4.0 * (count - 1) / (count * (count - 2) ** 2)
+    variances = (
+        factor * float(numerator_Q @ numerator_Q),
+        factor * float(numerator_Q @ denominator_Q),
+        factor * float(denominator_Q @ denominator_Q),
+    )
+    low, _ = fieller_set(numerator, denominator, variances, above)
+    _, high = fieller_set(numerator, denominator, variances, below)
+    return low, high
 
 
 def mean_of_shared(gram_QQ: Floats, *, level: float = 0.95) -> tuple[Estimate, Floats]:

@@ -37,6 +37,7 @@ class WeightsEstimate:
         cosine: of the expected ideal update and a step on the settings' batch of questions.
         gain: first-order gain in success of a step of length 1 on that batch.
         gain_one: the same of a step on a single question.
+        product: what one question's update does for another's success, N.
         shared: squared length of what the updates of different questions share, s.
         between: variance of a question's update between questions, v_q.
         within: variance of a response's update within a question, v_r.
@@ -51,6 +52,7 @@ class WeightsEstimate:
     cosine: RatioSet
     gain: RatioSet
     gain_one: RatioSet
+    product: Estimate
     shared: Estimate
     between: Estimate
     within: Estimate
@@ -73,7 +75,7 @@ def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
     ideal_QQ = ideal_QD @ ideal_QD.T
     found = {}
     for arm in arms_of(run):
-        for split, own in _read(run, arm).items():
+        for split, own in question_updates(run, arm).items():
             found[arm, split] = _estimate(run, _grams(ideal_QD, ideal_QQ, own), own)
         if run.config.weights_adamw is not None:
             batch, one = _adamw(run, arm, ideal_QD)
@@ -89,15 +91,7 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
     each are questions.
     """
     place = {question: number for number, question in enumerate(question_ids(run))}
-    steps: dict[tuple[str, ...], Floats] = {}
-    for shard in run.folder.files("steps"):  # one where no batch begins has none
-        table = run.folder.read_table("steps", shard)
-        for names, teacher, method, sketch in zip(
-            *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
-            strict=True,
-        ):
-            if (teacher, method) == tuple(arm):
-                steps[tuple(names)] = np.asarray(sketch, dtype=np.float64)
+    steps = adamw_sketches(run, arm)
 
     def gain(groups: Sequence[Sequence[str]]) -> Estimate:
         if len(groups) < 2:
@@ -112,6 +106,20 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
     return gain(whole), gain([(name,) for name in place])
 
 
+def adamw_sketches(run: Run, arm: Arm) -> dict[tuple[str, ...], Floats]:
+    """Return an arm's steps of AdamW as sketches, by the questions that each is taken on."""
+    steps: dict[tuple[str, ...], Floats] = {}
+    for shard in run.folder.files("steps"):  # one where no batch begins has none
+        table = run.folder.read_table("steps", shard)
+        for names, teacher, method, sketch in zip(
+            *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
+            strict=True,
+        ):
+            if (teacher, method) == tuple(arm):
+                steps[tuple(names)] = np.asarray(sketch, dtype=np.float64)
+    return steps
+
+
 def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEstimate:
     batch = update_estimate(grams, step=run.config.weights_batch)
     one = update_estimate(grams, step=1)
@@ -122,6 +130,7 @@ def _estimate(run: Run, grams: UpdateGrams, own: QuestionUpdates) -> WeightsEsti
         cosine=batch.cosine,
         gain=batch.gain,
         gain_one=one.gain,
+        product=mean_of_shared(0.5 * (grams.cross_QQ + grams.cross_QQ.T))[0],
         shared=shared,
         between=mean_of_questions(between_Q, less=(shared.value, shared_Q)),
         within=mean_of_questions(own.response_variance_Q),
@@ -137,7 +146,7 @@ def weight_grams(run: Run) -> Iterator[tuple[Arm, UpdateGrams, QuestionUpdates]]
     ideal_QD = ideal_sketches(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     for arm in arms_of(run):
-        own = _read(run, arm)["all"]
+        own = question_updates(run, arm)["all"]
         yield arm, _grams(ideal_QD, ideal_QQ, own), own
 
 
@@ -162,11 +171,11 @@ NUMBERS = ("length2", "within2", "response_variance")
 
 def ideal_sketches(run: Run) -> Floats:
     """Return the questions' ideal updates as sketches, [Q, D]."""
-    return _read(run, Arm(NO_TEACHER, IDEAL))["all"].sketch_QD
+    return question_updates(run, Arm(NO_TEACHER, IDEAL))["all"].sketch_QD
 
 
-def _read(run: Run, arm: Arm) -> dict[str, QuestionUpdates]:
-    """Read an arm's updates by split; a question without a row has 0."""
+def question_updates(run: Run, arm: Arm) -> dict[str, QuestionUpdates]:
+    """Return an arm's updates by split; a question without a row has 0."""
     place = {question: number for number, question in enumerate(question_ids(run))}
     parts: dict[str, list[tuple[Ints, Floats, list[Floats]]]] = {"all": []}
     for shard in run.shards():

@@ -2,7 +2,9 @@
 
 Q is P exp(a (log Q_A - log Q_B)) over its sum. At a node that is known on the tokens that both
 teachers' tables have; all other tokens are one, with the mass that each of the three gives them.
-Axes: _S tokens of a node.
+Where one of the two is the plain student, which says P, it is known on all tokens of the other:
+far from the student, where a strength above 1 puts mass, that is many more. Axes: _S tokens of a
+node.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gradalign.contexts import DeltaSpec
+from gradalign.contexts import DeltaSpec, parse_teacher
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.distributions import tempering
 from gradalign.store.table_builder import Rows
@@ -75,8 +77,14 @@ def difference(log_p_S: Floats, log_a_S: Floats, log_b_S: Floats, strength: floa
 
 def _write(run: Run, delta: DeltaSpec, shard: str) -> int:
     """Write a difference's tables of a shard; return how many nodes it has there."""
-    files = [teacher_file(shard, label) for label in (delta.first, delta.second)]
+    labels = (delta.first, delta.second)
+    files = [teacher_file(shard, label) for label in labels]
     first, second = (_by_node(run.folder.read_table("distributions", name)) for name in files)
+    plain = [_says_p(run, label) for label in labels]
+    if plain == [False, True]:
+        second = {name: _as_student(row) for name, row in first.items() if name in second}
+    elif plain == [True, False]:
+        first = {name: _as_student(row) for name, row in second.items() if name in first}
     size, temperatures = run.compared_tokens(delta.label).size, tempering(run)
     nodes = [
         _node(row, second[name], delta, size, temperatures)
@@ -91,6 +99,22 @@ def _write(run: Run, delta: DeltaSpec, shard: str) -> int:
     run.folder.write_table("tokens", own, _tokens(tokens, others, delta.label, nodes))
     run.folder.write_table("distributions", own, rows.table_of())
     return len(nodes)
+
+
+def _says_p(run: Run, label: str) -> bool:
+    """Whether a teacher's distribution is the student's own, P."""
+    spec = parse_teacher(label)
+    same = run.model_of(spec) == run.config.student and spec.context == "none"
+    return same and run.sampling.is_plain
+
+
+def _as_student(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of another teacher with the student in its place."""
+    return {
+        **row,
+        "teacher_logprobs": row["student_logprobs"],
+        "teacher_log_tail": row["student_log_tail"],
+    }
 
 
 def _by_node(table: pa.Table) -> dict[str, dict[str, Any]]:

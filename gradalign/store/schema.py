@@ -572,6 +572,13 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("weights_gain_one_low", _F8, "95 % interval"),
         ("weights_gain_one_high", _F8, "95 % interval"),
         (
+            "weights_product",
+            _F8,
+            "mean inner product of one question's ideal update and another's update (N)",
+        ),
+        ("weights_product_low", _F8, "95 % interval"),
+        ("weights_product_high", _F8, "95 % interval"),
+        (
             "weights_shared",
             _F8,
             "squared length of what the updates of different questions share (s)",

@@ -21,31 +21,73 @@ def kept(name):
 
 
 @pytest.fixture(scope="module")
-def ranks():
-    return {pair["pair"]: pair["ranks"] for pair in kept("verdict.json")["pairs"]}
+def trained():
+    """The trainings of both pairs, beside what was said before."""
+    pairs = kept("predictive_validity.json")["pairs"]
+    assert [pair["pair"] for pair in pairs] == ["addition", "counting"]
+    return pairs
 
 
-def test_ranks_in_the_verdict_are_those_of_the_study(ranks):
+BENCHMARK_NAMES = {"weights_gain_one": "gain_one", "pooled": "pooled"}
+
+
+def test_ranks_in_the_verdict_are_those_of_the_trainings(trained):
     said = {name: values for _, name, _, _, values in GAINS} | {"pooled": Pooled.ranks}
     for name, values in said.items():
-        found = [ranks[pair][name]["at"] for pair in ("addition", "counting")]
+        found = [pair["correlations"][BENCHMARK_NAMES[name]]["rho"] for pair in trained]
         assert values == pytest.approx(found, abs=0.0051), name
 
 
-def test_the_readme_has_the_study_s_ranks(ranks):
+def test_what_is_false_or_useless_is_never_put_before_a_teacher_that_gains_more(trained):
+    """By the best method of each, at the benchmark's length, compared as a verdict does.
+
+    One comparison at a time it never is before one whose training was surely better.
+    """
+    for pair in trained:
+        told = pair["against_controls"]
+        assert {row["control"] for row in told} == {"self+wrong-answer", "self+other-answer"}
+        others = {row["teacher"] for row in pair["configurations"] if row["teacher"]}
+        others -= {row["control"] for row in told}
+        assert len(told) == 2 * len(others) == 12
+        for row in told:
+            assert row["ahead_alone"] == (row["said_low"] > 0)
+            assert row["ahead"] <= row["ahead_alone"]
+            names = row["control"], row["other"]
+            assert not row["ahead"] or row["gained"] > 0, names
+            assert not row["ahead_alone"] or row["gained"] > -2 * row["gained_se"], names
+        verdict = pair["verdict"]
+        assert verdict["teacher"] in others
+        gained = {row["other"]: row["gained_second"] for row in told}
+        assert verdict["gained"] >= max(gained.values()) - 0.02
+
+
+def test_every_rival_is_held_against_the_gain_per_step(trained):
+    rivals = ("accuracy", "accuracy_gap", "reverse_kl", "forward_kl", "overlap", "entropy_gap",
+              "teacher_advantage", "grace")  # fmt: skip
+    for pair in trained:
+        assert set(pair["differences"]["gain_one"]) == set(rivals)
+        for rival in rivals:
+            assert pair["correlations_teachers"][rival]["count"] == 27
+            assert pair["differences"]["gain_one"][rival]["difference"] > 0.0
+
+
+def test_trainings_say_when_and_with_what_they_were_done(trained):
+    for pair in trained:
+        labels = [label for own in pair["trainings"] for label in own["labels"]]
+        assert sorted(labels) == sorted(row["label"] for row in pair["configurations"])
+        assert all(own["date"] and own["versions"]["torch"] for own in pair["trainings"])
+
+
+def test_the_readme_has_the_ranks_of_the_trainings(trained):
     text = (ROOT / "README.md").read_text()
     (row,) = re.findall(r"^\| gain per step of the weights .*$", text, flags=re.MULTILINE)
     found = [float(number) for number in re.findall(r"\*\*(\+\d\.\d\d)\*\*", row)]
     assert found == pytest.approx(
-        [ranks[pair]["weights_gain_one"]["at"] for pair in ("addition", "counting")], abs=0.0051
+        [pair["correlations"]["gain_one"]["rho"] for pair in trained], abs=0.0051
     )
     (after,) = re.findall(r"After 3, 6, 12 and 24 steps that gain has (.*?)\n", text)
     found = [float(number) for number in re.findall(r"\+\d\.\d\d", after)]
-    expected = [
-        value
-        for pair in ("addition", "counting")
-        for value in ranks[pair]["weights_gain_one"]["by_steps"]
-    ]
+    expected = [at["gain_one"]["rho"] for pair in trained for at in pair["by_checkpoint"]]
     assert found == pytest.approx(expected, abs=0.0051)
 
 
@@ -141,14 +183,57 @@ def test_a_step_in_the_weights_gains_what_is_said():
         assert step["centred"] == pytest.approx(step["predicted"], rel=0.03)
 
 
+def within(shares, low, high, replicas):
+    """Whether per cents of replicas lie between bounds, up to two standard errors."""
+    for share in shares:
+        for bound, sign in ((low, 1.0), (high, -1.0)):
+            allowed = 2.1 * math.sqrt(bound * (100.0 - bound) / replicas)
+            if sign * (share - bound) < -allowed:
+                return False
+    return True
+
+
+def covered(arms, *names):
+    return [numbers[name]["covered"] for numbers in arms.values() for name in names]
+
+
 def test_intervals_of_the_weights_hold_what_they_are_of():
-    """Gains in 91 to 99 %; N and the cosine in 88 %, where few questions carry most."""
+    """N, gains and AdamW's in 92 to 98 %; the cosine's may be wider than they say, not narrower."""
     found = kept("weights_truth.json")
+    replicas = found["settings"]["replicas"]
     assert set(found["coverage"]) == {"20", "50", "200"}
-    for arms in found["coverage"].values():
-        for numbers in arms.values():
-            assert all(91.0 <= numbers[name]["covered"] <= 99.0 for name in ("gain_one", "gain"))
-            assert all(88.0 <= numbers[name]["covered"] <= 99.0 for name in ("N", "cosine"))
+    for size, splits in found["coverage"].items():
+        low, high = (88.0, 99.0) if size == "20" else (92.0, 98.0)
+        assert within(covered(splits["all"], "N", "gain_one", "gain"), low, high, replicas)
+        assert within(covered(splits["all"], "cosine"), low, 100.0, replicas)
+        assert within(covered(splits["adamw"], "one"), low, high, replicas)
+        if size != "200":  # of so many batches there are too few
+            assert within(covered(splits["adamw batches"], "batch"), low, high, replicas)
     for arm, exact in found["truth"].items():
         population = found["population"][arm]
         assert abs(population["N"] - exact["N"]) <= 2.0 * population["N_se"]
+
+
+def test_intervals_of_parts_hold_what_they_are_of_but_for_forward_kl_in_quarters():
+    """There one response in a thousand carries the truth, and most runs do not have it."""
+    found = kept("weights_truth.json")
+    replicas = found["settings"]["replicas"]
+    names = ("N", "gain_one", "gain", "cosine")
+    for size in ("50", "200"):
+        splits = found["coverage"][size]
+        for part in ("correct", "incorrect"):
+            assert within(covered(splits[part], *names), 92.0, 100.0, replicas)
+        quarters = [own for part, own in splits.items() if part.startswith("position:")]
+        assert len(quarters) == 4
+        for arms in quarters:
+            reverse = {arm: own for arm, own in arms.items() if arm.startswith("opd")}
+            assert within(covered(reverse, *names), 92.0, 100.0, replicas)
+    worst = min(
+        share
+        for splits in found["coverage"].values()
+        for part, arms in splits.items()
+        if part.startswith("position:")
+        for share in covered(arms, *names)
+    )
+    text = (ROOT / "docs" / "mathematics.md").read_text()
+    assert f"in as few as {worst:.0f} %" in text

@@ -25,6 +25,7 @@ from gradalign.stages.preparation.difference_checks import check_made, delta_war
 TOLD = "delta:self+answer,self+wrong-answer"
 HALF = "delta:demo:strong,self,a=0.5"
 NONE = "delta:self,self"
+DOUBLE, MINUS = "delta:demo:strong,self,a=2", "delta:self,demo:strong,a=2"
 
 READ = ["demo:strong", "self", "self+answer"]
 SETTINGS = {
@@ -43,6 +44,13 @@ FLOAT32 = 2e-5
 def whole(finished_runs):
     """Differences with the whole vocabulary of the toys in every support."""
     return finished_runs.get(**WITH)
+
+
+@pytest.fixture(scope="module")
+def small(finished_runs):
+    """The same with few tokens in every support, and two differences of twice the strength."""
+    teachers = [*WITH["teachers"], DOUBLE, MINUS]
+    return finished_runs.get(**{**WITH, "teachers": teachers, "support_size": 16})
 
 
 def run_of(report) -> Run:
@@ -185,9 +193,8 @@ def test_methods_that_need_more_are_left_out_for_it_alone(whole):
     assert "opsd is left out for delta:" in said
 
 
-def test_the_rest_is_one_token(whole, finished_runs):
+def test_the_rest_is_one_token(whole, small):
     """With few tokens kept, all three masses of the rest make the mass of Q's."""
-    small = finished_runs.get(**{**WITH, "support_size": 16})
     parts = {
         HALF: ("demo:strong", "self", 0.5),
         TOLD: ("self+answer", "self+wrong-answer", 1.0),
@@ -218,6 +225,44 @@ def test_the_rest_is_one_token(whole, finished_runs):
     assert sum(rest > 1e-6 for rest in rests) > 3
     nodes = small.alignment[small.alignment["teacher"] == TOLD]
     assert (nodes["norm_on_support"].dropna() < 1.0).any()
+
+
+def test_against_the_plain_student_all_tokens_of_the_other_are_known(whole, small):
+    """P is known on them: a strength above 1 is nearer to the whole than on shared tokens."""
+    table = small.table("distributions")
+    ids = {
+        label: own.set_index("node_id")["token_ids"]
+        for label, own in table.groupby("teacher", observed=True)
+    }
+    strong = dense(whole, "demo:strong")
+    nearer = 0
+    for label in (DOUBLE, MINUS):
+        for row in table[table["teacher"] == label].to_dict("records"):
+            name = row["node_id"]
+            log_p, other = strong[name]
+            log_a, log_b = (other, log_p) if label == DOUBLE else (log_p, other)
+            raw = log_p + 2.0 * (log_a - log_b)
+            q = np.exp(raw - np.logaddexp.reduce(raw))
+
+            def on(some, log_p=log_p, log_a=log_a, log_b=log_b):
+                """Return Q where all tokens but some are one, in float64."""
+                rest = np.delete(np.arange(259), some)
+                parts = [
+                    np.r_[x[some], np.logaddexp.reduce(x[rest])] for x in (log_p, log_a, log_b)
+                ]
+                return direct(*map(np.exp, parts), 2.0)
+
+            assert set(row["token_ids"]) == set(ids["demo:strong"][name])
+            found = np.exp(np.r_[row["teacher_logprobs"], row["teacher_log_tail"]])
+            np.testing.assert_allclose(found, on(row["token_ids"]), rtol=1e-3, atol=1e-6)
+            shared = np.intersect1d(ids["demo:strong"][name], ids["self"][name])
+            errors = [
+                np.abs(on(some)[:-1] - q[some]).sum() + abs(on(some)[-1] - np.delete(q, some).sum())
+                for some in (row["token_ids"], shared)
+            ]
+            assert errors[0] <= errors[1] + 1e-9
+            nearer += errors[0] < 0.5 * errors[1]
+    assert nearer > 0
 
 
 def test_what_a_server_did_not_say_is_in_the_rest(whole, tmp_path):
@@ -324,7 +369,9 @@ def test_rescoring_and_resuming(whole, finished_runs, tmp_path):
 
 
 def test_alignment_in_the_weights(tmp_path):
-    settings = {**WITH, "methods": ["opd", "minillm"], "alignment": ["weights"], "limit": 3}
+    teachers = ["demo:strong", "self", "self+answer", TOLD, HALF]
+    changed = {"teachers": teachers, "methods": ["opd"], "alignment": ["weights"], "limit": 3}
+    settings = {**WITH, **changed}
     report = gradalign.score(**settings, output_dir=str(tmp_path / "run"))
     found = report.summary[report.summary["split"] == "all"].set_index(["teacher", "method"])
     assert np.isfinite(found.loc[(HALF, "opd"), "weights_gain"])

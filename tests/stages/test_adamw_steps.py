@@ -11,6 +11,7 @@ import torch
 import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.models import loaded_model
+from gradalign.models.optimizer_state import adamw_step
 from tests.stages.test_weights_level import SETTINGS, responses_by_hand
 
 pytestmark = pytest.mark.usefixtures("exact_sketches")
@@ -109,26 +110,44 @@ def goes_on(model):
     return optimizer
 
 
-@pytest.mark.parametrize("kind", ["order", "groups", "names", "safetensors"])
-def test_a_later_step_is_what_torch_takes_with_the_moments_of_a_file(kind, tmp_path):
+def moments_file(folder, kind):
+    """Write the optimizer's second moments as one kind of file; return what names it."""
     from safetensors.torch import save_file
 
     with loaded_model("demo:student", device="cpu", dtype="float32") as model:
         optimizer = trained(model, kind)
         if kind == "safetensors":
-            file = tmp_path / "moments.safetensors"
+            file = folder / "moments.safetensors"
             moments = {
                 f"{name}.exp_avg_sq": optimizer.state[parameter]["exp_avg_sq"] / (1 - 0.999**3)
                 for name, parameter in model.named_parameters()
             }
             save_file(moments, file)
         else:
-            file = tmp_path / "optimizer.pt"
+            file = folder / "optimizer.pt"
             torch.save(optimizer.state_dict(), file)
-    settings = {**PLAIN, "weights_adamw": str(file if kind != "groups" else tmp_path)}
+    return str(file if kind != "groups" else folder)
+
+
+def test_a_later_step_is_what_torch_takes_with_the_moments_of_a_file(tmp_path):
+    settings = {**PLAIN, "weights_adamw": moments_file(tmp_path, "groups")}
     run = gradalign.score(**settings, alignment="weights", output_dir=str(tmp_path / "run"))
     wanted = gain_by_hand(*halves_by_hand(run), BATCHES, goes_on, scale=1e-6)
     assert row_of(run)["weights_adamw"] == pytest.approx(wanted, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["order", "groups", "names", "safetensors"])
+def test_every_kind_of_file_has_the_moments(kind, tmp_path):
+    source = moments_file(tmp_path, kind)
+    with loaded_model("demo:student", device="cpu", dtype="float32") as model:
+        parameters = list(model.parameters())
+        generator = torch.Generator().manual_seed(5)
+        update = [torch.randn(p.shape, generator=generator) for p in parameters]
+        found = adamw_step(source, model, parameters).of(update)
+    flat, found = (torch.cat([part.flatten() for part in parts]) for parts in (update, found))
+    wanted = step_of(flat.double(), goes_on, scale=1e-6)
+    found = found.double() / found.double().norm()
+    torch.testing.assert_close(found, wanted / wanted.norm(), rtol=1e-3, atol=1e-6)
 
 
 def test_a_run_goes_on_between_batches(first, tmp_path, monkeypatch):

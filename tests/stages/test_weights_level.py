@@ -12,6 +12,7 @@ from runs import assert_same_tables
 from scipy.stats import t as t_dist
 
 import gradalign
+from gradalign.alignment.fieller import skewed_reaches
 from gradalign.analysis.weights import weights_level
 from gradalign.config import ScoreConfig
 from gradalign.errors import UsageError
@@ -112,6 +113,8 @@ def test_numerators_lengths_and_variances_are_those_of_gradients_by_hand(report)
     shared = np.mean([float(own[q] @ own[r]) for q, r in pairs])
     row = main_rows(report).loc["demo:strong", "opd"]
     assert row["weights_shared"] == pytest.approx(shared, rel=1e-3)
+    assert row["weights_product"] == pytest.approx(cross, rel=1e-3)
+    assert row["weights_product_low"] < row["weights_product"] < row["weights_product_high"]
     within = np.mean([float(one @ other) for one, other in responses])
     assert row["weights_between"] == pytest.approx(within - shared, rel=1e-3)
     # The rest is of this run: all positions are not nodes, and the excess is taken off at random.
@@ -316,8 +319,10 @@ def test_influences_give_the_gain_s_interval(report):
         ):
             row, psi = rows.loc[teacher, method], own[influence].to_numpy()
             se = np.sqrt(count / (count - 1) * (psi**2).sum())
-            half = (row[f"{column}_high"] - row[f"{column}_low"]) / 2
-            assert half == pytest.approx(t_dist.ppf(0.975, count - 1) * se, rel=1e-6)
+            quantile = t_dist.ppf(0.975, count - 1)
+            below, above = (max(quantile, reach) for reach in skewed_reaches(psi))
+            assert row[column] - row[f"{column}_low"] == pytest.approx(above * se, rel=1e-6)
+            assert row[f"{column}_high"] - row[column] == pytest.approx(below * se, rel=1e-6)
 
 
 def test_the_verdict_goes_by_it(report):
@@ -383,7 +388,9 @@ def test_a_new_teacher_has_its_columns_without_another_pass(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "call", [3, 9, 30], ids=["in the sums", "in the derivatives", "in the arms"]
 )
-def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkeypatch, call):
+def test_an_interrupted_run_goes_on_to_the_same_numbers(
+    report, finished_runs, tmp_path, monkeypatch, call
+):
     from gradalign.analysis import gradients
 
     calls = []
@@ -396,9 +403,10 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(report, tmp_path, monkey
         return plain(self, pushed)
 
     folder = tmp_path / "run"
+    finished_runs.copy(folder, **SETTINGS)
     monkeypatch.setattr(gradients.LogitGradients, "along", failing)
     with pytest.raises(KeyboardInterrupt):
-        gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
+        gradalign.rescore(str(folder), alignment="weights")
     monkeypatch.setattr(gradients.LogitGradients, "along", plain)
     again = gradalign.score(**SETTINGS, alignment="weights", output_dir=str(folder))
     assert_same_tables(Path(report.path), Path(again.path))
@@ -429,7 +437,9 @@ def test_a_space_that_is_none_is_refused_before_the_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, monkeypatch):
+def test_a_large_student_is_read_in_bfloat16_with_checkpoints(
+    report, finished_runs, tmp_path, monkeypatch
+):
     """The same numbers but for rounding, by other means."""
     from gradalign.stages.weights import gradients
 
@@ -443,10 +453,12 @@ def test_a_large_student_is_read_in_bfloat16_with_checkpoints(report, tmp_path, 
     monkeypatch.setattr(gradients, "LARGE", 10_000)
     monkeypatch.setattr(gradients, "available_bytes", lambda device: 0)
     monkeypatch.setattr(gradients, "checkpoints", noting)
-    settings = {**SETTINGS, "output_dir": str(tmp_path / "run")}
+    folder = tmp_path / "run"
+    finished_runs.copy(folder, **SETTINGS)
+    settings = {**SETTINGS, "output_dir": str(tmp_path / "refused")}
     with pytest.raises(UsageError, match="hides differences"):
         gradalign.score(**settings, alignment="weights", weights_derivative="differences")
-    run = gradalign.score(**settings, alignment="weights")
+    run = gradalign.rescore(str(folder), alignment="weights")
     assert set(opened) == {(torch.bfloat16, True)}
     found, wanted = main_rows(run), main_rows(report)
     scale = wanted["weights_gain_one"].abs().max()

@@ -49,7 +49,7 @@ class Basis(Protocol):
         name: the summary's column.
         words: what it is, for a sentence.
         ranks: Spearman's rank correlation with gains of real trainings on the bundled pairs of
-            tasks, `addition` and `counting`, by `benchmarks/verdict_study.py`.
+            tasks, `addition` and `counting`, by `benchmarks/predictive_validity.py`.
         tells_told: whether a teacher that was told the answer may be compared with one that was
             not: it agrees with the answer at every token, which training does not reward alike.
     """
