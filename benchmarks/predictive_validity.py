@@ -43,6 +43,7 @@ from validity.output import plot, table
 from validity.pairs import Configuration, Pair
 from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
+from validity.rehearsed import accuracy_of, rehearsed
 from validity.scoring import (
     ScoreSettings,
     alignments,
@@ -63,8 +64,9 @@ RIVALS = (*CHEAP, "teacher_advantage")
 """What the tool's figures have to be better than."""
 
 NODES = ("pooled", "mean", "balanced")
-TOOL = (*NODES, "weights", "gain_one", "gain_batch")
-"""What the tool says of a teacher and a method: of nodes, and of the weights' updates."""
+TOOL = (*NODES, "weights", "gain_one", "gain_batch", "rehearsed")
+"""What the tool says of a teacher and a method: of nodes, of the weights' updates, and of the
+training when it is rehearsed."""
 
 EVERY_TOKEN = "_every"
 """Ends the name of what the tool says when every teacher's top tokens are candidates."""
@@ -198,7 +200,9 @@ def run_pair(
         kept = {name: trained[name] for name in TRAINED if name in trained}
         checkpoint = list(trained["settings"]["checkpoints"]).index(trained["steps"])
         with cpu_clock(work, "predictors"):
-            predicted = predictors(pair, report, every, work, 1024, trained["before"])
+            predicted = predictors(
+                pair, report, every, work, 1024, trained["before"], trainings.settings
+            )
         compared = compare(found, predicted, checkpoint, use_trl)
         return {
             "pair": pair.name,
@@ -209,6 +213,9 @@ def run_pair(
             "score_totals_every_token": every.metadata["totals"],
             **compared,
             **told(report, compared["configurations"]),
+            "rehearsals": accuracy_of(
+                compared["configurations"], trained["settings"]["checkpoints"]
+            ),
             "cpu_seconds": _spent(cpu_seconds(work), trained["cpu_seconds"], fresh=bool(labels)),
         }
     tried = [] if quick else trainings.tuning()
@@ -218,7 +225,8 @@ def run_pair(
             checkpoint = longest_short(row["gains"], settings.checkpoints)
     found, before = trainings.gains(pair.configurations, range(seeds), use_trl=use_trl)
     with cpu_clock(work, "predictors"):
-        predicted = predictors(pair, report, every, work, 128 if quick else 1024, before)
+        prompts = 128 if quick else 1024
+        predicted = predictors(pair, report, every, work, prompts, before, settings)
     compared = compare(found, predicted, checkpoint, use_trl)
     result: dict[str, Any] = {
         "pair": pair.name,
@@ -234,6 +242,7 @@ def run_pair(
         "both_loops": trainings.both_loops(0) if use_trl and not quick else [],
         **compared,
         **told(report, compared["configurations"]),
+        "rehearsals": accuracy_of(compared["configurations"], settings.checkpoints),
     }
     if pair.selective:
         half = replace(settings, checkpoints=settings.checkpoints[:-1])
@@ -314,7 +323,8 @@ def predictors(
     work: Path,
     accuracy_prompts: int,
     student: float,
-) -> dict[Configuration, dict[str, float]]:
+    settings: TrainSettings,
+) -> dict[Configuration, dict[str, Any]]:
     """Everything that may predict the gain, per configuration; the slow part is kept in `work`.
 
     Args:
@@ -324,17 +334,20 @@ def predictors(
         work: the pair's work folder.
         accuracy_prompts: questions on which teachers answer by themselves.
         student: the student's own success.
+        settings: of the trainings, which are rehearsed.
     """
     kept = work / "predictors.json"
     if not kept.is_file():
         write_json(kept, {"accuracy": teacher_accuracies(pair, accuracy_prompts)})
     cheap = cheap_predictors(report, pair, json.loads(kept.read_text())["accuracy"], student)
     aligned, with_every = alignments(report, pair), alignments(every, pair)
+    curves = rehearsed(report, pair, settings)
     return {
         item: {
             **aligned.get(item, {}),
             **{name + EVERY_TOKEN: with_every.get(item, {}).get(name, np.nan) for name in NODES},
             **cheap.get(item.teacher, {}),
+            **curves.get(item, {}),
         }
         for item in pair.configurations
     }
@@ -342,7 +355,7 @@ def predictors(
 
 def compare(
     found: dict[Configuration, list[list[float]]],
-    values: dict[Configuration, dict[str, float]],
+    values: dict[Configuration, dict[str, Any]],
     checkpoint: int,
     use_trl: bool,
 ) -> dict[str, Any]:
@@ -361,7 +374,10 @@ def compare(
         row["gains_by_checkpoint"] = gains
         row["gains"] = [seed[checkpoint] for seed in gains]
         row["gain"], row["gain_se"] = _mean_of(row["gains"]).values()
-        rows.append(row | values[item])
+        row |= values[item]
+        if "rehearsed_by_checkpoint" in row:
+            row["rehearsed"] = row["rehearsed_by_checkpoint"][checkpoint]
+        rows.append(row)
     taught = [row for row in rows if row["teacher"]]
     return {
         "configurations": rows,
@@ -370,12 +386,18 @@ def compare(
         "correlations_teachers": _correlations(taught),
         "differences": _differences(taught),
         "by_checkpoint": [
-            _correlations(
-                [row | {"gains": [seed[at] for seed in row["gains_by_checkpoint"]]} for row in rows]
-            )
+            _correlations([_after(row, at) for row in rows])
             for at in range(len(next(iter(found.values()))[0]))
         ],
     }
+
+
+def _after(row: dict[str, Any], at: int) -> dict[str, Any]:
+    """A configuration with what it gained, and was said to gain, at one checkpoint."""
+    changed = {"gains": [seed[at] for seed in row["gains_by_checkpoint"]]}
+    if "rehearsed_by_checkpoint" in row:
+        changed["rehearsed"] = row["rehearsed_by_checkpoint"][at]
+    return row | changed
 
 
 def _mean_of(gains: list[float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ COLUMNS = (
     ("weights", "weights", 7),
     ("gain_one", "gain 1", 7),
     ("gain_batch", "gain 32", 7),
+    ("rehearsed", "rehears", 7),
     ("pooled_every", "pooled*", 7),
     ("mean_every", "mean*", 7),
     ("teacher_advantage", "adv.", 7),
@@ -57,7 +58,7 @@ def table(result: dict[str, Any]) -> str:
         for name, others in result["differences"].items()
         for other, value in others.items()
     ]
-    parts = (_lengths, _told, _trials, _selections)
+    parts = (_lengths, _rehearsals, _told, _trials, _selections)
     return "\n".join([*lines, *(line for part in parts for line in part(result))])
 
 
@@ -78,6 +79,23 @@ def _lengths(result: dict[str, Any]) -> list[str]:
     for name in result["by_checkpoint"][0]:
         cells = " ".join(f"{found[name]['rho']:+7.3f}" for found in result["by_checkpoint"])
         lines.append(f"  {name:30s}{cells}")
+    return lines
+
+
+def _rehearsals(result: dict[str, Any]) -> list[str]:
+    """Lines on rehearsed gains against those of training."""
+    lines = ["", "Rehearsed gain against trained gain:"]
+    for row in result["rehearsals"]:
+        lines.append(
+            f"  {row['steps']:3d} steps: slope {row['slope']:.2f}, root mean squared error "
+            f"{row['error']:.3f}, signs {row['signs']:.0%}; {row['trusted']} trusted: slope "
+            f"{row['slope_trusted']:.2f}, error {row['error_trusted']:.3f}"
+        )
+        lines += [
+            f"    Spearman's correlation less that of {name}: {value['difference']:+.3f} "
+            f"[{value['low']:+.3f}, {value['high']:+.3f}]"
+            for name, value in row["minus"].items()
+        ]
     return lines
 
 
