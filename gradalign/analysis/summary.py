@@ -353,7 +353,8 @@ def _weights_columns(found: WeightsEstimate | None, *, withheld: bool = False) -
     cosine = UNKNOWN if found is None or not found.gain.bounded else cosine_finding(found.cosine)
     numbers = {"weights": cosine}
     for name in (
-        "gain", "gain_one", "product", "shared", "between", "within", "shared_share", "adamw", "adamw_one"
+        "gain", "gain_one", "product", "shared", "between", "within", "shared_share", "adamw",
+        "adamw_one",
     ):  # fmt: skip
         number = UNKNOWN if found is None else getattr(found, name)
         if isinstance(number, RatioSet):
