@@ -14,9 +14,14 @@ from gradalign.methods.registry import get, method_class, names, register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 from gradalign.methods.trainers import (  # noqa: F401  (they register)
     lmops,
+    miles,
+    nemo,
+    roll,
+    swift,
     thunlp,
     tinker,
     trl,
+    trl_async_distillation,
     trl_server_distillation,
     verl,
 )
