@@ -20,6 +20,7 @@ from gradalign.methods.trainers import (  # noqa: F401  (they register)
     swift,
     thunlp,
     tinker,
+    torchrl,
     trl,
     trl_async_distillation,
     trl_server_distillation,

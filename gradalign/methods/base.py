@@ -200,7 +200,7 @@ class Method(ABC):
     def temperatures(self) -> tuple[float, ...]:
         """Temperatures other than 1 at which exact tails are wanted."""
         wanted = (getattr(self, name, 1.0) for name in ("temperature", "sampling_temperature"))
-        return tuple(dict.fromkeys(float(value) for value in wanted if value != 1.0))
+        return tuple(dict.fromkeys(float(value) for value in wanted if value not in (0.0, 1.0)))
 
     @property
     def _position_needs(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ from gradalign.methods.base import (
     skip_first_option,
 )
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.distributions import Bools
+from gradalign.methods.distributions import Bools, Distributions, Floats
 from gradalign.methods.identities import clipped, divergence, within
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import scaled
@@ -91,13 +91,14 @@ class OPSD(Method):
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient of the divergence, renormalised on the teacher's top-k if asked."""
-        nodes, reason_N = batch.at(self.temperature), None
-        if self.top_k:
-            inside_NS = nodes.top("teacher", self.top_k)
-            reason_N = set_reasons(inside_NS, renormalises=True)
-            nodes = within(nodes, inside_NS)
-        if self.clip:
-            ascent_NS = clipped(nodes, self.beta, self.clip)
-        else:
-            ascent_NS = divergence(nodes, self.beta)
-        return scaled(nodes, ascent_NS, nodes.unit_N, reason_N)
+        nodes = batch.at(self.temperature)
+        if self.top_k == 0:
+            return scaled(nodes, self._direction(nodes), nodes.unit_N)
+        inside_NS = nodes.top("teacher", self.top_k)
+        own = within(nodes, inside_NS)
+        ascent_NS = own.spread(self._direction(own.nodes))
+        reason_N = set_reasons(inside_NS, renormalises=True)
+        return scaled(nodes, ascent_NS, own.nodes.unit_N, reason_N)
+
+    def _direction(self, nodes: Distributions) -> Floats:
+        return clipped(nodes, self.beta, self.clip) if self.clip else divergence(nodes, self.beta)

@@ -11,9 +11,11 @@ certain keeps its relative precision instead of drowning in rounding errors.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from gradalign.methods.distributions import Bools, Distributions, Floats, Ints
+from gradalign.methods.distributions import Bools, Distributions, Floats, Ints, log_normalise
 
 
 def centred(
@@ -91,29 +93,49 @@ def gain(r: Floats, beta: float) -> Floats:
     return np.asarray((1.0 - beta) * np.log1p(beta * np.expm1(np.minimum(r, 700.0))))
 
 
-def within(nodes: Distributions, inside_NS: Bools) -> Distributions:
-    """Return both models renormalised on a set S, in logs: a mass of 1e-300 is as good as any.
+@dataclass(frozen=True, eq=False)
+class OnSet:
+    """Both models renormalised on a set S, closed up to as many slots as S has tokens.
 
-    A node where either model has no mass on S has NaN.
+    Attributes:
+        nodes: the distributions, [N, K]; NaN where either model has no mass on S.
+        inside_NS: the set.
     """
+
+    nodes: Distributions
+    inside_NS: Bools
+
+    def spread(self, value_NK: Floats) -> Floats:
+        """Put values back into the support's slots, 0 outside the set, [N, S]."""
+        value_NS = np.zeros(self.inside_NS.shape)
+        value_NS[self.inside_NS] = value_NK[self.nodes.mask_NS]
+        return value_NS
+
+
+def within(nodes: Distributions, inside_NS: Bools) -> OnSet:
+    """Renormalise on a set, in logs, so that a mass of 1e-300 is as good as any."""
+    size_N = inside_NS.view(np.uint8).sum(axis=1, dtype=np.int64)
+    taken_NK = np.arange(max(int(size_N.max(initial=0)), 1)) < size_N[:, None]
     sides = []
     for log_NS in (nodes.log_p_NS, nodes.log_q_NS):
-        kept_NS = np.where(inside_NS, log_NS, -np.inf)
-        largest_N = kept_NS.max(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            kept_NS -= largest_N[:, None]
-            kept_NS -= np.log(np.exp(kept_NS).sum(axis=1))[:, None]
-        sides.append(kept_NS)
-    none_N = np.full(nodes.rows.shape, -np.inf)
-    return Distributions(
-        log_p_NS=sides[0],
-        log_q_NS=sides[1],
-        mask_NS=inside_NS,
-        log_tail_p_N=none_N,
-        log_tail_q_N=none_N,
-        num_tail_N=np.zeros(nodes.rows.shape, dtype=np.int64),
-        top_limit=nodes.top_limit,
-        temperature=nodes.temperature,
+        kept_NK = np.full(taken_NK.shape, -np.inf)
+        kept_NK[taken_NK] = log_NS[inside_NS]
+        with np.errstate(invalid="ignore"):
+            kept_NK -= kept_NK.max(axis=1)[:, None]
+            sides.append(log_normalise(kept_NK)[0])
+    none_N = np.full(size_N.shape, -np.inf)
+    return OnSet(
+        Distributions(
+            log_p_NS=sides[0],
+            log_q_NS=sides[1],
+            mask_NS=taken_NK,
+            log_tail_p_N=none_N,
+            log_tail_q_N=none_N,
+            num_tail_N=np.zeros(size_N.shape, dtype=np.int64),
+            top_limit=nodes.top_limit,
+            temperature=nodes.temperature,
+        ),
+        inside_NS,
     )
 
 
@@ -125,7 +147,7 @@ def renormalised(nodes: Distributions, inside_NS: Bools, beta: float) -> tuple[F
         [N] (see `Ascent.unit_N`).
     """
     own = within(nodes, inside_NS)
-    return divergence(own, beta), own.unit_N
+    return own.spread(divergence(own.nodes, beta)), own.nodes.unit_N
 
 
 def clipped(nodes: Distributions, beta: float, limit: float) -> Floats:

@@ -62,7 +62,7 @@ class OPD(SampledToken):
     stop_gradient: bool = option(False, "detach the log ratio (matters for norm=none)")
     temperature: float = option(1.0, "divides both models' logits", low=0.0, open_low=True)
     sampling_temperature: float = option(
-        1.0, "temperature at which the tokens are drawn (top_k=0)", low=0.0, open_low=True
+        0.0, "temperature at which tokens are drawn (top_k=0); 0 for the loss's", low=0.0
     )
     importance_cap: float = option(
         float("inf"), "largest ratio of P to what tokens are drawn from (top_k=0)", low=0.0
@@ -73,7 +73,7 @@ class OPD(SampledToken):
     def draws(self, batch: NodeBatch) -> Draws:
         """Return r_y, times the capped ratio where tokens are not drawn from P itself."""
         nodes = batch.at(self.temperature)
-        drawn = batch.at(self.sampling_temperature)
+        drawn = batch.at(self.sampling_temperature or self.temperature)
         if drawn is nodes and self.importance_cap >= 1.0:
             return log_ratio_draws(nodes)
         with np.errstate(over="ignore", invalid="ignore"):

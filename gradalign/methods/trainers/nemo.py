@@ -9,9 +9,9 @@ import numpy as np
 
 from gradalign.methods.base import Ascent, Method, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.distributions import Bools, Distributions, Floats
+from gradalign.methods.distributions import Distributions, Floats
 from gradalign.methods.gkd import set_reasons
-from gradalign.methods.identities import centred, divergence, pulled, within
+from gradalign.methods.identities import OnSet, centred, divergence, pulled, within
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import scaled
 
@@ -47,26 +47,30 @@ class NemoDistillation(Method):
         inside_NS = nodes.top("teacher", self.top_k)
         own = within(nodes, inside_NS)
         forward = {"forward": 1.0, "reverse": 0.0}.get(self.kl_type, self.mixed_kl_weight)
-        ascent_NS: Floats = np.zeros(nodes.p_NS.shape)
+        parts = []
         if forward > 0.0:
-            ascent_NS = ascent_NS + forward * self._forward(nodes, own)
+            parts.append(forward * self._forward(nodes, own))
         if forward < 1.0:
-            ascent_NS = ascent_NS + (1.0 - forward) * self._reverse(nodes, own, inside_NS)
+            parts.append((1.0 - forward) * self._reverse(nodes, own))
+        ascent_NS = sum(parts[1:], start=parts[0])
         if self.zero_outside_topk:
             return scaled(nodes, ascent_NS, nodes.unit_N)
-        return scaled(own, ascent_NS, own.unit_N, set_reasons(inside_NS, renormalises=True))
+        reason_N = set_reasons(inside_NS, renormalises=True)
+        return scaled(nodes, own.spread(ascent_NS), own.nodes.unit_N, reason_N)
 
-    def _forward(self, nodes: Distributions, own: Distributions) -> Floats:
+    def _forward(self, nodes: Distributions, own: OnSet) -> Floats:
         if not self.zero_outside_topk:
-            return divergence(own, 0.0)
+            return divergence(own.nodes, 0.0)
         nothing_N = np.zeros(nodes.rows.shape)
-        return pulled(own.q_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
+        q_NS = own.spread(own.nodes.q_NS)
+        return pulled(q_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
 
-    def _reverse(self, nodes: Distributions, own: Distributions, inside_NS: Bools) -> Floats:
+    def _reverse(self, nodes: Distributions, own: OnSet) -> Floats:
         if not self.zero_outside_topk:
-            return divergence(own, 1.0)
+            return divergence(own.nodes, 1.0)
+        log_q_NS = np.where(own.inside_NS, own.spread(own.nodes.log_q_NS), OUTSIDE)
         with np.errstate(invalid="ignore"):
-            f_NS = np.where(inside_NS, own.log_q_NS, OUTSIDE) - nodes.log_p_NS
+            f_NS = log_q_NS - nodes.log_p_NS
         f_NS[nodes.p_NS == 0.0] = 0.0
         count_N = np.log(np.maximum(nodes.num_tail_N, 1))
         with np.errstate(invalid="ignore"):

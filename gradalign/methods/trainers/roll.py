@@ -55,12 +55,14 @@ class RollDistill(Method):
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient of the objective."""
-        nodes, reason_N = batch.at(self.temperature), None
-        if self.top_k:
-            inside_NS = nodes.top("teacher", self.top_k)
-            reason_N = set_reasons(inside_NS, renormalises=True)
-            nodes = within(nodes, inside_NS)
-        return scaled(nodes, self._direction(nodes), nodes.unit_N, reason_N)
+        nodes = batch.at(self.temperature)
+        if self.top_k == 0:
+            return scaled(nodes, self._direction(nodes), nodes.unit_N)
+        inside_NS = nodes.top("teacher", self.top_k)
+        own = within(nodes, inside_NS)
+        ascent_NS = own.spread(self._direction(own.nodes))
+        reason_N = set_reasons(inside_NS, renormalises=True)
+        return scaled(nodes, ascent_NS, own.nodes.unit_N, reason_N)
 
     def _direction(self, nodes: Distributions) -> Floats:
         if self.objective == "adaptive_kl":

@@ -115,6 +115,10 @@ class RLSD(SampledToken):
     def _weight(self, log_ratio: Floats, sign: float) -> Floats:
         if self.negative_only and sign > 0.0:
             return np.ones(log_ratio.shape)
-        with np.errstate(over="ignore"):
-            evidence = np.clip(np.exp(sign * log_ratio), 1.0 - self.clip, 1.0 + self.clip)
-        return np.asarray(1.0 - self.mix + self.mix * evidence)
+        with np.errstate(divide="ignore"):
+            low, high = np.log([1.0 - self.clip, 1.0 + self.clip])
+        weight = np.clip(sign * log_ratio, low, high)
+        np.exp(weight, out=weight)
+        weight *= self.mix
+        weight += 1.0 - self.mix
+        return np.asarray(weight)

@@ -62,7 +62,8 @@ class TinkerSDFT(SampledToken):
         if self.top_k == 0:
             return super().expected(batch)
         nodes = batch.at(1.0)
-        q_NS = within(nodes, nodes.top("teacher", self.top_k)).q_NS
+        own = within(nodes, nodes.top("teacher", self.top_k))
+        q_NS = own.spread(own.nodes.q_NS)
         nothing_N = np.zeros(batch.num_nodes)
         ascent_NS = pulled(q_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
         return scaled(nodes, ascent_NS, nodes.unit_N)

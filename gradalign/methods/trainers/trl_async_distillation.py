@@ -8,6 +8,7 @@ package; K is the teacher's top-k, S = K and y.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from gradalign.methods.base import Ascent, Method, option
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.distributions import Bools, Distributions, Floats
-from gradalign.methods.identities import bucketed, pulled, renormalised
+from gradalign.methods.identities import bucketed, divergence, pulled, renormalised
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import NO_TOKEN, scaled
 from gradalign.methods.trainers.trl import LEAST_TAIL
@@ -86,22 +87,31 @@ class TRLAsyncDistillation(TRLServerDistillation):
 class _Widened:
     """The forward KL on K and y for every y, and its averages; a tail's tokens are all alike.
 
-    `gap` is Q - P. For y in K, and for y outside, [N, S] and of the tail's tokens [N]:
-    `ratio` is what the tokens outside S get per P_j, 0 where TRL's clamp makes the student's
-    bucket a constant; `excess` is the total weight less 1, 0 where nothing is clamped.
+    With weights a_j of `pulled`, a_j is Q_j on S and P_j times a ratio outside, which is 0 where
+    TRL's clamp makes the student's bucket a constant. Of everything that is taken for each y, [N,
+    S] is that of the support's tokens, read outside K only, and [N] that of a token of the tail.
     """
 
     def __init__(self, nodes: Distributions, top_k: int, *, tail: bool) -> None:
         self.nodes, self.tail = nodes, tail
         self.inside_NS: Bools = nodes.top("teacher", top_k)
-        self.p_NS = np.where(self.inside_NS, 0.0, nodes.p_NS)  # outside K
-        self.q_NS = np.where(self.inside_NS, 0.0, nodes.q_NS)
-        self.count_N = np.maximum(nodes.num_tail_N, 1)
-        self.p_N, self.q_N = nodes.tail_p_N / self.count_N, nodes.tail_q_N / self.count_N
+        outside_NS = ~self.inside_NS
+        self.p_NS = nodes.p_NS * outside_NS
+        self.q_NS = nodes.q_NS * outside_NS
+        count_N = np.maximum(nodes.num_tail_N, 1)
+        self.p_N, self.q_N = nodes.tail_p_N / count_N, nodes.tail_q_N / count_N
         self.out_p_N = self.p_NS.sum(axis=1) + nodes.tail_p_N
         self.out_q_N = self.q_NS.sum(axis=1) + nodes.tail_q_N
-        self.in_p_N = np.where(self.inside_NS, nodes.p_NS, 0.0).sum(axis=1)
-        self.in_q_N = np.where(self.inside_NS, nodes.q_NS, 0.0).sum(axis=1)
+
+    @cached_property
+    def in_p_N(self) -> Floats:
+        """P(K)."""
+        return np.asarray(np.where(self.inside_NS, self.nodes.p_NS, 0.0).sum(axis=1))
+
+    @cached_property
+    def in_q_N(self) -> Floats:
+        """Q(K)."""
+        return np.asarray(np.where(self.inside_NS, self.nodes.q_NS, 0.0).sum(axis=1))
 
     def mean(self) -> Floats:
         """Return the average of the direction over y, [N, S]."""
@@ -109,62 +119,85 @@ class _Widened:
 
     def second_moment(self) -> Floats:
         """Return the average over y of its squared length, [N]."""
-        length = self._bucket_length if self.tail else self._set_length
-        column = (slice(None), None)
-        first_N = length(np.zeros(1), np.zeros(1), ())
-        each_NS = length(self.p_NS, self.q_NS, column)
-        tail_N = length(self.p_N, self.q_N, ())
-        total_N = self.in_p_N * first_N + np.vecdot(self.p_NS, each_NS)
-        return np.asarray(total_N + self.nodes.tail_p_N * tail_N)
+        nodes = self.nodes
+        gap_NS = divergence(nodes, 0.0)  # Q - P, exact also where P is nearly 1
+        nothing_N1 = np.zeros((nodes.rows.size, 1))
+        inside_gap_NS = np.where(self.inside_NS, gap_NS, 0.0)
+        inside_p_NS = np.where(self.inside_NS, nodes.p_NS, 0.0)
+        products = [
+            np.vecdot(left, right)[:, None]
+            for left, right in (
+                (inside_gap_NS, inside_gap_NS),
+                (inside_gap_NS, inside_p_NS),
+                (inside_p_NS, inside_p_NS),
+            )
+        ]
+        total_gap_N1 = inside_gap_NS.sum(axis=1)[:, None]
 
-    def _ratio(self, p: Floats, q: Floats, column: tuple[object, ...]) -> tuple[Floats, Floats]:
-        """Return `ratio` and `excess` for y of probabilities p and q outside K."""
-        out_p = np.maximum(self.out_p_N[column] - p, 0.0)
-        out_q = np.maximum(self.out_q_N[column] - q, 0.0)
-        kept_q = np.maximum(out_q, LEAST_TAIL)
-        fixed = out_p < LEAST_TAIL
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            ratio = np.where(fixed, 0.0, kept_q / out_p)
-        return ratio, np.where(fixed, 0.0, kept_q) - out_q
+        def length(p: Floats, q: Floats, gap: Floats) -> Floats:
+            if self.tail:
+                return self._bucket_length(p, q, gap, *products)
+            return self._set_length(p, q, gap, total_gap_N1, *products)
+
+        first_N = length(nothing_N1, nothing_N1, nothing_N1)[:, 0]
+        each_NS = length(self.p_NS, self.q_NS, gap_NS)
+        last_N = length(*(x[:, None] for x in (self.p_N, self.q_N, self.q_N - self.p_N)))[:, 0]
+        total_N = self.in_p_N * first_N + np.vecdot(self.p_NS, each_NS)
+        return np.asarray(total_N + nodes.tail_p_N * last_N)
+
+    def _ratio(self, p: Floats, q: Floats) -> Floats:
+        """Return what tokens outside S get per P_j, for y of probabilities p and q."""
+        below = self.out_p_N[:, None] - p
+        ratio = self.out_q_N[:, None] - q
+        np.maximum(ratio, LEAST_TAIL, out=ratio)
+        ratio *= below >= LEAST_TAIL
+        np.maximum(below, LEAST_TAIL, out=below)
+        ratio /= below
+        return ratio
 
     def _bucket_mean(self) -> Floats:
         nodes = self.nodes
-        first_N, _ = self._ratio(np.zeros(1), np.zeros(1), ())
-        each_NS, _ = self._ratio(self.p_NS, self.q_NS, (slice(None), None))
-        last_N, _ = self._ratio(self.p_N, self.q_N, ())
-        level_N = self.in_p_N * first_N + np.vecdot(self.p_NS, each_NS) + nodes.tail_p_N * last_N
-        a_NS = nodes.p_NS * (self.q_NS + level_N[:, None] - self.p_NS * each_NS)
-        a_NS = np.where(self.inside_NS, nodes.q_NS, a_NS)
-        tail_a_N = nodes.tail_p_N * (self.q_N + level_N - self.p_N * last_N)
+        nothing_N1 = np.zeros((nodes.rows.size, 1))
+        first_N = self._ratio(nothing_N1, nothing_N1)[:, 0]
+        weighed_NS = self._ratio(self.p_NS, self.q_NS)
+        weighed_NS *= self.p_NS
+        weighed_N = self.p_N * self._ratio(self.p_N[:, None], self.q_N[:, None])[:, 0]
+        level_N = self.in_p_N * first_N + weighed_NS.sum(axis=1)
+        level_N += np.maximum(nodes.num_tail_N, 1) * weighed_N
+        a_NS = np.subtract(self.q_NS, weighed_NS, out=weighed_NS)
+        a_NS += level_N[:, None]
+        a_NS *= nodes.p_NS
+        np.copyto(a_NS, nodes.q_NS, where=self.inside_NS)
+        tail_a_N = nodes.tail_p_N * (self.q_N + level_N - weighed_N)
         return pulled(a_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, tail_a_N)
 
-    def _bucket_length(self, p: Floats, q: Floats, column: tuple[object, ...]) -> Floats:
-        ratio, excess = self._ratio(p, q, column)
-        gap_NS = np.where(self.inside_NS, self.nodes.q_NS - self.nodes.p_NS, 0.0)
-        own_NS = np.where(self.inside_NS, self.nodes.p_NS, 0.0)
-        inside = (
-            np.vecdot(gap_NS, gap_NS)[column]
-            - 2.0 * excess * np.vecdot(gap_NS, own_NS)[column]
-            + excess**2 * np.vecdot(own_NS, own_NS)[column]
-        )
+    def _bucket_length(
+        self, p: Floats, q: Floats, gap: Floats, gaps: Floats, mixed: Floats, own: Floats
+    ) -> Floats:
+        ratio = self._ratio(p, q)
+        out_p = np.maximum(self.out_p_N[:, None] - p, 0.0)
+        out_q = np.maximum(self.out_q_N[:, None] - q, 0.0)
+        # The total weight less 1, which is 0 where nothing is clamped.
+        excess = np.where(out_p < LEAST_TAIL, 0.0, np.maximum(out_q, LEAST_TAIL)) - out_q
         others_N = np.vecdot(self.p_NS, self.p_NS) + self.nodes.tail_p_N * self.p_N
-        others = np.maximum(others_N[column] - p**2, 0.0)
-        drawn = q - p * (1.0 + excess)
-        return np.asarray(inside + drawn**2 + (ratio - 1.0 - excess) ** 2 * others)
+        others = np.maximum(others_N[:, None] - p**2, 0.0)
+        inside = gaps - 2.0 * excess * mixed + excess**2 * own
+        outside = (ratio - 1.0 - excess) ** 2 * others
+        return np.asarray(inside + (gap - p * excess) ** 2 + outside)
 
     def _set_mean(self) -> Floats:
         """Average q~ - p~ on K and y: K's part has one factor for Q and one for P."""
-        nodes, column = self.nodes, (slice(None), None)
+        nodes = self.nodes
         with np.errstate(divide="ignore", invalid="ignore"):
-            by_q_NS = self.p_NS / (self.in_q_N[column] + self.q_NS)
-            by_p_NS = self.p_NS / (self.in_p_N[column] + self.p_NS)
+            by_q_NS = self.p_NS / (self.in_q_N[:, None] + self.q_NS)
+            by_p_NS = self.p_NS / (self.in_p_N[:, None] + self.p_NS)
             by_q_N = nodes.tail_p_N / (self.in_q_N + self.q_N)
             by_p_N = nodes.tail_p_N / (self.in_p_N + self.p_N)
             for_q_N = self.in_p_N / self.in_q_N + by_q_NS.sum(axis=1) + by_q_N
             for_p_N = 1.0 + by_p_NS.sum(axis=1) + by_p_N
         ascent_NS = np.where(
             self.inside_NS,
-            nodes.q_NS * for_q_N[column] - nodes.p_NS * for_p_N[column],
+            nodes.q_NS * for_q_N[:, None] - nodes.p_NS * for_p_N[:, None],
             by_q_NS * self.q_NS - by_p_NS * self.p_NS,
         )
         tail_N = by_q_N * self.q_N - by_p_N * self.p_N
@@ -172,16 +205,19 @@ class _Widened:
         ascent_NS[nodes.rows, nodes.anchor_N] = -(ascent_NS.sum(axis=1) + tail_N)
         return ascent_NS
 
-    def _set_length(self, p: Floats, q: Floats, column: tuple[object, ...]) -> Floats:
-        mass_p, mass_q = self.in_p_N[column] + p, self.in_q_N[column] + q
-        gap_NS = np.where(self.inside_NS, self.nodes.q_NS - self.nodes.p_NS, 0.0)
-        own_NS = np.where(self.inside_NS, self.nodes.p_NS, 0.0)
+    def _set_length(
+        self,
+        p: Floats,
+        q: Floats,
+        gap: Floats,
+        total_gap: Floats,
+        gaps: Floats,
+        mixed: Floats,
+        own: Floats,
+    ) -> Floats:
+        mass_p, mass_q = self.in_p_N[:, None] + p, self.in_q_N[:, None] + q
         with np.errstate(divide="ignore", invalid="ignore"):
             # Q / mass_q - P / mass_p = gap / mass_q + P shift
-            shift = -(gap_NS.sum(axis=1)[column] + q - p) / (mass_p * mass_q)
-            inside = (
-                np.vecdot(gap_NS, gap_NS)[column] / mass_q**2
-                + 2.0 * shift / mass_q * np.vecdot(gap_NS, own_NS)[column]
-                + shift**2 * np.vecdot(own_NS, own_NS)[column]
-            )
-            return np.asarray(inside + (q / mass_q - p / mass_p) ** 2)
+            shift = -(total_gap + gap) / (mass_p * mass_q)
+            inside = gaps / mass_q**2 + 2.0 * shift / mass_q * mixed + shift**2 * own
+            return np.asarray(inside + (gap / mass_q + p * shift) ** 2)
