@@ -10,6 +10,7 @@ from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.distributions import Distributions
 from gradalign.methods.identities import centred, pulled, restrict
+from gradalign.methods.mixture import BestMixture, Mixture
 from gradalign.methods.registry import get, method_class, names, register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 from gradalign.methods.trainers import (  # noqa: F401  (they register)
@@ -29,11 +30,13 @@ from gradalign.methods.trainers import (  # noqa: F401  (they register)
 
 __all__ = [
     "Ascent",
+    "BestMixture",
     "Continuations",
     "Direction",
     "Distributions",
     "Draws",
     "Method",
+    "Mixture",
     "NodeBatch",
     "OptionInfo",
     "SampledToken",

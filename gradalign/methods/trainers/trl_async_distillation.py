@@ -147,8 +147,8 @@ class _Widened:
 
     def _ratio(self, p: Floats, q: Floats) -> Floats:
         """Return what tokens outside S get per P_j, for y of probabilities p and q."""
-        below = self.out_p_N[:, None] - p
-        ratio = self.out_q_N[:, None] - q
+        below: Floats = self.out_p_N[:, None] - p
+        ratio: Floats = self.out_q_N[:, None] - q
         np.maximum(ratio, LEAST_TAIL, out=ratio)
         ratio *= below >= LEAST_TAIL
         np.maximum(below, LEAST_TAIL, out=below)
