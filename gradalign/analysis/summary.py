@@ -30,6 +30,7 @@ from gradalign.alignment.findings import (
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.analysis.align import arms_of, question_ids
+from gradalign.analysis.gram import IDEAL_ARM, NUMBERS, best_arms, crossed_sums, read_grams
 from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
@@ -100,6 +101,7 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
         rules += _rules(run, shard)
         noise += _noise(run, shard)
+    _add_best(run, sums)
     weights = weights_level(run) if "weights" in run.config.alignment else {}
     _write_question_sums(run, sums, weights)
     rows = Rows("summary")
@@ -118,6 +120,22 @@ def summarise(run: Run, log: RunLog) -> None:
     log.data["read_by"] = dict(rules.most_common())
     log.data["noise_over_signal"] = _ratio(*noise) if noise[1] > 0 else None
     log.save()
+
+
+def _add_best(run: Run, sums: dict[Arm, _Sums]) -> None:
+    """Add the sums of `mix:best`, whose coefficient for a question comes from the other half."""
+    arms = list(best_arms(run))
+    if not arms:
+        return
+    grams = read_grams(run)
+    for arm, _, (first, second) in arms:
+        if not grams.has(first, second):
+            continue
+        columns_QY = np.zeros((len(grams.questions), len(COLUMNS)))
+        columns_QY[:, : len(POOLED)] = crossed_sums(grams.pair(first, second))
+        weight_Q = grams.of(IDEAL_ARM, IDEAL_ARM)[:, NUMBERS.index("weight")]
+        columns_QY[:, COLUMNS.index("weight")] = weight_Q
+        sums[arm] = _Sums({"all": [columns_QY]}, list(grams.questions))
 
 
 QUESTION_SUMS = "question_sums"

@@ -227,6 +227,11 @@ class Method(ABC):
         return "continuations" in self.expected_needs
 
     @property
+    def of_teacher(self) -> bool:
+        """Whether it is scored under each teacher of a run; else by itself."""
+        return "teacher" in self.needs
+
+    @property
     def ideal_multiple(self) -> float | None:
         """By how much the expected direction is the ideal gradient; None where it is not."""
         return None

@@ -23,7 +23,8 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _PLUS = re.compile(rf"\+(?={NUMBER}\*)")
 _FACTOR = re.compile(rf"\s*({NUMBER})\*(.*)", flags=re.DOTALL)
 BEST = "mix:best"
-FIRST, SECOND = "dr_grpo", "opd"
+FIRST, SECOND = "gkd:beta=0", "opd"
+"""What `mix:best` weighs unless told: the forward and the reverse KL."""
 
 
 class Part(NamedTuple):
@@ -49,16 +50,7 @@ class Mixture(Method):
 
     def __post_init__(self) -> None:
         """Check that the parts are of one teacher, or each of a named one."""
-        with_teacher = [part for part in self.parts if "teacher" in part.method.needs]
-        named = [part for part in self.parts if part.teacher]
-        if named and (len(named) < len(with_teacher)):
-            raise UsageError(
-                f"some parts of {self.spec!r} name their teacher and some do not.",
-                "Write METHOD@TEACHER in every part that looks at one, or in none.",
-            )
-        alone = [part.spec for part in named if "teacher" not in part.method.needs]
-        if alone:
-            raise UsageError(f"{alone[0]!r} looks at no teacher.", "Leave out what follows the @.")
+        _check_teachers(self.parts)
 
     # Identity
 
@@ -87,7 +79,12 @@ class Mixture(Method):
     @property
     def teachers(self) -> tuple[str, ...]:
         """The teachers that parts name."""
-        return tuple(dict.fromkeys(part.teacher for part in self.parts if part.teacher))
+        return _named(self.parts)
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether it is scored under each teacher: one that names teachers is not."""
+        return "teacher" in self.needs and not self.teachers
 
     # What the pipeline has to provide
 
@@ -164,6 +161,26 @@ def _varies(method: Method) -> bool:
     return type(method).sampled is not Method.sampled
 
 
+def _named(parts: Sequence[Part]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.teacher for part in parts if part.teacher))
+
+
+def _check_teachers(parts: Sequence[Part]) -> None:
+    looking = [part for part in parts if "teacher" in part.method.needs]
+    named = [part for part in parts if part.teacher]
+    if named and any(not part.teacher for part in looking):
+        raise UsageError(
+            f"some parts of {'+'.join(part.spec for part in parts)!r} name their teacher and "
+            "some do not.",
+            "Write METHOD@TEACHER in every part that looks at one, or in none.",
+        )
+    for part in named:
+        if part not in looking:
+            raise UsageError(
+                f"{part.method.spec!r} looks at no teacher.", f"Leave out @{part.teacher}."
+            )
+
+
 @dataclass(frozen=True)
 class BestMixture(Method):
     """The best coefficient for one method beside another, chosen on other questions.
@@ -177,18 +194,35 @@ class BestMixture(Method):
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        """Nothing to check: its parts are."""
+        """Check that there are two parts, of one teacher or each of a named one."""
+        if len(self.parts) != 2:
+            raise UsageError(
+                f"{BEST} takes two methods, got {len(self.parts)}.",
+                f"Write it as {BEST}:FIRST+1*SECOND, or {BEST}.",
+            )
+        _check_teachers(self.parts)
 
     @property
     def spec(self) -> str:
-        """mix:best, and the two methods unless they are dr_grpo and opd."""
+        """mix:best, and the two methods unless they are the usual ones."""
         first, second = (part.spec for part in self.parts)
-        return BEST if (first, second) == (FIRST, SECOND) else f"{BEST}:{first}+{second}"
+        return BEST if (first, second) == (FIRST, SECOND) else f"{BEST}:{first}+1*{second}"
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers that parts name."""
+        return _named(self.parts)
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether it is scored under each teacher: one that names teachers is not."""
+        return "teacher" in self.needs and not self.teachers
 
     @property
     def full_spec(self) -> str:
         """With both methods' options."""
-        return f"{BEST}:{'+'.join(part.method.full_spec for part in self.parts)}"
+        first, second = (part.method.full_spec for part in self.parts)
+        return f"{BEST}:{first}+1*{second}"
 
     @property
     def name(self) -> str:
@@ -233,26 +267,22 @@ def mixture_of(spec: str, get: Callable[[str], Method]) -> Mixture | BestMixture
     """Return the sum that a text spells, or None where it is a single method.
 
     Args:
-        spec: A+NUMBER*B+..., or mix:best, or mix:best:A+B.
+        spec: A+NUMBER*B+..., or mix:best, or mix:best:A+1*B.
         get: builds a single method.
 
     Raises:
         UsageError: a coefficient that is not finite, or a part that is itself a sum.
     """
     if spec == BEST or spec.startswith(f"{BEST}:"):
-        rest = spec[len(BEST) + 1 :] or f"{FIRST}+{SECOND}"
-        first, plus, second = rest.partition("+")
-        if not plus:
-            raise UsageError(
-                f"{spec!r} names one method.", f"Write it as {BEST}:FIRST+SECOND, or {BEST}."
-            )
-        return BestMixture((Part(1.0, get(first.strip())), Part(1.0, get(second.strip()))))
+        found = mixture_of(spec[len(BEST) + 1 :] or f"{FIRST}+1*{SECOND}", get)
+        two = found.parts if isinstance(found, Mixture) else ()
+        return BestMixture(tuple(part._replace(coefficient=1.0) for part in two))
     pieces = [piece.strip() for piece in _PLUS.split(spec)]
-    found = [_FACTOR.fullmatch(piece) for piece in pieces]
-    if len(pieces) == 1 and found[0] is None and "@" not in spec:
+    factors = [_FACTOR.fullmatch(piece) for piece in pieces]
+    if len(pieces) == 1 and factors[0] is None and "@" not in spec:
         return None
     parts = []
-    for piece, match in zip(pieces, found, strict=True):
+    for piece, match in zip(pieces, factors, strict=True):
         coefficient, rest = (float(match[1]), match[2]) if match else (1.0, piece)
         if not math.isfinite(coefficient):
             raise UsageError(f"the coefficient of {rest!r} in {spec!r} must be finite.")
