@@ -17,9 +17,9 @@ from gradalign import methods
 from gradalign.alignment.gram import PAIR, best_coefficient, scaled_sums
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.scores import POOLING
-from gradalign.analysis.align import NO_TEACHER, arms_of
+from gradalign.analysis.align import NO_TEACHER, arms_of, question_ids
 from gradalign.analysis.joint import JointView
-from gradalign.analysis.node_views import Floats, ShardViews
+from gradalign.analysis.node_views import Bools, Floats, ShardViews
 from gradalign.analysis.scoring import Found, NodeScores, half_values, score
 from gradalign.estimates import Arm
 from gradalign.methods import BestMixture, Mixture
@@ -55,50 +55,41 @@ class GramTable:
         at = joint.view.rows
         scored = {arm: _scored(views, joint, arm) for arm in arms}
         question_N = np.array(nodes.ids("question_id"), dtype=object)[at]
+        questions, number_N = np.unique(question_N.astype(str), return_inverse=True)
         weight_N = 1.0 / nodes.column("inclusion_prob")[at]
         if run.config.mask_special:
             weight_N = weight_N * ~nodes.column("special")[at].astype(np.bool_)
-        questions = list(dict.fromkeys(question_N.tolist()))
-        for question in questions:
-            inside = question_N == question
-            weight_M = weight_N[inside]
 
-            def add(
-                one: Arm,
-                two: Arm,
-                product_N: Floats,
-                halves: Sequence[Floats] = (),
-                *,
-                weight_M: Floats = weight_M,
-                inside: np.ndarray = inside,
-                question: str = question,
-            ) -> None:
-                terms_M = weight_M * product_N[inside]
-                first, second = [float((weight_M * half_N[inside]).sum()) for half_N in halves] or [
-                    np.nan,
-                    np.nan,
-                ]
-                rows.add(
-                    1,
-                    question_id=question,
-                    first_teacher=one.teacher,
-                    first_method=one.method,
-                    second_teacher=two.teacher,
-                    second_method=two.method,
-                    product=float(terms_M.sum()),
-                    size=float(np.abs(terms_M).sum()),
-                    opposed=float(weight_M[product_N[inside] < 0.0].sum()),
-                    weight=float(weight_M[product_N[inside] != 0.0].sum()),
-                    half0=first,
-                    half1=second,
-                )
+        def total(value_N: Floats) -> Floats:
+            return np.asarray(
+                np.bincount(number_N, weights=value_N, minlength=len(questions)), dtype=np.float64
+            )
 
-            for i, one in enumerate(arms):
-                if not i:
-                    add(IDEAL_ARM, IDEAL_ARM, scored[one].ideal_norm2)
-                add(IDEAL_ARM, one, scored[one].dot, _half_dots(views, joint, scored[one]))
-                for two in arms[i:]:
-                    add(one, two, scored[one].product(scored[two]))
+        def add(one: Arm, two: Arm, product_N: Floats, halves: Sequence[Floats] = ()) -> None:
+            terms_N = weight_N * product_N
+            nothing_Q = np.full(len(questions), np.nan)
+            half_HQ = [total(weight_N * half_N) for half_N in halves] or [nothing_Q, nothing_Q]
+            rows.add(
+                len(questions),
+                question_id=questions.tolist(),
+                first_teacher=one.teacher,
+                first_method=one.method,
+                second_teacher=two.teacher,
+                second_method=two.method,
+                product=total(terms_N),
+                size=total(np.abs(terms_N)),
+                opposed=total(weight_N * (product_N < 0.0)),
+                weight=total(weight_N * (product_N != 0.0)),
+                half0=half_HQ[0],
+                half1=half_HQ[1],
+            )
+
+        for i, one in enumerate(arms):
+            if not i:
+                add(IDEAL_ARM, IDEAL_ARM, scored[one].ideal_norm2)
+            add(IDEAL_ARM, one, scored[one].dot, _half_dots(views, joint, scored[one]))
+            for two in arms[i:]:
+                add(one, two, scored[one].product(scored[two]))
         run.folder.write_table(TABLE, views.shard, rows.table_of())
         return Counter(products=len(arms) ** 2 * len(at))
 
@@ -136,7 +127,7 @@ def _scored(views: ShardViews, joint: JointView, arm: Arm) -> NodeScores:
     """Score an arm on the joint support."""
     label = arm.teacher or next(iter(joint.labels))
     view = views.student if label == NO_TEACHER else views.teacher(label)
-    found = Found.of(methods.get(arm.method), view)
+    found = Found.of(methods.get(arm.method), view, drawn=False)
     return score(views.nodes, joint.view, found.moved(joint, label))
 
 
@@ -231,12 +222,19 @@ def best_arms(run: Run) -> Iterator[tuple[Arm, BestMixture, list[Arm]]]:
                 yield Arm(label, method.spec), method, parts_of(method, label)
 
 
-def crossed_sums(pair_QY: Floats) -> Floats:
+def in_second_half(run: Run, questions: Sequence[str]) -> Bools:
+    """Return which questions are of the second half: every other one of the run, [Q]."""
+    place = {question: number for number, question in enumerate(question_ids(run))}
+    return np.array([place[question] % 2 == 1 for question in questions], dtype=np.bool_)
+
+
+def crossed_sums(pair_QY: Floats, second_Q: Bools) -> Floats:
     """Return each question's pooled sums under the coefficient of the other half, [Q, POOLING].
 
-    Every other question makes up a half.
+    Args:
+        pair_QY: sums of the pair.
+        second_Q: which questions are of the second half.
     """
-    second_Q = np.arange(len(pair_QY)) % 2 == 1
     found_QY = np.zeros((len(pair_QY), POOLING))
     for own_Q in (second_Q, ~second_Q):
         chosen = best_coefficient(pair_QY[~own_Q].sum(axis=0))

@@ -30,22 +30,28 @@ class Found:
         whole: the expected one, from all continuations.
         halves: the same from each half of them; none for methods that use no continuations, and
             for the ideal gradient, whose halves are those of the values.
-        sampled: that of the drawn token alone.
         reason_N: why a node has none, "" where it has one.
-        variance_ratio_N: of the single-sample direction.
+        sampled: the direction for the drawn token alone; None where that is not asked for.
+        variance_ratio_N: of that, NaN likewise.
         multiple: how many times the ideal gradient it is; None for any other.
     """
 
     whole: WholeDirection
     halves: tuple[WholeDirection, ...]
-    sampled: WholeDirection
     reason_N: Reasons
+    sampled: WholeDirection | None
     variance_ratio_N: Floats
     multiple: float | None
 
     @classmethod
-    def of(cls, method: Method, view: NodeView) -> Found:
-        """Compute a method's directions at the nodes of a view."""
+    def of(cls, method: Method, view: NodeView, *, drawn: bool = True) -> Found:
+        """Compute a method's directions at the nodes of a view, also for the token that was drawn.
+
+        Args:
+            method: the method.
+            view: the nodes.
+            drawn: whether the drawn token is of interest.
+        """
         direction = method.direction(view.batch)
         halves: tuple[WholeDirection, ...] = ()
         if method.uses_continuations and method.ideal_multiple is None:
@@ -54,9 +60,9 @@ class Found:
         return cls(
             WholeDirection.of(direction.ascent_NS, view),
             halves,
-            WholeDirection.of(method.ascent(view.batch, "sampled"), view),
             direction.reason_N,
-            method.variance_ratio(view.batch),
+            WholeDirection.of(method.ascent(view.batch, "sampled"), view) if drawn else None,
+            method.variance_ratio(view.batch) if drawn else np.full(len(view.rows), np.nan),
             method.ideal_multiple,
         )
 
@@ -66,7 +72,7 @@ class Found:
             self,
             whole=joint.of(self.whole, label),
             halves=tuple(joint.of(half, label) for half in self.halves),
-            sampled=joint.of(self.sampled, label),
+            sampled=None if self.sampled is None else joint.of(self.sampled, label),
             reason_N=self.reason_N[joint.rows_of(label)],
             variance_ratio_N=self.variance_ratio_N[joint.rows_of(label)],
         )
@@ -154,7 +160,7 @@ def _score_joint(views: ShardViews, method: Mixture) -> tuple[NodeView, NodeScor
     parts = []
     for part in method.parts:
         label = part.teacher or method.teachers[0]
-        found = Found.of(part.method, own[label]).moved(joint, label)
+        found = Found.of(part.method, own[label], drawn=False).moved(joint, label)
         parts.append(score(nodes, joint.view, found))
     return joint.view, mixed(nodes, joint.view, [p.coefficient for p in method.parts], parts)
 
@@ -316,9 +322,11 @@ def _reasons(known_N: Reasons, whole: WholeDirection, flat_N: Bools, cosine_N: F
     return reason_N
 
 
-def _sampled_cosine(sampled: WholeDirection, nodes: NodeTable, view: NodeView) -> Floats:
+def _sampled_cosine(sampled: WholeDirection | None, nodes: NodeTable, view: NodeView) -> Floats:
     """Return the cosine of the direction for the drawn token alone; NaN where g* is flat."""
     at = view.rows
+    if sampled is None:
+        return np.full(len(at), np.nan)
     ideal_NC = ideal_gradient(nodes.prob_NC[at], nodes.value_NC[at], view.mask_NC)
     flat_N = cosine(ideal_NC, ideal_NC).reason_N == FLAT
     return np.where(flat_N, np.nan, sampled.cosine(ideal_NC))

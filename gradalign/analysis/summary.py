@@ -30,7 +30,14 @@ from gradalign.alignment.findings import (
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.analysis.align import arms_of, question_ids
-from gradalign.analysis.gram import IDEAL_ARM, NUMBERS, best_arms, crossed_sums, read_grams
+from gradalign.analysis.gram import (
+    IDEAL_ARM,
+    NUMBERS,
+    best_arms,
+    crossed_sums,
+    in_second_half,
+    read_grams,
+)
 from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
@@ -128,11 +135,12 @@ def _add_best(run: Run, sums: dict[Arm, _Sums]) -> None:
     if not arms:
         return
     grams = read_grams(run)
+    second_Q = in_second_half(run, grams.questions)
     for arm, _, (first, second) in arms:
         if not grams.has(first, second):
             continue
         columns_QY = np.zeros((len(grams.questions), len(COLUMNS)))
-        columns_QY[:, : len(POOLED)] = crossed_sums(grams.pair(first, second))
+        columns_QY[:, : len(POOLED)] = crossed_sums(grams.pair(first, second), second_Q)
         weight_Q = grams.of(IDEAL_ARM, IDEAL_ARM)[:, NUMBERS.index("weight")]
         columns_QY[:, COLUMNS.index("weight")] = weight_Q
         sums[arm] = _Sums({"all": [columns_QY]}, list(grams.questions))

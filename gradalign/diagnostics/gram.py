@@ -40,7 +40,6 @@ from gradalign.alignment.gram import (
 )
 from gradalign.alignment.scores import POOLING
 from gradalign.alignment.weights import UpdateGrams, update_estimate
-from gradalign.analysis.align import question_ids
 from gradalign.analysis.gram import (
     IDEAL_ARM,
     NUMBERS,
@@ -48,9 +47,10 @@ from gradalign.analysis.gram import (
     Grams,
     GramTable,
     best_arms,
+    in_second_half,
     read_grams,
 )
-from gradalign.analysis.node_views import Bools, Floats
+from gradalign.analysis.node_views import Floats
 from gradalign.analysis.weights import QuestionUpdates, weight_grams
 from gradalign.contexts import parse_any
 from gradalign.diagnostics.base import SMALL, Advice, Consequence, Diagnostic, Figures
@@ -91,7 +91,7 @@ def collect(run: Run, shard: str, into: Collector) -> None:
         return
     question_Q = np.array(grams.questions, dtype=object)
     splits = {ALL: np.ones(len(question_Q), dtype=np.bool_)}
-    second = _second_half(run, grams.questions)
+    second = in_second_half(run, grams.questions)[:, None]
     for pair in pairs(run, grams):
         sums_QY = grams.pair(pair.first, pair.second)
         halves_QY = np.concatenate([sums_QY * ~second, sums_QY * second], axis=1)
@@ -156,13 +156,6 @@ def _by_method(run: Run, grams: Grams) -> dict[str, list[Arm]]:
 def _controls(run: Run) -> set[str]:
     """Return the labels of the teachers that stand beside those that were asked for."""
     return {parse_any(spec).label for spec in run.resolved.controls}
-
-
-def _second_half(run: Run, questions: Sequence[str]) -> Bools:
-    """Return True for every other question of the run, [Q, 1]: the half that it belongs to."""
-    place = {question: number for number, question in enumerate(question_ids(run))}
-    odd = np.array([place[question] % 2 == 1 for question in questions], dtype=np.bool_)
-    return odd[:, None]
 
 
 def _add_conflict(
@@ -282,7 +275,7 @@ def advise(teacher: str, figures: Figures) -> Mapping[FigureKey, Advice]:
             said[FigureKey(MECHANISM, teacher, "cosine", variant)] = Advice(
                 f"Under {method} it contradicts {other} (cosine {value.value:+.2f}): a student of "
                 "both follows neither; send each question to one of them.",
-                Consequence.CHANGE_TEACHER,
+                Consequence.COULD_GAIN,
             )
     for name, text in (
         ("routing_gain", "Under {what}, sending each question to the teacher that suits it gains"),
