@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +31,6 @@ from gradalign.alignment.findings import (
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.analysis.align import arms_of, question_ids
 from gradalign.analysis.gram import (
-    IDEAL_ARM,
-    NUMBERS,
     best_arms,
     crossed_sums,
     in_second_half,
@@ -141,9 +139,18 @@ def _add_best(run: Run, sums: dict[Arm, _Sums]) -> None:
             continue
         columns_QY = np.zeros((len(grams.questions), len(COLUMNS)))
         columns_QY[:, : len(POOLED)] = crossed_sums(grams.pair(first, second), second_Q)
-        weight_Q = grams.of(IDEAL_ARM, IDEAL_ARM)[:, NUMBERS.index("weight")]
-        columns_QY[:, COLUMNS.index("weight")] = weight_Q
+        _count_nodes(columns_QY, grams.questions, sums.get(first, _Sums()))
         sums[arm] = _Sums({"all": [columns_QY]}, list(grams.questions))
+
+
+def _count_nodes(columns_QY: Floats, questions: Sequence[str], first: _Sums) -> None:
+    """Take the counts of nodes from the first arm of a mixture, where the run has it."""
+    if "all" not in first.by_split:
+        return
+    known = dict(zip(first.questions, np.concatenate(first.by_split["all"]), strict=True))
+    for name in ("num_nodes", "num_flat", "weight", "coverage"):
+        at = COLUMNS.index(name)
+        columns_QY[:, at] = [known[q][at] if q in known else 0.0 for q in questions]
 
 
 QUESTION_SUMS = "question_sums"

@@ -206,8 +206,8 @@ def test_sums_in_the_weights(finished_runs):
             & (run.summary["method"] == "gkd:beta=0+0.3*opd")
             & (run.summary["split"] == "all")
         ].iloc[0]
-        # Stored directions lack what is below 1e-4 of their squared length.
-        assert found["value"] == pytest.approx(row["weights_gain"], rel=2e-3)
+        # Stored directions lack tokens of up to 1e-4 of their squared length: 1e-2 of the length.
+        assert found["value"] == pytest.approx(row["weights_gain"], rel=1e-2)
         assert found["low"] == pytest.approx(row["weights_gain_low"], rel=1e-2, abs=1e-4)
 
 
