@@ -509,7 +509,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_questions", _ID, ""),
     ],
     "diagnostics_summary": [
-        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors, rivals or prefix"),
+        (
+            "mechanism",
+            _NAME,
+            "overlap, topk, contexts, horizon, gram, predictors, rivals or prefix",
+        ),
         ("teacher", _NAME, "empty for the student itself"),
         ("diagnostic", _NAME, "what is measured"),
         ("variant", _NAME, "of which form, such as k=1,biased or gamma=0.5; empty if of one only"),

@@ -245,18 +245,22 @@
   $("more").addEventListener("click", () => { limit += 24; draw(); });
 
   const drawMixtures = (filter) => {
-    const shown = data.mixtures.filter((mix) => (filter.method === null || mix.label.includes(filter.method))
+    const kept = data.mixtures.filter((mix) => (filter.method === null || mix.label.includes(filter.method))
       && (filter.teacher === null || mix.teacher === filter.teacher || mix.label.includes("@" + filter.teacher)));
-    $("mixtures").hidden = !shown.length;
-    if (!shown.length) return;
+    $("mixtures").hidden = !kept.length;
+    if (!kept.length) return;
+    // No more lines than colours: those that get highest.
+    const peak = (mix) => Math.max(...mix.points.map((point) => point[1] === null ? -Infinity : point[1]));
+    const shown = [...kept].sort((a, b) => peak(b) - peak(a)).slice(0, data.colours.length);
+    $("mixtures-note").textContent = shown.length < kept.length ? "Drawn are the " + shown.length + " of " + kept.length + " that get highest; filters show others." : "";
     const span = (numbers) => numbers && numbers[0] !== null ? signed(numbers[0]) + " [" + signed(numbers[1]) + ", " + signed(numbers[2]) + "]" : "-";
     plot("chart-mixtures", shown.map((mix, i) => ({
       type: "scatter", mode: "lines+markers", name: plain((mix.teacher ? nameOf(mix.teacher) + ": " : "") + mix.label),
       x: mix.points.map((point) => point[0]), y: mix.points.map((point) => point[1]),
-      line: { color: data.colours[i % data.colours.length], dash: i < data.colours.length ? "solid" : "dot" }, marker: { size: 5 },
+      line: { color: data.colours[i] }, marker: { size: 5 },
       text: mix.points.map((point) => plain(mix.label) + "<br>share " + point[0] + "<br>" + span(point.slice(1))), hoverinfo: "text",
     })), { height: 320 + 18 * shown.length, xaxis: { title: { text: "share of the second" }, range: [-0.02, 1.02] }, yaxis: { title: { text: "pooled alignment" } } });
-    table("table-mixtures", ["teacher", "mixture", "best share", "its alignment on the other half"], shown.map((mix) =>
+    table("table-mixtures", ["teacher", "mixture", "best share", "its alignment on the other half"], kept.map((mix) =>
       [mix.teacher ? nameOf(mix.teacher) : "several", mix.label, span(mix.best.best_share), span(mix.best.best_alignment)]));
   };
 
