@@ -11,7 +11,7 @@ from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.distributions import Distributions
 from gradalign.methods.identities import centred, pulled, restrict
 from gradalign.methods.mixture import BestMixture, Mixture
-from gradalign.methods.registry import get, method_class, names, register
+from gradalign.methods.registry import get, method_class, names, register, spelled_out
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 from gradalign.methods.trainers import (  # noqa: F401  (they register)
     lmops,
@@ -50,4 +50,5 @@ __all__ = [
     "register",
     "restrict",
     "scaled",
+    "spelled_out",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from gradalign.errors import UsageError
@@ -42,6 +42,17 @@ def get(spec: str) -> Method:
     if spec.startswith(CONFIG):
         spec = spelled(parse_spec(spec)[1])
     return mixture_of(spec, _single) or _single(spec)
+
+
+def spelled_out(specs: Iterable[str]) -> list[str]:
+    """Return methods with what trainers' own files set in place of `config:...`.
+
+    A run keeps that: its methods stay the same when the file changes or goes.
+
+    Raises:
+        UsageError: as for `get`.
+    """
+    return [get(spec).spec if spec.startswith(CONFIG) else spec for spec in specs]
 
 
 def _single(spec: str) -> Method:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from runs import TINY
 
 import gradalign
 from gradalign.alignment import pooled
@@ -216,6 +217,23 @@ def test_sums_of_teachers_that_are_not_there(tmp_path):
     settings = {**SETTINGS, "methods": ["opd@demo:weak+1*opd@demo:strong"]}
     with pytest.raises(UsageError, match="no teacher 'demo:weak'"):
         gradalign.score(**settings, output_dir=str(tmp_path / "run"))
+
+
+def test_a_trainers_file_makes_the_method_of_a_run(tmp_path):
+    """The run keeps the method: the file may change or go."""
+    path = tmp_path / "run.sh"
+    path.write_text("python train.py --use-opd --opd-kl-coef 0.5 --opd-log-prob-top-k 8\n")
+    config = f"config:trainer=miles,path={path}"
+    settings = {**TINY, "methods": [config, "config:trainer=nemo,path=" + str(tmp_path / "n.yaml")]}
+    (tmp_path / "n.yaml").write_text("loss_fn: {kl_type: reverse}\n")
+    report = gradalign.score(**settings, output_dir=str(tmp_path / "run"))
+    wanted = ["dr_grpo+0.5*miles/opd_topk:top_k=8", "nemo/distillation:kl_type=reverse"]
+    assert report.config.methods == wanted
+    assert set(report.summary["method"]) == set(wanted)
+    path.unlink()
+    (tmp_path / "o.yaml").write_text("jsd_token_clip: 0.06\n")
+    again = gradalign.rescore(report, methods=[f"config:trainer=opsd,path={tmp_path / 'o.yaml'}"])
+    assert again.config.methods == [*wanted, "opsd:clip=0.06"]
 
 
 def test_specs_of_sums():
