@@ -22,7 +22,7 @@ from gradalign.store.schema import SCHEMA_VERSION, schema
 from gradalign.store.table_builder import Rows
 
 TEACHERS = ("strong", "weak", "self+answer")
-METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm")
+METHODS = ("gkd:beta=0", "gkd", "opd", "opsd:beta=0.5,clip=0", "minillm")
 NODES_PER_QUESTION, QUESTIONS_PER_SHARD = 64, 16
 
 

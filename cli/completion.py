@@ -49,6 +49,13 @@ def complete_method(incomplete: str) -> list[str]:
         return [f"{begin}{option.name}=" for option in method_class(name).options()]
 
 
+def complete_trainer(incomplete: str) -> list[str]:
+    """Return the trainers whose settings are known."""
+    from gradalign.methods.aliases import trainers
+
+    return ["all", *trainers()]
+
+
 def complete_task(incomplete: str) -> list[str]:
     """Return tasks, and files of questions."""
     from gradalign import tasks

@@ -31,7 +31,7 @@ from gradalign.setting_errors import in_words, kind_of, shorten, spellings, take
 
 DEFAULT_METHODS = ("gkd:beta=0", "gkd", "opd", "opsd", "minillm", "dr_grpo")
 
-DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "predictors", "rivals", "prefix")
+DIAGNOSTICS = ("overlap", "topk", "contexts", "horizon", "gram", "predictors", "rivals", "prefix")
 """Every diagnostic, in the order in which they are computed."""
 
 LEVELS = ("pooled", "weights")

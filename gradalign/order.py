@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gradalign import diagnostics
 from gradalign.analysis.align import AlignmentTables, arms_of
 from gradalign.analysis.gradients import WeightGradients
+from gradalign.analysis.gram import GramTable, best_arms
 from gradalign.analysis.stage import Analysis
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.diagnostics.horizon import looks_ahead
@@ -79,6 +80,8 @@ def analysis_stages(run: Run, names: Sequence[str]) -> list[Stage]:
     chosen = [diagnostics.load(name) for name in names]
     sampling = [stage for item in chosen for stage in item.stages(run)]
     writers = [writer for item in chosen for writer in item.writers(run)]
+    if any(best_arms(run)):
+        writers.append(GramTable())
     return [
         *scoring_stages(run),
         *sampling,

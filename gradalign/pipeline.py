@@ -11,6 +11,7 @@ from gradalign.config import ScoreConfig
 from gradalign.diagnostics.summary import summarise_diagnostics
 from gradalign.errors import UsageError
 from gradalign.executors import open_executor
+from gradalign.methods import spelled_out
 from gradalign.order import analysis_stages, stages
 from gradalign.planning import Plan, expected, make_plan, prospect, record_actual, record_plan
 from gradalign.planning.probe import probe
@@ -53,8 +54,14 @@ def score_config(
         GateError: the sampled responses, or the first targeted rollouts, promise nothing.
         GradalignError: with what to do; finished shards are kept.
     """
+    config = _spelled_out(config)
     with sole_writer(RunFolder(config.output_dir)):
         return run_held(config, resume=resume, reporter=reporter, with_probe=with_probe)
+
+
+def _spelled_out(config: ScoreConfig) -> ScoreConfig:
+    """Put methods in place of trainers' files."""
+    return config.model_copy(update={"methods": spelled_out(config.methods)})
 
 
 def run_held(
@@ -131,6 +138,7 @@ def plan_config(
     Raises:
         GradalignError: as the run itself would before its models run.
     """
+    config = _spelled_out(config)
     reporter = reporter or SilentReporter()
     reporter.activity(CHECKING)
     checked = check_only(config, resume=resume) if check_folder else check(config)

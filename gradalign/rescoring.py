@@ -135,6 +135,7 @@ def _rescore_held(
     check_identity(
         before, log, ignore=[] if verifier is None else [verifier_code(log.resolved["verifier"])]
     )
+    methods = catalogue.spelled_out(methods)
     known = {catalogue.get(spec).spec for spec in before.methods}
     new_methods = [spec for spec in methods if catalogue.get(spec).spec not in known]
     scored = {item.label for item in Run(before, Resolved(**log.resolved)).teachers}

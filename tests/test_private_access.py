@@ -19,7 +19,9 @@ FOREIGN = {
     "_compute_server_forward_kl_loss": "TRL's own loss, the truth of a preset",
     "_compute_server_sparse_top_1_divergence_loss": "TRL's own loss, the truth of a preset",
     "_exit": "os._exit, which ends a forked process",
+    "_jsd_loss_chunk": "TRL's own loss, the truth of a preset",
     "_metrics": "where TRL's trainers keep what they log",
+    "_narrow_top1_actual_support": "TRL's own support of a loss, the truth of a preset",
     "_repr_html_": "the hook of notebooks, which is public",
 }
 """Private by spelling, but not gradalign's."""

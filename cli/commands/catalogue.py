@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
-from ..completion import complete_method, complete_task
+from gradalign.report.format import visible
+from gradalign.report.terminal.tables import open_console, print_points
+
+from ..completion import complete_method, complete_task, complete_trainer
 from ..help import add_command, group
-from ..output import json_flag, print_records
+from ..output import json_flag, print_json, print_records
 
 ListJson = Annotated[bool, json_flag("the list")]
 
@@ -16,7 +20,12 @@ ListJson = Annotated[bool, json_flag("the list")]
 def add_to(app: typer.Typer) -> None:
     """Register the command groups."""
     methods = group("Distillation and RL methods.")
-    add_command(methods, "list", _methods_list, examples=("gradalign methods list",))
+    add_command(
+        methods,
+        "list",
+        _methods_list,
+        examples=("gradalign methods list", "gradalign methods list --trainer verl"),
+    )
     add_command(methods, "show", _methods_show, examples=("gradalign methods show gkd:beta=0.5",))
     app.add_typer(methods, name="methods")
     tasks = group("Sources of questions.")
@@ -30,11 +39,55 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(contexts, name="contexts")
 
 
-def _methods_list(json_output: ListJson = False) -> None:
-    """List every method: formula, source, options."""
+def _methods_list(
+    trainer: Annotated[
+        str,
+        typer.Option(
+            "--trainer",
+            metavar="NAME",
+            help="What this trainer's settings are called here; `all` for every trainer.",
+            autocompletion=complete_trainer,
+        ),
+    ] = "",
+    json_output: ListJson = False,
+) -> None:
+    """List every method: formula, source, options. With --trainer, a trainer's settings."""
+    if trainer:
+        from gradalign.methods.aliases import chosen, listed, trainers
+
+        found = listed(trainers().values() if trainer == "all" else chosen(trainer))
+        if json_output:
+            print_json(found)
+        else:
+            _print_trainers(found)
+        return
     from gradalign.methods.registry import describe
 
     print_records(describe(), json_output=json_output)
+
+
+def _print_trainers(records: list[dict[str, Any]]) -> None:
+    """Print what each trainer's settings are called here, and its defaults."""
+    console = open_console()
+    for number, record in enumerate(records):
+        newest = record["versions"][0]
+        if number:
+            console.print()
+        console.print(f"{record['trainer']}: {record['title']} ({newest['version']})", style="bold")
+        lines = []
+        for spelling in record["spellings"]:
+            note = f" ({spelling['note'].removesuffix('.')})" if spelling["note"] else ""
+            lines.append(f"{spelling['where']}: {spelling['method'] or 'no method here'}{note}")
+        for version in record["versions"]:
+            values = (
+                f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+                for key, value in version["defaults"].items()
+            )
+            lines.append(f"defaults of {version['version']}: {', '.join(values)}")
+        print_points(console, map(visible, lines))
+    console.print(
+        "\nA file of a trainer's own: --method config:trainer=NAME,path=FILE", highlight=False
+    )
 
 
 def _methods_show(

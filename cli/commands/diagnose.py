@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "topk": {"alignment", "cosine_to_full"},
+    "gram": {"cosine", "routed", "routing_gain", "best_share", "best_alignment", "mixture_gain"},
     "horizon": {"alignment", "relative_bias", "noise_ratio", "negative_share", "log_prob_gap"},
 }
 """The diagnostics to print where a mechanism has too many for a screen."""
@@ -36,11 +37,11 @@ HELP = """Measure why a run's teachers point where they do, and say what to do a
 What to do comes first, the gravest on top; --full prints the numbers instead.
 
 Computes the diagnostics that the run does not hold yet, from what is stored; what is there is not
-done again. overlap, topk, contexts, predictors and rivals cost arithmetic only. horizon scores the
-stored continuations once with the student and every teacher, unless a method of the run did. prefix
-is the only one that samples: per spine 2 continuations from each of 3 depths by the student, and 2
-from scratch and from each depth by every teacher, so 6 + 8 x teachers per spine, each half a
-response long on average. With --only, only these are computed and shown.
+done again. overlap, topk, contexts, gram, predictors and rivals cost arithmetic only. horizon
+scores the stored continuations once with the student and every teacher, unless a method of the run
+did. prefix is the only one that samples: per spine 2 continuations from each of 3 depths by the
+student, and 2 from scratch and from each depth by every teacher, so 6 + 8 x teachers per spine,
+each half a response long on average. With --only, only these are computed and shown.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gradalign import methods
-from gradalign.alignment import NodeSums, cosine, cross_fit, node_sums
-from gradalign.alignment.ideal import ideal_gradient, teacher_advantage, unbiased_norm2
-from gradalign.alignment.scores import FLAT
+from gradalign.alignment.ideal import teacher_advantage
 from gradalign.analysis.derivatives import AlongIdeal, read_derivatives
-from gradalign.analysis.node_views import Bools, Floats, NodeTable, NodeView, ShardViews
-from gradalign.analysis.whole import WholeDirection
+from gradalign.analysis.node_views import Bools, NodeTable, NodeView, ShardViews
+from gradalign.analysis.scoring import NodeScores, score_arm
 from gradalign.contexts import is_delta
 from gradalign.estimates import Arm
-from gradalign.methods import Direction, Method
+from gradalign.methods import BestMixture, Method
 from gradalign.stages.base import Run
 from gradalign.store.table_builder import Rows
 
@@ -59,11 +57,8 @@ class AlignmentTables:
             chosen = [methods.get(spec) for teacher, spec in arms if teacher == label]
             if label != NO_TEACHER:
                 _add_probs(tables["branch_teachers"], nodes, views.teacher(label), label)
-            elif not chosen:
-                continue
-            view = views.student if label == NO_TEACHER else views.teacher(label)
             for method in chosen:
-                scores = score_nodes(nodes, view, method)
+                view, scores = score_arm(views, Arm(label, method.spec))
                 _add_directions(tables["directions"], nodes, view, label, method, scores)
                 along = None if slopes is None else slopes.along(scores.whole)
                 _add_alignment(tables["alignment"], nodes, view, label, method, scores, along)
@@ -92,32 +87,10 @@ def arms_of(run: Run) -> list[Arm]:
         Arm(label, method.spec)
         for label in labels
         for method in chosen
-        if ("teacher" in method.needs) == (label != NO_TEACHER)
+        if not isinstance(method, BestMixture)
+        and method.of_teacher == (label != NO_TEACHER)
         and not (is_delta(label) and method.beyond_nodes)
     ]
-
-
-@dataclass(frozen=True)
-class NodeScores:
-    """One method at every node of a view.
-
-    Attributes:
-        whole: its expected direction, from all continuations.
-        halves: the same from each half of them; none for methods that use no continuations.
-        others: columns of the table `alignment`, [N].
-    """
-
-    whole: WholeDirection
-    halves: tuple[WholeDirection, ...]
-    cosine: Floats
-    reason: npt.NDArray[np.object_]
-    dot: Floats
-    dot_bound: Floats
-    ideal_norm2: Floats
-    method_norm2: Floats
-    norm_on_support: Floats
-    sampled_cosine: Floats
-    sampled_variance_ratio: Floats
 
 
 def _add_alignment(
@@ -159,122 +132,6 @@ def _add_alignment(
         weights_dot=math.nan if along is None else along.dot_N,
         weights_outside=math.nan if along is None else along.outside_N,
     )
-
-
-def score_nodes(nodes: NodeTable, view: NodeView, method: Method) -> NodeScores:
-    """Compare one method with the ideal gradient at every node of a view.
-
-    Both are directions on the whole vocabulary. The ideal one is known on the candidates C, where
-    it is P(C) times that of the student conditioned on C; outside it is at most P_j and taken as
-    0. A method pays for what it does outside all the same: its length is that of the whole
-    direction.
-    """
-    at, mask_NC = view.rows, view.mask_NC
-    prob_NC, value_NC, var_NC = nodes.prob_NC[at], nodes.value_NC[at], nodes.var_NC[at]
-    mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
-    direction = method.direction(view.batch)
-    whole = WholeDirection.of(direction.ascent_NS, view)
-    ideal_NC = ideal_gradient(prob_NC, value_NC, mask_NC)
-    flat_N = cosine(ideal_NC, ideal_NC).reason_N == FLAT
-    if method.ideal_multiple is not None:
-        return _multiple(method, nodes, view, ideal_NC, flat_N)
-    halves: tuple[WholeDirection, ...] = ()
-    if method.uses_continuations:
-        halves = tuple(WholeDirection.of(method.ascent(view.batch.half(h)), view) for h in (0, 1))
-        sums, cosine_N = _cross_fitted(nodes, view, halves)
-    else:
-        sums = node_sums(prob_NC, value_NC, var_NC, whole.inside_NC, mask_NC)
-        sums = replace(sums, method_norm2_N=whole.norm2_N)
-        cosine_N = whole.cosine(ideal_NC)
-    reason_N = _reasons(direction, whole, flat_N, cosine_N)
-    return NodeScores(
-        whole=whole,
-        halves=halves,
-        cosine=np.where(reason_N == "", cosine_N, np.nan),
-        reason=reason_N,
-        dot=mass_N * sums.dot_N,
-        dot_bound=whole.dot_bound(prob_NC),
-        ideal_norm2=mass_N**2 * sums.ideal_norm2_N,
-        method_norm2=sums.method_norm2_N,
-        norm_on_support=whole.share_inside_N,
-        sampled_cosine=_sampled_cosine(method, view, ideal_NC, flat_N),
-        sampled_variance_ratio=method.variance_ratio(view.batch),
-    )
-
-
-def _multiple(
-    method: Method, nodes: NodeTable, view: NodeView, ideal_NC: Floats, flat_N: Bools
-) -> NodeScores:
-    """Score a method that is the ideal gradient times a factor.
-
-    It is measured from the same rollouts. By this identity its noise leaves all three sums alike,
-    where estimates of their own would each have another.
-    """
-    at, mask_NC, factor = view.rows, view.mask_NC, float(method.ideal_multiple or 0.0)
-    prob_NC = nodes.prob_NC[at]
-    mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
-    norm2_N = mass_N**2 * unbiased_norm2(prob_NC, nodes.value_NC[at], nodes.var_NC[at], mask_NC)
-
-    def direction(ideal_NC: Floats) -> WholeDirection:
-        return WholeDirection.of_candidates(factor * mass_N[:, None] * ideal_NC, view)
-
-    v_HNC, both_NC = _half_values(nodes, view)
-    reason_N = np.where(flat_N, FLAT, "").astype(object)
-    return NodeScores(
-        whole=direction(ideal_NC),
-        halves=tuple(direction(ideal_gradient(prob_NC, v_NC, both_NC)) for v_NC in v_HNC),
-        cosine=np.where(flat_N, np.nan, 1.0),
-        reason=reason_N,
-        dot=factor * norm2_N,
-        dot_bound=np.zeros(len(at)),
-        ideal_norm2=norm2_N,
-        method_norm2=factor**2 * norm2_N,
-        norm_on_support=np.where(flat_N, np.nan, 1.0),
-        sampled_cosine=_sampled_cosine(method, view, ideal_NC, flat_N),
-        sampled_variance_ratio=method.variance_ratio(view.batch),
-    )
-
-
-def _half_values(nodes: NodeTable, view: NodeView) -> tuple[Floats, Bools]:
-    """Return V from each half, 0 where it is not known, [2, N, C]; and where both are, [N, C]."""
-    half_HNC = nodes.half_value_HNC[:, view.rows]
-    both_NC = view.mask_NC & np.isfinite(half_HNC).all(axis=0)
-    return np.where(both_NC, half_HNC, 0.0), both_NC
-
-
-def _cross_fitted(
-    nodes: NodeTable, view: NodeView, halves: tuple[WholeDirection, ...]
-) -> tuple[NodeSums, Floats]:
-    """Return sums and cosines of a method that is measured from continuations.
-
-    All three sums are products of one pair of halves: the direction and the ideal gradient that
-    one half gives never meet each other.
-    """
-    prob_NC = nodes.prob_NC[view.rows]
-    v_HNC, both_NC = _half_values(nodes, view)
-    m_HNC = np.where(both_NC, np.stack([half.inside_NC for half in halves]), 0.0)
-    sums = cross_fit(prob_NC, v_HNC, m_HNC, both_NC)
-    g_HNC = [ideal_gradient(prob_NC, v_NC, both_NC) for v_NC in v_HNC]
-    ways = [halves[1].cosine(g_HNC[0]), halves[0].cosine(g_HNC[1])]
-    sums = replace(sums, method_norm2_N=halves[0].product(halves[1]))
-    return sums, 0.5 * (ways[0] + ways[1])
-
-
-def _reasons(
-    direction: Direction, whole: WholeDirection, flat_N: Bools, cosine_N: Floats
-) -> npt.NDArray[np.object_]:
-    """Say why a node has no cosine: flat comes first, then what the method says."""
-    reason_N = direction.reason_N.copy()
-    reason_N[(reason_N == "") & ~(whole.norm2_N > 0.0)] = "zero_method:no direction"
-    reason_N[(reason_N == "") & np.isnan(cosine_N)] = "flat:one half of the continuations"
-    reason_N[flat_N] = FLAT
-    return reason_N
-
-
-def _sampled_cosine(method: Method, view: NodeView, ideal_NC: Floats, flat_N: Bools) -> Floats:
-    """Return the cosine of the direction for the drawn token alone."""
-    whole = WholeDirection.of(method.ascent(view.batch, "sampled"), view)
-    return np.where(flat_N, np.nan, whole.cosine(ideal_NC))
 
 
 def _add_directions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,12 @@ from gradalign.alignment.findings import (
 )
 from gradalign.alignment.scores import ALL_FLAT, ZERO_NORM, pooling_columns
 from gradalign.analysis.align import arms_of, question_ids
+from gradalign.analysis.gram import (
+    best_arms,
+    crossed_sums,
+    in_second_half,
+    read_grams,
+)
 from gradalign.analysis.weights import WeightsEstimate, weights_level
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.stages.base import Run, teacher_file
@@ -100,6 +106,7 @@ def summarise(run: Run, log: RunLog) -> None:
         totals += _totals(run, shard)
         rules += _rules(run, shard)
         noise += _noise(run, shard)
+    _add_best(run, sums)
     weights = weights_level(run) if "weights" in run.config.alignment else {}
     _write_question_sums(run, sums, weights)
     rows = Rows("summary")
@@ -118,6 +125,32 @@ def summarise(run: Run, log: RunLog) -> None:
     log.data["read_by"] = dict(rules.most_common())
     log.data["noise_over_signal"] = _ratio(*noise) if noise[1] > 0 else None
     log.save()
+
+
+def _add_best(run: Run, sums: dict[Arm, _Sums]) -> None:
+    """Add the sums of `mix:best`, whose coefficient for a question comes from the other half."""
+    arms = list(best_arms(run))
+    if not arms:
+        return
+    grams = read_grams(run)
+    second_Q = in_second_half(run, grams.questions)
+    for arm, _, (first, second) in arms:
+        if not grams.has(first, second):
+            continue
+        columns_QY = np.zeros((len(grams.questions), len(COLUMNS)))
+        columns_QY[:, : len(POOLED)] = crossed_sums(grams.pair(first, second), second_Q)
+        _count_nodes(columns_QY, grams.questions, sums.get(first, _Sums()))
+        sums[arm] = _Sums({"all": [columns_QY]}, list(grams.questions))
+
+
+def _count_nodes(columns_QY: Floats, questions: Sequence[str], first: _Sums) -> None:
+    """Take the counts of nodes from the first arm of a mixture, where the run has it."""
+    if "all" not in first.by_split:
+        return
+    known = dict(zip(first.questions, np.concatenate(first.by_split["all"]), strict=True))
+    for name in ("num_nodes", "num_flat", "weight", "coverage"):
+        at = COLUMNS.index(name)
+        columns_QY[:, at] = [known[q][at] if q in known else 0.0 for q in questions]
 
 
 QUESTION_SUMS = "question_sums"

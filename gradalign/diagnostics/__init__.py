@@ -9,6 +9,7 @@ new one is a module with a `DIAGNOSTIC`, and its name in `gradalign.config.DIAGN
 | topk | what restricting the loss to top tokens does to its gradient | arXiv 2605.11182 |
 | contexts | do the contexts of one model contradict each other | arXiv 2605.11182 |
 | horizon | token-level against sequence-level, and how far to trust a teacher | arXiv 2603.25562 |
+| gram | do teachers contradict each other, which for which question, and what of a mixture | own |
 | predictors | does anything cheap predict alignment | own |
 | rivals | what else is said to predict which teacher trains well | several, named there |
 | prefix | can the teacher go on from what the student began | arXiv 2605.11182 |

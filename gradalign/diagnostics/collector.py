@@ -36,10 +36,12 @@ BOUNDS = {
             "right_to_wrong",
             "wrong_to_right",
             "accuracy",
+            "best_share",
+            "opposed_share",
         ),
         (0.0, 1.0),
     ),
-    **dict.fromkeys(("cosine_to_full", "drop", "edge", "accuracy_gap"), (-1.0, 1.0)),
+    **dict.fromkeys(("cosine", "cosine_to_full", "drop", "edge", "accuracy_gap"), (-1.0, 1.0)),
     **dict.fromkeys(
         ("entropy_gap", "norm_ratio", "distance", "conflict", "divergence", "shared_kl"),
         (0.0, np.inf),

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradalign import methods
-from gradalign.analysis.align import score_nodes
 from gradalign.analysis.node_views import (
     Bools,
     Floats,
@@ -26,6 +25,7 @@ from gradalign.analysis.node_views import (
     ShardViews,
     continuations_scored,
 )
+from gradalign.analysis.scoring import score_nodes
 from gradalign.analysis.whole import on_candidates
 from gradalign.contexts import is_delta
 from gradalign.diagnostics.base import (

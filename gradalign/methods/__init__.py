@@ -10,24 +10,33 @@ from gradalign.methods.base import Ascent, Direction, Method, OptionInfo, option
 from gradalign.methods.batch import Continuations, NodeBatch, SpineView
 from gradalign.methods.distributions import Distributions
 from gradalign.methods.identities import centred, pulled, restrict
-from gradalign.methods.registry import get, method_class, names, register
+from gradalign.methods.mixture import BestMixture, Mixture
+from gradalign.methods.registry import get, method_class, names, register, spelled_out
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 from gradalign.methods.trainers import (  # noqa: F401  (they register)
     lmops,
+    miles,
+    nemo,
+    roll,
+    swift,
     thunlp,
     tinker,
+    torchrl,
     trl,
+    trl_async_distillation,
     trl_server_distillation,
     verl,
 )
 
 __all__ = [
     "Ascent",
+    "BestMixture",
     "Continuations",
     "Direction",
     "Distributions",
     "Draws",
     "Method",
+    "Mixture",
     "NodeBatch",
     "OptionInfo",
     "SampledToken",
@@ -41,4 +50,5 @@ __all__ = [
     "register",
     "restrict",
     "scaled",
+    "spelled_out",
 ]

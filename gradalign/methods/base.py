@@ -20,6 +20,7 @@ Reasons = npt.NDArray[np.object_]
 """One str per node, '' where the direction is fine."""
 
 ROUNDING = 1e-12
+SKIPPED = "zero_method:the loss leaves out the first tokens of a response"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +87,24 @@ def option(
     return field(default=default, metadata=limits)
 
 
+def skip_first_option(default: int = 0) -> Any:
+    """Declare the option by which the first tokens of every response are left out of a loss."""
+    return option(default, "first tokens of a response that the loss leaves out", low=0)
+
+
+def per_option(default: str = "token") -> Any:
+    """Declare the option by which a loss is a mean over tokens or over responses' own means."""
+    words = ("token", "sequence")
+    return option(default, "mean over tokens, or over the means of responses", choices=words)
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """A distillation or policy-gradient loss, as the direction in which it moves the logits.
 
     Subclasses are frozen dataclasses whose fields are options made by `option`. They define
     `expected` and, if the loss looks at the sampled token only, `sampled` and `variance_ratio`.
+    An option `skip_first` or `per` weighs positions of a response in all of them.
 
     Attributes:
         formula: the direction in one line.
@@ -181,13 +194,18 @@ class Method(ABC):
     @property
     def needs(self) -> frozenset[str]:
         """What a batch must have for both estimators."""
-        return self.expected_needs | self.sampled_needs
+        return self.expected_needs | self.sampled_needs | self._position_needs
 
     @property
     def temperatures(self) -> tuple[float, ...]:
         """Temperatures other than 1 at which exact tails are wanted."""
-        temperature = float(getattr(self, "temperature", 1.0))
-        return () if temperature == 1.0 else (temperature,)
+        wanted = (getattr(self, name, 1.0) for name in ("temperature", "sampling_temperature"))
+        return tuple(dict.fromkeys(float(value) for value in wanted if value not in (0.0, 1.0)))
+
+    @property
+    def _position_needs(self) -> frozenset[str]:
+        weighs = getattr(self, "skip_first", 0) > 0 or getattr(self, "per", "token") == "sequence"
+        return frozenset({"spine"} if weighs else ())
 
     @property
     def beyond_nodes(self) -> str:
@@ -207,6 +225,11 @@ class Method(ABC):
     def uses_continuations(self) -> bool:
         """Whether it shares noise with the ideal gradient and has to be cross-fitted."""
         return "continuations" in self.expected_needs
+
+    @property
+    def of_teacher(self) -> bool:
+        """Whether it is scored under each teacher of a run; else by itself."""
+        return "teacher" in self.needs
 
     @property
     def ideal_multiple(self) -> float | None:
@@ -239,14 +262,16 @@ class Method(ABC):
         """
         if estimator not in ("expected", "sampled"):
             raise UsageError(f"unknown estimator {estimator!r}.", "Valid: expected, sampled.")
-        self._require(batch, self.expected_needs if estimator == "expected" else self.sampled_needs)
+        needs = self.expected_needs if estimator == "expected" else self.sampled_needs
+        self._require(batch, needs | self._position_needs)
         if estimator == "sampled" and batch.num_nodes and not (batch.sampled_N >= 0).any():
             raise UsageError(
                 f"the sampled direction of {self.spec!r} needs the sampled token of each node.",
                 "Give NodeBatch its sampled_N, or ask for estimator='expected'.",
             )
         raw = self.expected(batch) if estimator == "expected" else self.sampled(batch)
-        return _settle(raw, self.zero_reason)
+        weight_N = self._position_weights(batch)
+        return _settle(raw if weight_N is None else _weighted(raw, weight_N), self.zero_reason)
 
     def ascent(self, batch: NodeBatch, estimator: Estimator = "expected") -> Floats:
         """Return the direction alone, [N, S]: `direction(...).ascent_NS`."""
@@ -262,8 +287,21 @@ class Method(ABC):
         mean_NS = self.ascent(batch)
         tail_N = -mean_NS.sum(axis=1)
         norm2_N = np.vecdot(mean_NS, mean_NS) + tail_N**2 / np.maximum(batch.num_tail_N, 1)
+        spread_N, weight_N = self.squared_deviation(batch), self._position_weights(batch)
+        if weight_N is not None:
+            spread_N = spread_N * weight_N**2
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self.squared_deviation(batch) / norm2_N)
+            return np.asarray(spread_N / norm2_N)
+
+    def _position_weights(self, batch: NodeBatch) -> Floats | None:
+        """Return how much each node's position weighs in the loss, [N]; None where all are 1."""
+        if not self._position_needs or batch.spines is None:
+            return None
+        spines, skipped = batch.spines, int(getattr(self, "skip_first", 0))
+        weight_N = (spines.at_N - spines.begin_N >= skipped).astype(np.float64)
+        if getattr(self, "per", "token") == "sequence":
+            weight_N /= np.maximum(spines.end_N - spines.begin_N - skipped, 1)
+        return weight_N
 
     def _require(self, batch: NodeBatch, needs: frozenset[str]) -> None:
         have = {"teacher"}
@@ -285,6 +323,14 @@ class Method(ABC):
             raise UsageError(
                 f"method {self.spec!r} needs " + " and ".join(hints[item] for item in missing) + "."
             )
+
+
+def _weighted(raw: Ascent, weight_N: Floats) -> Ascent:
+    """Weigh the nodes; one of weight 0 has a reason."""
+    reason_N = no_reasons(weight_N.size) if raw.reason_N is None else raw.reason_N.copy()
+    reason_N[weight_N == 0.0] = SKIPPED
+    with np.errstate(invalid="ignore"):
+        return Ascent(raw.ascent_NS * weight_N[:, None], raw.unit_N * weight_N, reason_N)
 
 
 def _settle(raw: Ascent, zero_reason: str) -> Direction:

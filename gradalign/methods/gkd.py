@@ -7,10 +7,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradalign.methods.base import Ascent, Method, Reasons, no_reasons, option
+from gradalign.methods.base import (
+    Ascent,
+    Method,
+    Reasons,
+    no_reasons,
+    option,
+    per_option,
+    skip_first_option,
+)
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.distributions import Bools
-from gradalign.methods.identities import divergence, renormalised
+from gradalign.methods.distributions import Bools, Distributions, Floats
+from gradalign.methods.identities import clipped, divergence, within
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import scaled
 
@@ -44,6 +52,8 @@ class GKD(Method):
 
     beta: float = option(0.5, "0 forward KL, 1 reverse KL", low=0.0, high=1.0)
     temperature: float = option(1.0, "divides both models' logits", low=0.0, open_low=True)
+    skip_first: int = skip_first_option()
+    per: str = per_option()
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient over the whole vocabulary."""
@@ -59,14 +69,23 @@ class OPSD(Method):
     A generalised Jensen-Shannon divergence at temperature 1.1 on both sides, over the whole
     vocabulary or renormalised on the teacher's `top_k` tokens. Use it with a teacher that is
     `self+CONTEXT`.
+
+    Every token's summand is clipped at `clip` before the sum, so that no matter of style takes
+    over. What the teacher wants most is then clipped first, and so is pushed down with the rest:
+    a node's update can turn round. `beta=0.5,clip=0` is the first version, of March 2026.
     """
 
     formula: ClassVar[str] = (
-        "as gkd at temperature T; with top_k, on the teacher's top-k renormalised"
+        "1_U Q_j - Q(U) P_j at temperature T, U the tokens with Q_j r_j <= clip; clip=0: as gkd;"
+        " with top_k, on the teacher's top-k renormalised"
     )
-    source: ClassVar[str] = "On-Policy Self-Distillation, its published trainer"
+    source: ClassVar[str] = (
+        "Zhao et al., On-Policy Self-Distillation, arXiv 2601.18734v3; siyan-zhao/OPSD, issues 2,"
+        " 14 and 24 (beta 0, jsd_token_clip 0.05); at 590ec26 beta 0.5 without a clip"
+    )
 
-    beta: float = option(0.5, "0 forward KL, 1 reverse KL", low=0.0, high=1.0)
+    beta: float = option(0.0, "0 forward KL, 1 reverse KL", low=0.0, high=1.0)
+    clip: float = option(0.05, "largest summand of a token; 0 for none", low=0.0)
     temperature: float = option(1.1, "divides both models' logits", low=0.0, open_low=True)
     top_k: int = option(0, "keep the teacher's top tokens only; 0 for all", low=0)
 
@@ -74,7 +93,12 @@ class OPSD(Method):
         """Return the gradient of the divergence, renormalised on the teacher's top-k if asked."""
         nodes = batch.at(self.temperature)
         if self.top_k == 0:
-            return scaled(nodes, divergence(nodes, self.beta), nodes.unit_N)
+            return scaled(nodes, self._direction(nodes), nodes.unit_N)
         inside_NS = nodes.top("teacher", self.top_k)
-        ascent_NS, unit_N = renormalised(nodes, inside_NS, self.beta)
-        return scaled(nodes, ascent_NS, unit_N, set_reasons(inside_NS, renormalises=True))
+        own = within(nodes, inside_NS)
+        ascent_NS = own.spread(self._direction(own.nodes))
+        reason_N = set_reasons(inside_NS, renormalises=True)
+        return scaled(nodes, ascent_NS, own.nodes.unit_N, reason_N)
+
+    def _direction(self, nodes: Distributions) -> Floats:
+        return clipped(nodes, self.beta, self.clip) if self.clip else divergence(nodes, self.beta)

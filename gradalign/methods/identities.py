@@ -1,4 +1,4 @@
-"""The five identities that every direction in the catalogue is made of.
+"""The six identities that every direction in the catalogue is made of.
 
 All give the ascent direction -dLoss/dz on the student's logits z, [N, S]; the directions sum to
 zero over the vocabulary, so that what is missing from the sum over the support is the tail's.
@@ -11,9 +11,11 @@ certain keeps its relative precision instead of drowning in rounding errors.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from gradalign.methods.distributions import Bools, Distributions, Floats, Ints
+from gradalign.methods.distributions import Bools, Distributions, Floats, Ints, log_normalise
 
 
 def centred(
@@ -91,6 +93,52 @@ def gain(r: Floats, beta: float) -> Floats:
     return np.asarray((1.0 - beta) * np.log1p(beta * np.expm1(np.minimum(r, 700.0))))
 
 
+@dataclass(frozen=True, eq=False)
+class OnSet:
+    """Both models renormalised on a set S, closed up to as many slots as S has tokens.
+
+    Attributes:
+        nodes: the distributions, [N, K]; NaN where either model has no mass on S.
+        inside_NS: the set.
+    """
+
+    nodes: Distributions
+    inside_NS: Bools
+
+    def spread(self, value_NK: Floats) -> Floats:
+        """Put values back into the support's slots, 0 outside the set, [N, S]."""
+        value_NS = np.zeros(self.inside_NS.shape)
+        value_NS[self.inside_NS] = value_NK[self.nodes.mask_NS]
+        return value_NS
+
+
+def within(nodes: Distributions, inside_NS: Bools) -> OnSet:
+    """Renormalise on a set, in logs, so that a mass of 1e-300 is as good as any."""
+    size_N = inside_NS.view(np.uint8).sum(axis=1, dtype=np.int64)
+    taken_NK = np.arange(max(int(size_N.max(initial=0)), 1)) < size_N[:, None]
+    sides = []
+    for log_NS in (nodes.log_p_NS, nodes.log_q_NS):
+        kept_NK = np.full(taken_NK.shape, -np.inf)
+        kept_NK[taken_NK] = log_NS[inside_NS]
+        with np.errstate(invalid="ignore"):
+            kept_NK -= kept_NK.max(axis=1)[:, None]
+            sides.append(log_normalise(kept_NK)[0])
+    none_N = np.full(size_N.shape, -np.inf)
+    return OnSet(
+        Distributions(
+            log_p_NS=sides[0],
+            log_q_NS=sides[1],
+            mask_NS=taken_NK,
+            log_tail_p_N=none_N,
+            log_tail_q_N=none_N,
+            num_tail_N=np.zeros(size_N.shape, dtype=np.int64),
+            top_limit=nodes.top_limit,
+            temperature=nodes.temperature,
+        ),
+        inside_NS,
+    )
+
+
 def renormalised(nodes: Distributions, inside_NS: Bools, beta: float) -> tuple[Floats, Floats]:
     """L3: the divergence between P and Q both renormalised on S; zero where |S| < 2.
 
@@ -98,22 +146,48 @@ def renormalised(nodes: Distributions, inside_NS: Bools, beta: float) -> tuple[F
         The direction [N, S], NaN where either model has no mass at all on S, and its unit
         [N] (see `Ascent.unit_N`).
     """
-    inside_p_NS, log_mass_p_N = _on_set(nodes.log_p_NS, inside_NS)
-    anchor_N = inside_p_NS.argmax(axis=1)
-    nothing_N = np.zeros(nodes.rows.shape)
-    others_NS = inside_p_NS.copy()
-    others_NS[nodes.rows, anchor_N] = 0.0
-    unit_N = others_NS.sum(axis=1) * inside_p_NS[nodes.rows, anchor_N]
+    own = within(nodes, inside_NS)
+    return own.spread(divergence(own.nodes, beta)), own.nodes.unit_N
+
+
+def clipped(nodes: Distributions, beta: float, limit: float) -> Floats:
+    """L6: the divergence of L5 whose summands are clipped at a limit before they are summed.
+
+    The summand of token v is e_v = beta Q log(Q/M) + (1 - beta) P log(P/M). Where it exceeds the
+    limit it is a constant; with U the other tokens, the direction is 1_U Q_j - Q(U) P_j at
+    beta = 0 and P_j (1_U f_j - mean) otherwise, f of L5 less 1 at beta = 1: that term of the
+    derivative cancels only where no summand is clipped. A tail counts as evenly spread.
+    """
+    count_N = np.maximum(nodes.num_tail_N, 1)
     if beta == 0.0:
-        inside_q_NS, _ = _on_set(nodes.log_q_NS, inside_NS)
-        return _difference(inside_q_NS, inside_p_NS, anchor_N, nothing_N), unit_N
-    r_NS = nodes.r_NS
-    if beta < 1.0:  # a constant added to r drops out at beta = 1, nowhere else
-        _, log_mass_q_N = _on_set(nodes.log_q_NS, inside_NS)
-        with np.errstate(invalid="ignore"):
-            r_NS = r_NS + (log_mass_p_N - log_mass_q_N)[:, None]
-    ascent_NS = centred(inside_p_NS, gain(r_NS, beta), anchor_N, nothing_N, nothing_N)
-    return ascent_NS, unit_N
+        kept_NS = _small(nodes.q_NS, nodes.p_NS, nodes.r_NS, limit)
+        kept_N = _small(nodes.tail_q_N, nodes.tail_p_N, nodes.tail_r_N, limit * count_N)
+        a_NS, tail_a_N = nodes.q_NS * kept_NS, nodes.tail_q_N * kept_N
+        return pulled(a_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, tail_a_N)
+    own = 1.0 if beta == 1.0 else 0.0
+    f_NS, tail_f_N = gain(nodes.r_NS, beta), gain(nodes.tail_r_N, beta)
+    summand_NS = _summand(nodes.p_NS, nodes.q_NS, nodes.r_NS, f_NS, beta)
+    summand_N = _summand(nodes.tail_p_N, nodes.tail_q_N, nodes.tail_r_N, tail_f_N, beta)
+    f_NS = np.where(summand_NS > limit, 0.0, f_NS - own)
+    tail_f_N = np.where(summand_N > limit * count_N, 0.0, tail_f_N - own)
+    return centred(nodes.p_NS, f_NS, nodes.anchor_N, nodes.tail_p_N, tail_f_N)
+
+
+def _small(q: Floats, p: Floats, r: Floats, limit: float | Floats) -> Bools:
+    """Whether Q log(Q/P) is at most a limit; it is infinite where P alone is 0."""
+    with np.errstate(invalid="ignore"):
+        kept = ~(q * r > limit)
+    kept &= (p > 0.0) | (q == 0.0)
+    return np.asarray(kept)
+
+
+def _summand(p: Floats, q: Floats, r: Floats, f: Floats, beta: float) -> Floats:
+    """What each token adds to the divergence of L5, from the f of its `gain`."""
+    with np.errstate(invalid="ignore"):
+        if beta == 1.0:
+            return np.asarray(-p * r)
+        value = beta * q * (r - f / (1.0 - beta)) - p * f
+    return np.asarray(np.where(q == 0.0, -p * f, value))
 
 
 def bucketed(

@@ -7,7 +7,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from gradalign.methods.base import Ascent, option
+from gradalign.methods.base import Ascent, option, per_option, skip_first_option
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.distributions import Distributions, Floats, Support
 from gradalign.methods.gkd import set_reasons
@@ -37,6 +37,10 @@ class OPD(SampledToken):
       detaches the log ratio, f_j = r_j, the first fix of arXiv 2605.11182.
 
     The first two are the same with and without `stop_gradient`.
+
+    Where responses are drawn at another `sampling_temperature` than the loss's, each token weighs
+    its ratio of probabilities, at most `importance_cap`. At the same temperature the ratio is 1 on
+    the first step, and a cap of 1 or more does nothing.
     """
 
     formula: ClassVar[str] = (
@@ -57,10 +61,32 @@ class OPD(SampledToken):
     norm: str = option("renorm", "what is done about the rest", choices=("renorm", "tail", "none"))
     stop_gradient: bool = option(False, "detach the log ratio (matters for norm=none)")
     temperature: float = option(1.0, "divides both models' logits", low=0.0, open_low=True)
+    sampling_temperature: float = option(
+        0.0, "temperature at which tokens are drawn (top_k=0); 0 for the loss's", low=0.0
+    )
+    importance_cap: float = option(
+        float("inf"), "largest ratio of P to what tokens are drawn from (top_k=0)", low=0.0
+    )
+    skip_first: int = skip_first_option()
+    per: str = per_option()
 
     def draws(self, batch: NodeBatch) -> Draws:
-        """Return r_y."""
-        return log_ratio_draws(batch.at(self.temperature))
+        """Return r_y, times the capped ratio where tokens are not drawn from P itself."""
+        nodes = batch.at(self.temperature)
+        drawn = batch.at(self.sampling_temperature or self.temperature)
+        if drawn is nodes and self.importance_cap >= 1.0:
+            return log_ratio_draws(nodes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ratio_NS = np.exp(nodes.log_p_NS - drawn.log_p_NS)
+            ratio_N = np.exp(nodes.log_tail_p_N - drawn.log_tail_p_N)
+        ratio_NS[nodes.p_NS == 0.0], ratio_N[nodes.tail_p_N == 0.0] = 0.0, 0.0
+        return Draws(
+            nodes,
+            np.minimum(ratio_NS, self.importance_cap) * nodes.r_NS,
+            np.minimum(ratio_N, self.importance_cap) * nodes.tail_r_N,
+            draw_NS=drawn.p_NS,
+            draw_tail_N=drawn.tail_p_N,
+        )
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the full or the truncated reverse-KL gradient."""

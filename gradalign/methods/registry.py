@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from gradalign.errors import UsageError
+from gradalign.methods.aliases import spelled
 from gradalign.methods.base import Method
+from gradalign.methods.mixture import mixture_of
 from gradalign.registry import Registry, load_object, parse_spec
 
+CONFIG = "config:"
 REGISTRY: Registry[type[Method]] = Registry("method", "gradalign.methods")
 M = TypeVar("M", bound=type[Method])
 
@@ -29,10 +32,30 @@ def register(name: str) -> Callable[[M], M]:
 def get(spec: str) -> Method:
     """Build a method from `name:key=value,...` or `module:Class:key=value,...`.
 
+    `A+NUMBER*B` is a sum of methods, `mix:best` the best of two (see `gradalign.methods.mixture`),
+    and `config:trainer=NAME,path=FILE` what a trainer's own file sets.
+
     Raises:
-        UnknownNameError: no such method; the message lists those there are.
+        UnknownNameError: no such method or trainer; the message lists those there are.
         UsageError: an unknown option, or a value that it cannot have.
     """
+    if spec.startswith(CONFIG):
+        spec = spelled(parse_spec(spec)[1])
+    return mixture_of(spec, _single) or _single(spec)
+
+
+def spelled_out(specs: Iterable[str]) -> list[str]:
+    """Return methods with what trainers' own files set in place of `config:...`.
+
+    A run keeps that: its methods stay the same when the file changes or goes.
+
+    Raises:
+        UsageError: as for `get`.
+    """
+    return [get(spec).spec if spec.startswith(CONFIG) else spec for spec in specs]
+
+
+def _single(spec: str) -> Method:
     name, cls, options = _locate(spec)
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise UsageError(

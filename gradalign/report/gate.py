@@ -181,7 +181,7 @@ def check_ahead(conditions: Sequence[str], config: ScoreConfig) -> None:
     arms = [
         Arm(label, method.spec)
         for method in chosen
-        for label in (labels if "teacher" in method.needs else [""])
+        for label in (labels if method.of_teacher else [""])
         if not (is_delta(label) and method.beyond_nodes)
     ]
     for text in conditions:

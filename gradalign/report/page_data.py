@@ -63,6 +63,7 @@ def page_data(
         "curves": _curves(report, arms),
         "measured": _measured(measured, arms),
         "diagnostics": diagnostics(report),
+        "mixtures": mixtures(report),
         "questions": _questions(report, chosen),
         "spines": _spines(report, arms, chosen, max_spines),
         "num_questions": len(report.question_ids),
@@ -154,10 +155,41 @@ def _histograms(report: Report, arms: Sequence[Arm]) -> list[list[list[int]]]:
     ]
 
 
+def mixtures(report: Report) -> list[dict[str, Any]]:
+    """Return the curve of every mixture m_1 + c m_2: alignment by the second one's share.
+
+    A point is c / (1 + c), alignment, and the ends of its interval.
+    """
+    rows = report.table("diagnostics_summary")
+    rows = rows[(rows["mechanism"].astype(str) == "gram") & (rows["split"].astype(str) == "all")]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        label, _, text = str(row["variant"]).rpartition(" at ")
+        key = (str(row["teacher"] or ""), label or str(row["variant"]))
+        entry = found.setdefault(
+            key,
+            {"teacher": visible(key[0]), "label": visible(key[1]), "points": [], "best": {}},
+        )
+        numbers = [rounded(row[name], 3) for name in ("value", "low", "high")]
+        if row["diagnostic"] == "alignment":
+            c = float(text)
+            entry["points"].append([1.0 if math.isinf(c) else rounded(c / (1.0 + c)), *numbers])
+        elif row["diagnostic"] in ("best_share", "best_alignment"):
+            entry["best"][str(row["diagnostic"])] = numbers
+    return [entry for entry in found.values() if entry["points"]]
+
+
 def diagnostics(report: Report) -> list[dict[str, Any]]:
-    """Return the diagnostics of all questions with their advice, or the plain averages."""
+    """Return the diagnostics of all questions with their advice, or the plain averages.
+
+    Alignment of mixtures has a curve of its own.
+    """
     summary = report.table("diagnostics_summary")
     rows = summary[summary["split"].astype(str) == "all"]
+    curve = (rows["mechanism"].astype(str) == "gram") & (
+        rows["diagnostic"].astype(str).isin(("alignment", "weights_gain"))
+    )
+    rows = rows[~curve]
     if len(rows):
         return [
             {

@@ -293,6 +293,29 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ),
         ("half1", _F8S, "from the second half"),
     ],
+    "gram": [
+        ("question_id", _NAME, ""),
+        ("first_teacher", _NAME, "teacher of the first direction; empty where none is looked at"),
+        ("first_method", _NAME, "its method; `ideal` is the ideal gradient"),
+        ("second_teacher", _NAME, "teacher of the second direction"),
+        ("second_method", _NAME, "its method"),
+        (
+            "product",
+            _F8,
+            "unbiased sum of w m . m' over the question's nodes that every teacher was shown, over "
+            "all tokens",
+        ),
+        ("size", _F8, "the same of absolute values: a product is rounding beside it, or is not"),
+        ("opposed", _F8, "sum of w over the nodes where the product is negative"),
+        ("weight", _F8, "sum of w over the nodes where it is not 0"),
+        (
+            "half0",
+            _F8,
+            "of the ideal gradient's products: g* from the first half of the continuations; null "
+            "for others",
+        ),
+        ("half1", _F8, "g* from the second half"),
+    ],
     "ideal_updates": [
         ("shards", pa.list_(_STRING), "the shards of the group"),
         ("parameter", _ID, "number of the parameter in the space"),
@@ -514,7 +537,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("num_questions", _ID, ""),
     ],
     "diagnostics_summary": [
-        ("mechanism", _NAME, "overlap, topk, contexts, horizon, predictors, rivals or prefix"),
+        (
+            "mechanism",
+            _NAME,
+            "overlap, topk, contexts, horizon, gram, predictors, rivals or prefix",
+        ),
         ("teacher", _NAME, "empty for the student itself"),
         ("diagnostic", _NAME, "what is measured"),
         ("variant", _NAME, "of which form, such as k=1,biased or gamma=0.5; empty if of one only"),

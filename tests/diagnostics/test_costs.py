@@ -13,7 +13,7 @@ import gradalign
 from gradalign.engines.transformers.engine import TransformersEngine
 from gradalign.pipeline import diagnose_run
 
-NO_SAMPLING = ["overlap", "topk", "contexts", "horizon", "predictors", "rivals"]
+NO_SAMPLING = ["overlap", "topk", "contexts", "horizon", "gram", "predictors", "rivals"]
 
 BARE = {
     **SMALL,

@@ -47,7 +47,9 @@ def test_the_cost():
 
 
 def test_names():
-    assert chosen([]) == ("overlap", "topk", "contexts", "horizon", "predictors", "rivals")
+    assert chosen([]) == (
+        "overlap", "topk", "contexts", "horizon", "gram", "predictors", "rivals",
+    )  # fmt: skip
     assert chosen(["all"]) == NAMES
     assert chosen(["none"]) == ()
     assert chosen(["prefix", "topk"]) == ("topk", "prefix")

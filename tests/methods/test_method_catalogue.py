@@ -36,6 +36,17 @@ EXPECTED = {
     "thunlp/opd",
     "tinker/sdft_reverse",
     "lmops/minillm",
+    "trl/async_distillation",
+    "trl/sdft",
+    "verl/forward_kl_topk_tail",
+    "verl/reverse_kl_topk",
+    "tinker/sdft",
+    "swift/sdar",
+    "swift/rlsd",
+    "nemo/distillation",
+    "roll/distill",
+    "miles/opd_topk",
+    "torchrl/distillation",
 }
 
 

@@ -60,7 +60,9 @@ def test_one_token_vocabulary(spec):
         assert not any("undefined" in reason for reason in result.reason_N)
 
 
-@pytest.mark.parametrize("spec", ["gkd", "gkd:beta=0", "gkd:beta=1", "opsd", "opd", "trl/gkd"])
+@pytest.mark.parametrize(
+    "spec", ["gkd", "gkd:beta=0", "gkd:beta=1", "opsd", "opd", "trl/gkd", "nemo/distillation"]
+)
 def test_identical_distributions_are_zero_with_a_reason(spec):
     student, _, sampled = logits("far", nodes=8, vocab=20)
     # The same distribution by other logits: rounding must not become a direction.
@@ -184,14 +186,22 @@ EXACT_UP_TO_TAIL = {
     "trl/sdpo:top_k=8,tail=true": 1e-10,
     "trl/server_distillation:beta=0,top_k=8": 1e-10,
     "opsd:top_k=8": 1e-10,
+    "trl/sdft:top_k=8,per=token": 1e-10,
+    "verl/reverse_kl_topk:top_k=8": 1e-10,
+    "verl/forward_kl_topk_tail:top_k=8": 1e-10,
+    "tinker/sdft:top_k=8,skip_first=0": 1e-10,
+    "nemo/distillation:top_k=8": 1e-10,
+    "roll/distill:top_k=8,objective=adaptive_kl": 1e-10,
     # Here the tail is one bucket instead of its tokens: an error of the order of the tail's
     # mass times the spread of its log ratios.
     "gkd:beta=0.5": 0.04,
     "gkd:beta=1": 0.05,
     "gkd:beta=1,temperature=1.7": 0.2,
-    "opsd": 0.05,
+    "opsd:beta=0.5,clip=0": 0.05,
+    "swift/sdar": 0.2,
     "opd": 0.05,
     "trl/server_distillation": 0.02,
+    "trl/async_distillation": 0.02,
     "trl/server_distillation:beta=0.5": 0.02,
     "verl/k2": 0.05,
     "verl/k3": 0.05,

@@ -29,7 +29,26 @@ SMALL = {
     "opd:top_k=3,support=intersection,norm=none",
     "opd:top_k=2,norm=none,stop_gradient=true",
     "opsd:top_k=3",
-    "opsd:top_k=3,beta=0",
+    "opsd:top_k=3,beta=0.5,clip=0",
+    "opsd:beta=0.5,clip=0.01",
+    "opsd:beta=1",
+    "opd:sampling_temperature=1.7,importance_cap=0.8",
+    "gkd:skip_first=2,per=sequence",
+    "trl/async_distillation:top_k=2",
+    "trl/async_distillation:top_k=2,tail=false",
+    "trl/async_distillation:beta=0.4",
+    "trl/sdft:top_k=3",
+    "verl/reverse_kl_topk:top_k=3",
+    "verl/forward_kl_topk_tail:top_k=3",
+    "tinker/sdft:top_k=3,skip_first=0",
+    "swift/rlsd:mix=1,negative_only=true",
+    "nemo/distillation:top_k=3",
+    "nemo/distillation:top_k=3,zero_outside_topk=true",
+    "roll/distill:top_k=3,objective=adaptive_kl",
+    "roll/distill:top_k=3,objective=skewed_forward_kl",
+    "roll/distill:top_k=0,objective=skewed_reverse_kl",
+    "miles/opd_topk:top_k=3",
+    "torchrl/distillation:per=token",
     "trl/sdpo:top_k=3,alpha=0.3",
     "trl/sdpo:top_k=3,tail=true",
     "trl/sdpo:mode=full_logits,alpha=0.3",
@@ -162,8 +181,14 @@ def test_jsd_tends_to_its_ends(world):
         ("opd:top_k={k},support=intersection,norm=tail", "gkd:beta=1"),
         ("opd:top_k={k},support=union,norm=none", "gkd:beta=1"),
         ("opd:top_k={k},norm=none,stop_gradient=true", "gkd:beta=1"),
-        ("opsd:top_k={k}", "gkd:beta=0.5,temperature=1.1"),
-        ("opsd:top_k={k},beta=0,temperature=1", "gkd:beta=0"),
+        ("opsd:top_k={k},beta=0.5,clip=0", "gkd:beta=0.5,temperature=1.1"),
+        ("opsd:top_k={k},clip=0,temperature=1", "gkd:beta=0"),
+        ("trl/sdft:top_k={k},per=token", "gkd"),
+        ("verl/reverse_kl_topk:top_k={k}", "gkd:beta=1"),
+        ("verl/forward_kl_topk_tail:top_k={k}", "gkd:beta=0"),
+        ("tinker/sdft:top_k={k},skip_first=0", "gkd:beta=0"),
+        ("nemo/distillation:top_k={k},kl_type=reverse", "gkd:beta=1"),
+        ("roll/distill:top_k={k}", "gkd:beta=0"),
         ("trl/sdpo:top_k={k},alpha=0.3", "gkd:beta=0.3"),
         ("trl/server_distillation:beta=0,top_k={k}", "gkd:beta=0"),
         ("trl/server_distillation:beta=0,top_k={k},tail=false", "gkd:beta=0"),
@@ -192,6 +217,8 @@ ONE_TOKEN = [
     "trl/server_distillation:beta=0.4",
     "trl/server_distillation:beta=0.4,tail=false",
     "trl/iw_opd",
+    "trl/async_distillation:top_k=2",
+    "trl/async_distillation:top_k=2,tail=false",
 ]
 
 
@@ -202,7 +229,8 @@ def test_expected_is_the_average_of_single_samples(spec, world):
     student, teacher, sampled, _ = world
     base = full(student, teacher, sampled)
     method = get(spec)
-    p = base.at(getattr(method, "temperature", 1.0)).p_NS
+    drawn_at = getattr(method, "sampling_temperature", 0.0) or getattr(method, "temperature", 1.0)
+    p = base.at(drawn_at).p_NS
     mean, square = np.zeros(student.shape), np.zeros(student.shape[0])
     for token in range(student.shape[1]):
         batch = replace(base, sampled_N=np.full(student.shape[0], token))
@@ -261,6 +289,8 @@ def spine_after(token, rolled, before, own, base):
         ("lmops/minillm:whiten=false", 1.0),
         ("lmops/minillm:whiten=false,alpha=0", 1.0),
         ("dr_grpo:group=8", 7 / 8),
+        ("swift/rlsd", 7 / 8),
+        ("swift/rlsd:mix=1,clip=0.5,negative_only=true", 7 / 8),
     ],
 )
 @given(world=worlds(least=3), seed=st.integers(0, 1000))

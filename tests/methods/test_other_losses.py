@@ -96,21 +96,47 @@ def test_opd_full(kind, temperature):
     assert error(method.ascent(batch, "sampled"), ascent_of(loss, z)) < LIMIT
 
 
+def summands(log_p, log_q, beta):
+    """What each token adds to the divergence."""
+    if beta == 0.0:
+        return log_q.exp() * (log_q - log_p)
+    if beta == 1.0:
+        return log_p.exp() * (log_p - log_q)
+    middle = (beta * log_q.exp() + (1 - beta) * log_p.exp()).log()
+    own, other = log_p.exp() * (log_p - middle), log_q.exp() * (log_q - middle)
+    return beta * other + (1 - beta) * own
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [1.0, 1.1, 1.7])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("top_k", [0, 20])
-def test_opsd(kind, temperature, beta, top_k):
+@pytest.mark.parametrize("clip", [0.0, 0.001, 0.05])
+def test_opsd(kind, temperature, beta, top_k, clip):
     batch, z, log_p, log_q = both(kind, temperature)
     if top_k:
-        inside = top_mask(log_q, top_k)
-        index = inside.nonzero()[:, 1].reshape(-1, top_k)
-        left, right = log_p.gather(-1, index), log_q.gather(-1, index)
-        loss = jsd(torch.log_softmax(left, -1), torch.log_softmax(right, -1), beta)
-    else:
-        loss = jsd(log_p, log_q, beta)
-    spec = f"opsd:beta={beta},temperature={temperature},top_k={top_k}"
-    assert error(get(spec).ascent(batch), ascent_of(loss, z)) < LIMIT
+        index = top_mask(log_q, top_k).nonzero()[:, 1].reshape(-1, top_k)
+        log_p = torch.log_softmax(log_p.gather(-1, index), -1)
+        log_q = torch.log_softmax(log_q.gather(-1, index), -1)
+    loss = summands(log_p, log_q, beta)
+    loss = loss.clamp(max=clip) if clip else loss
+    spec = f"opsd:beta={beta},clip={clip},temperature={temperature},top_k={top_k}"
+    found, wanted = get(spec).direction(batch), ascent_of(loss.sum(-1), z)
+    fine = found.reason_N == ""
+    assert error(found.ascent_NS[fine], wanted[fine]) < LIMIT
+    assert np.abs(wanted[~fine]).max(initial=0.0) < 1e-12
+    if clip == 0.05:
+        assert fine.all()
+
+
+def test_the_clip_can_turn_a_node_round():
+    """Three tokens: what the teacher wants most is clipped, and goes down with the rest."""
+    student, teacher = np.log([[0.6, 0.3, 0.1]]), np.log([[0.2, 0.7, 0.1]])
+    batch = NodeBatch.from_logits(student, teacher)
+    free = get("opsd:clip=0,temperature=1").ascent(batch)[0]
+    clipped = get("opsd:temperature=1").ascent(batch)[0]
+    np.testing.assert_allclose(free, [-0.4, 0.4, 0.0], atol=1e-12)
+    np.testing.assert_allclose(clipped, [0.02, -0.09, 0.07], atol=1e-12)
 
 
 def verl_estimate(name, log_p, log_q):
@@ -216,6 +242,184 @@ def test_tinker(kind, top_k):
     right = torch.log_softmax(log_q.gather(-1, index), -1)
     found = get(f"tinker/sdft_reverse:top_k={top_k}").ascent(batch)
     assert error(found, ascent_of(kl(left, right), z)) < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_k", [1, 32, 200])
+@pytest.mark.parametrize("least", [float("-inf"), -10.0])
+def test_verl_reverse_kl_topk(kind, top_k, least):
+    batch, z, log_p, log_q = both(kind)
+    index = log_p.topk(top_k, dim=-1).indices
+    left, right = log_p.gather(-1, index), log_q.gather(-1, index)
+    if np.isfinite(least):
+        left, right = left.clamp_min(least), right.clamp_min(least)
+    raw = (left.exp() * (left - right)).sum(-1)
+    wanted = ascent_of(raw.clamp_min(0.0), z)
+    found = get(f"verl/reverse_kl_topk:top_k={top_k},log_prob_min={least}").direction(batch)
+    negative = (raw < 0).detach().numpy()
+    assert (found.reason_N[negative] == "zero_method:the loss is negative and clamped at 0").all()
+    fine = found.reason_N == ""
+    assert fine.any()
+    assert error(found.ascent_NS[fine], wanted[fine]) < LIMIT
+    assert np.abs(wanted[~fine]).max(initial=0.0) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_k", [1, 8, 128])
+def test_verl_forward_kl_topk_tail(kind, top_k):
+    batch, z, log_p, log_q = both(kind)
+    inside = top_mask(log_q, top_k)
+    rest_p, rest_q = [(item.exp() * ~inside).sum(-1) for item in (log_p, log_q)]
+    loss = torch.where(inside, log_q.exp() * (log_q - log_p), 0.0).sum(-1)
+    loss = loss + rest_q * (rest_q / rest_p).log()
+    found = get(f"verl/forward_kl_topk_tail:top_k={top_k}").ascent(batch)
+    assert error(found, ascent_of(loss, z)) < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_k", [2, 64])
+@pytest.mark.parametrize("kl_type", ["forward", "reverse", "mixed"])
+@pytest.mark.parametrize("weight", [0.5, 0.2])
+@pytest.mark.parametrize("outside", [False, True])
+def test_nemo(kind, top_k, kl_type, weight, outside):
+    batch, z, log_p, log_q = both(kind)
+    index = log_q.topk(top_k, dim=-1).indices
+    right = torch.log_softmax(log_q.gather(-1, index), -1)
+    left = log_p.gather(-1, index)
+    if not outside:
+        left = torch.log_softmax(left, -1)
+    forward, reverse = kl(right, left), kl(left, right)
+    if outside:
+        # Of the rest: sum of p log p, and 100 for every unit of its mass.
+        spent = (log_p.exp() * log_p).sum(-1) - (left.exp() * left).sum(-1)
+        reverse = reverse + spent + 100.0 * (1.0 - left.exp().sum(-1))
+    share = {"forward": 1.0, "reverse": 0.0, "mixed": weight}[kl_type]
+    spec = (
+        f"nemo/distillation:kl_type={kl_type},mixed_kl_weight={weight},top_k={top_k},"
+        f"zero_outside_topk={outside}"
+    )
+    wanted = ascent_of(share * forward + (1.0 - share) * reverse, z)
+    assert error(get(spec).ascent(batch), wanted) < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_k", [0, 64])
+@pytest.mark.parametrize("skew", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "forward_kl",
+        "reverse_kl",
+        "adaptive_kl",
+        "skewed_forward_kl",
+        "skewed_reverse_kl",
+        "js_divergence",
+    ],
+)
+def test_roll(kind, top_k, skew, objective):
+    batch, z, log_p, log_q = both(kind)
+    if top_k:
+        index = log_q.topk(top_k, dim=-1).indices
+        log_p, log_q = [torch.log_softmax(x.gather(-1, index), -1) for x in (log_p, log_q)]
+    p, q = log_p.exp(), log_q.exp()
+    if objective == "adaptive_kl":
+        order = q.argsort(-1)
+        gap = (q - p).abs().detach().gather(-1, order)
+        unlikely = q.gather(-1, order).cumsum(-1) <= 0.5
+        head, tail = (gap * ~unlikely).sum(-1), (gap * unlikely).sum(-1)
+        loss = (head * kl(log_q, log_p) + tail * kl(log_p, log_q)) / (head + tail)
+    else:
+        loss = {
+            "forward_kl": lambda: kl(log_q, log_p),
+            "reverse_kl": lambda: kl(log_p, log_q),
+            "skewed_forward_kl": lambda: kl(log_q, (skew * q + (1 - skew) * p).log()),
+            "skewed_reverse_kl": lambda: kl(log_p, ((1 - skew) * q + skew * p).log()),
+            "js_divergence": lambda: jsd(log_p, log_q, 0.5),
+        }[objective]()
+    found = get(f"roll/distill:objective={objective},top_k={top_k},skew={skew}").ascent(batch)
+    assert error(found, ascent_of(loss, z)) < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weight", ["student_p", "teacher_p", "none"])
+@pytest.mark.parametrize(
+    "strategy", ["only-student", "only-teacher", "intersection", "union", "xor"]
+)
+def test_miles_topk(kind, weight, strategy):
+    """One number per node, whatever was drawn: nothing on average."""
+    batch, z, log_p, log_q = both(kind)
+    own, other = top_mask(log_p.detach(), 60), top_mask(log_q, 60)
+    inside = {
+        "only-student": own,
+        "only-teacher": other,
+        "intersection": own & other,
+        "union": own | other,
+        "xor": own ^ other,
+    }[strategy]
+    log_w = {"student_p": log_p.detach(), "teacher_p": log_q, "none": torch.zeros_like(log_q)}
+    share = log_w[weight].exp() * inside
+    if strategy != "xor":
+        share = share / share.sum(-1, keepdim=True)
+    penalty = (share * (log_p - log_q).detach()).sum(-1)
+    y = torch.tensor(batch.sampled_N)[:, None]
+    method = get(f"miles/opd_topk:top_k=60,strategy={strategy},weight={weight}")
+    wanted = ascent_of(penalty * log_p.gather(-1, y)[:, 0], z)
+    single = method.direction(batch, "sampled")
+    fine = single.reason_N == ""
+    assert error(single.ascent_NS[fine], wanted[fine]) < LIMIT
+    assert np.abs(wanted[~fine]).max(initial=0.0) < 1e-11
+    reasons = method.direction(batch).reason_N
+    assert all(reason.startswith("zero_method:") for reason in reasons)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cap", [0.5, 2.0, float("inf")])
+@pytest.mark.parametrize("drawn_at", [0.7, 1.0, 1.7])
+def test_opd_with_importance_caps(kind, cap, drawn_at):
+    """Tokens drawn at another temperature, each weighing its capped ratio."""
+    batch, z, log_p, log_q = both(kind)
+    log_b = torch.log_softmax(z.detach() / drawn_at, -1)
+    weight = (log_p.detach() - log_b).exp().clamp(max=cap)
+    per_token = -weight * (log_q - log_p).detach() * log_p
+    method = get(f"opd:importance_cap={cap},sampling_temperature={drawn_at}")
+    assert error(method.ascent(batch), ascent_of(log_b.exp() * per_token, z)) < LIMIT
+    y = torch.tensor(batch.sampled_N)[:, None]
+    wanted = ascent_of(per_token.gather(-1, y), z)
+    assert error(method.ascent(batch, "sampled"), wanted) < LIMIT
+    if cap == float("inf"):
+        assert error(method.ascent(batch), get("opd").ascent(batch)) < LIMIT
+
+
+@pytest.mark.parametrize("spec", ["gkd", "opd", "opd:top_k=16"])
+def test_positions_weigh_as_the_loss_does(spec):
+    """Responses of 1 to 5 tokens: a mean of means, without the first two."""
+    batch, *_ = both("far")
+    batch = with_rollouts(batch)
+    spines = batch.spines
+    plain = get(spec).ascent(batch)
+    join = "," if ":" in spec else ":"
+    kept = spines.at_N - spines.begin_N >= 2
+    length = spines.end_N - spines.begin_N
+    assert kept.any()
+    assert not kept.all()
+    for options, weight in (
+        ("skip_first=2", kept * 1.0),
+        ("per=sequence", 1.0 / length),
+        ("skip_first=2,per=sequence", kept / np.maximum(length - 2, 1)),
+    ):
+        method = get(spec + join + options)
+        assert "spine" in method.needs
+        found = method.direction(batch)
+        zero = weight == 0.0
+        np.testing.assert_allclose(
+            found.ascent_NS[~zero], (plain * weight[:, None])[~zero], rtol=1e-12
+        )
+        assert all(
+            reason.startswith("zero_method:the loss leaves") for reason in found.reason_N[zero]
+        )
+        np.testing.assert_allclose(
+            method.variance_ratio(batch)[~zero], get(spec).variance_ratio(batch)[~zero], rtol=1e-9
+        )
 
 
 # Methods that look ahead: a response is a chain of tokens, its loss written out in full.

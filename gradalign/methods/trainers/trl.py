@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
 from gradalign.errors import UsageError
-from gradalign.methods.base import Ascent, Method, option
+from gradalign.methods.base import Ascent, Method, option, per_option, skip_first_option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.distributions import Floats, Ints
+from gradalign.methods.distributions import Floats, Ints, Support
 from gradalign.methods.gkd import set_reasons
 from gradalign.methods.identities import bucketed, divergence, renormalised
 from gradalign.methods.opd import log_ratio_draws
@@ -68,7 +68,7 @@ class TRLSDPO(SampledToken):
     """SDPOTrainer with distillation_weight=1, on policy (its importance ratio is then 1).
 
     Modes are the trainer's `distillation_mode`; `auto` is topk_logits if `top_k` is given and
-    sampled_token otherwise. The top tokens are the STUDENT's.
+    sampled_token otherwise. The top tokens are the STUDENT's unless a server is the teacher.
     """
 
     formula: ClassVar[str] = (
@@ -84,6 +84,11 @@ class TRLSDPO(SampledToken):
         "auto",
         "distillation_mode",
         choices=("auto", "sampled_token", "topk_logits", "full_logits"),
+    )
+    support: str = option(
+        "student",
+        "whose top tokens: the teacher's with use_teacher_server",
+        choices=("student", "teacher"),
     )
     temperature: float = option(1.0, "divides both models' logits", low=0.0, open_low=True)
 
@@ -114,7 +119,7 @@ class TRLSDPO(SampledToken):
             return super().expected(batch)
         if self._mode == "full_logits":
             return scaled(nodes, divergence(nodes, self.alpha), nodes.unit_N)
-        inside_NS = nodes.top("student", self.top_k)
+        inside_NS = nodes.top_set(cast(Support, self.support), self.top_k)
         if self.tail:
             ascent_NS = bucketed(nodes, inside_NS, self.alpha, LEAST_TAIL)
             return scaled(nodes, ascent_NS, nodes.unit_N)
@@ -130,6 +135,24 @@ class TRLSDPO(SampledToken):
         if self._mode == "sampled_token":
             return super().squared_deviation(batch)
         return np.zeros(batch.num_nodes)
+
+
+@register("trl/sdft")
+@dataclass(frozen=True)
+class TRLSDFT(TRLSDPO):
+    """SDFTTrainer, on policy (its importance ratio, capped at 2, is then 1).
+
+    As SDPOTrainer with other defaults: Jensen-Shannon on the student's top 100, renormalised. The
+    loss is a mean over responses of their means over tokens.
+    """
+
+    formula: ClassVar[str] = "as trl/sdpo, weighed by one over the tokens of the response"
+    source: ClassVar[str] = "TRL 1.16 experimental SDFTTrainer and its loss_utils; arXiv 2601.19897"
+
+    alpha: float = option(0.5, "0 forward KL, 1 reverse KL", low=0.0, high=1.0)
+    top_k: int = option(100, "size of the top set", low=0)
+    skip_first: int = skip_first_option()
+    per: str = per_option("sequence")
 
 
 @register("trl/iw_opd")

@@ -11,7 +11,7 @@ import numpy as np
 from gradalign.methods.base import Ascent, Method, no_reasons, option
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.distributions import Floats
-from gradalign.methods.identities import pulled
+from gradalign.methods.identities import bucketed, centred, pulled
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
 
@@ -177,6 +177,68 @@ class ForwardKLTopK(Method):
         reason_N[loss_N == np.inf] = (
             "undefined_method:the student gives no probability to a token of the teacher's"
         )
+        return scaled(nodes, ascent_NS, nodes.unit_N, reason_N)
+
+
+@register("verl/forward_kl_topk_tail")
+@dataclass(frozen=True)
+class ForwardKLTopKTail(Method):
+    """loss_mode forward_kl_topk_tail: the teacher's top-k and one bucket for everything else.
+
+    A proper KL, so that it is never negative and nothing is clamped.
+    """
+
+    formula: ClassVar[str] = "1_S Q_j + 1_notS P_j (1 - Q(S)) / (1 - P(S)) - P_j"
+    source: ClassVar[str] = "verl pull request 7855 and issue 7856, open in September 2026"
+
+    top_k: int = option(128, "size of the teacher's top set", low=1)
+
+    def expected(self, batch: NodeBatch) -> Ascent:
+        """Return the gradient over the vocabulary."""
+        nodes = batch.at(1.0)
+        ascent_NS = bucketed(nodes, nodes.top("teacher", self.top_k), 0.0)
+        return scaled(nodes, ascent_NS, nodes.unit_N)
+
+
+@register("verl/reverse_kl_topk")
+@dataclass(frozen=True)
+class ReverseKLTopK(Method):
+    """loss_mode reverse_kl_topk: sum over the student's top-k of P log(P/Q), clamped at 0.
+
+    Neither renormalised nor given a tail. The clamp is inherited from the forward form: where the
+    teacher has more mass on the set than the student, the sum is negative and nothing is learnt.
+    """
+
+    formula: ClassVar[str] = (
+        "P_j (f_j - fbar), f_j = 1_S (r_j - 1); zero where sum over S of P log(P/Q) < 0"
+    )
+    source: ClassVar[str] = "verl pull requests 7590 and 7806, open in September 2026"
+
+    top_k: int = option(128, "size of the student's top set", low=1)
+    max_clamp: float = option(float("inf"), "loss_max_clamp", low=0.0, open_low=True)
+    log_prob_min: float = option(float("-inf"), "log_prob_min_clamp", high=0.0)
+
+    def expected(self, batch: NodeBatch) -> Ascent:
+        """Return the gradient over the vocabulary."""
+        nodes = batch.at(1.0)
+        inside_NS = nodes.top("student", self.top_k) & (nodes.p_NS > 0.0)
+        gap_NS = nodes.r_NS
+        p_NS = np.where(inside_NS, nodes.p_NS, 0.0)
+        moves_NS = inside_NS
+        if np.isfinite(self.log_prob_min):
+            log_p_NS = np.maximum(nodes.log_p_NS, self.log_prob_min)
+            gap_NS = np.maximum(nodes.log_q_NS, self.log_prob_min) - log_p_NS
+            p_NS = np.where(inside_NS, np.exp(log_p_NS), 0.0)
+            # A clamped log probability is a constant.
+            moves_NS = inside_NS & (nodes.log_p_NS >= self.log_prob_min)
+        with np.errstate(invalid="ignore"):
+            loss_N = -np.where(inside_NS, p_NS * gap_NS, 0.0).sum(axis=1)
+            f_NS = np.where(moves_NS, gap_NS - 1.0, 0.0)
+        nothing_N = np.zeros(batch.num_nodes)
+        ascent_NS = centred(nodes.p_NS, f_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
+        reason_N = no_reasons(batch.num_nodes)
+        reason_N[loss_N < 0.0] = "zero_method:the loss is negative and clamped at 0"
+        reason_N[loss_N > self.max_clamp] = "zero_method:the loss is clamped from above"
         return scaled(nodes, ascent_NS, nodes.unit_N, reason_N)
 
 

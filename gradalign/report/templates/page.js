@@ -273,6 +273,26 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") closePanel(); });
   $("more").addEventListener("click", () => { limit += 24; draw(); });
 
+  const drawMixtures = (filter) => {
+    const kept = data.mixtures.filter((mix) => (filter.method === null || mix.label.includes(filter.method))
+      && (filter.teacher === null || mix.teacher === filter.teacher || mix.label.includes("@" + filter.teacher)));
+    $("mixtures").hidden = !kept.length;
+    if (!kept.length) return;
+    // No more lines than colours: those that get highest.
+    const peak = (mix) => Math.max(...mix.points.map((point) => point[1] === null ? -Infinity : point[1]));
+    const shown = [...kept].sort((a, b) => peak(b) - peak(a)).slice(0, data.colours.length);
+    $("mixtures-note").textContent = shown.length < kept.length ? "Drawn are the " + shown.length + " of " + kept.length + " that get highest; filters show others." : "";
+    const span = (numbers) => numbers && numbers[0] !== null ? signed(numbers[0]) + " [" + signed(numbers[1]) + ", " + signed(numbers[2]) + "]" : "-";
+    plot("chart-mixtures", shown.map((mix, i) => ({
+      type: "scatter", mode: "lines+markers", name: plain((mix.teacher ? nameOf(mix.teacher) + ": " : "") + mix.label),
+      x: mix.points.map((point) => point[0]), y: mix.points.map((point) => point[1]),
+      line: { color: data.colours[i] }, marker: { size: 5 },
+      text: mix.points.map((point) => plain(mix.label) + "<br>share " + point[0] + "<br>" + span(point.slice(1))), hoverinfo: "text",
+    })), { height: 320 + 18 * shown.length, xaxis: { title: { text: "share of the second" }, range: [-0.02, 1.02] }, yaxis: { title: { text: "pooled alignment" } } });
+    table("table-mixtures", ["teacher", "mixture", "best share", "its alignment on the other half"], kept.map((mix) =>
+      [mix.teacher ? nameOf(mix.teacher) : "several", mix.label, span(mix.best.best_share), span(mix.best.best_alignment)]));
+  };
+
   // What is said of contexts is said of their model; of the student's own prefixes, to compare with.
   const concerns = (line, teacher) => line.teacher === teacher || (line.mechanism === "prefix" && !line.teacher)
     || (line.mechanism === "contexts" && teacher.startsWith(line.teacher + "+"));
@@ -287,6 +307,7 @@
     $("positions-note").textContent = "Quarters of the response, method " + arm.method + ".";
     drawLines("positions", "position", ["0-25%", "25-50%", "50-75%", "75-100%"], "position in the response", filter, some, arm.method);
     drawLines("entropy", "entropy", ["low", "middle", "high"], "entropy of the student", filter, some, arm.method);
+    drawMixtures(filter);
     drawSpines(filter, arm);
     document.querySelectorAll("#diagnostics [data-teacher]").forEach((line) => { line.hidden = filter.teacher !== null && !concerns(line.dataset, filter.teacher); });
     root.dataset.ready = "yes";

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import Any, Literal
 
+from gradalign import methods
 from gradalign.contexts import FALSE, SHARED, is_delta, parse_delta
+from gradalign.errors import GradalignError
 from gradalign.estimates import Arm, Difference, Estimate
 from gradalign.report.format import visible
 
@@ -298,13 +301,28 @@ class Recommendation:
 def role_of(arm: Arm) -> Role:
     """Say what an arm is in a comparison.
 
-    A difference that goes towards a teacher that was told something false is a control too.
+    A difference that goes towards a teacher that was told something false is a control too. A sum
+    with the ideal gradient in it agrees with that by itself, and a sum of several teachers has no
+    teacher of its own: both stand beside, for reference.
     """
     if arm.method.partition(":")[0] in CONTROL_METHODS:
         return "control"
     if context_of(arm.teacher) in CONTROL_CONTEXTS:
         return "control"
-    return "candidate" if arm.teacher else "reference"
+    if not arm.teacher or _holds_the_ideal(arm.method):
+        return "reference"
+    return "candidate"
+
+
+@cache
+def _holds_the_ideal(spec: str) -> bool:
+    """Whether a method is a sum with the ideal gradient in it."""
+    try:
+        method = methods.get(spec)
+    except GradalignError:  # of a plugin that this machine does not have
+        return False
+    parts = method.parts if isinstance(method, methods.Mixture) else ()
+    return any(part.method.ideal_multiple is not None for part in parts)
 
 
 def context_of(teacher: str) -> str:

@@ -250,11 +250,22 @@ def check(
 
 
 def _check_methods(config: ScoreConfig) -> None:
-    """Refuse unknown methods, and two ways of writing the same one."""
+    """Refuse unknown methods, two ways of writing the same one, and sums of teachers it lacks."""
     spec_of = {asked: methods.get(asked).spec for asked in config.methods}
     twice = [asked for asked, spec in spec_of.items() if list(spec_of.values()).count(spec) > 1]
     if twice:
         raise UsageError(f"--method: {' and '.join(twice)} are the same method.", "Give it once.")
+    beside = controls_beside(config.teachers, control=config.control, controls=config.controls)
+    known = {parse_any(spec).label for spec in (*config.teachers, *beside)}
+    for spec in spec_of.values():
+        method = methods.get(spec)
+        named = method.teachers if isinstance(method, methods.Mixture | methods.BestMixture) else ()
+        missing = [label for label in named if label not in known]
+        if missing:
+            raise UsageError(
+                f"--method {spec}: the run has no teacher {missing[0]!r}.",
+                f"Known: {', '.join(sorted(known))}.",
+            )
 
 
 def _controls(
