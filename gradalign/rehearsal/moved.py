@@ -7,10 +7,10 @@ pass, _N nodes, _M nodes that a teacher was shown, _C candidates, _S support, _V
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,20 @@ class StoredResponses:
         return self.views.student if label == NO_TEACHER else self.views.teacher(label)
 
 
+class NodePush(NamedTuple):
+    """A direction on the logits of some nodes of a pass.
+
+    Attributes:
+        place_M: which of the pass's nodes.
+        ids_MT: tokens, -1 at padding.
+        values_MT: the direction on these, times the nodes' weights.
+    """
+
+    place_M: Ints
+    ids_MT: Ints
+    values_MT: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class Passed:
     """One pass over some responses.
@@ -186,30 +200,25 @@ class Passed:
         return changed, place_M
 
     def gradient(
-        self,
-        parameters: Sequence[torch.Tensor],
-        place_M: Ints,
-        ids_MT: Ints,
-        push_MT: Floats,
+        self, parameters: Sequence[torch.Tensor], pushes: Iterable[NodePush]
     ) -> list[torch.Tensor | None]:
-        """Return the gradient along a direction on the logits of some nodes.
+        """Return the gradient along a sum of directions on the logits of nodes.
 
         Args:
             parameters: the space.
-            place_M: which of `node_N` they are.
-            ids_MT: tokens, -1 at padding.
-            push_MT: the direction on these, times the nodes' weights.
+            pushes: the directions.
         """
         import torch
 
         push_BKV = torch.zeros_like(self._logits_BKV)
         device = push_BKV.device
-        row, slot = np.nonzero((ids_MT >= 0) & (push_MT != 0.0))
-        nodes = torch.from_numpy(place_M[row]).to(device)
-        tokens = torch.from_numpy(ids_MT[row, slot]).to(device)
-        values = torch.from_numpy(push_MT[row, slot]).to(push_BKV)
         place_N, column_N = self._at_N
-        push_BKV.index_put_((place_N[nodes], column_N[nodes], tokens), values, accumulate=True)
+        for push in pushes:
+            row, slot = np.nonzero((push.ids_MT >= 0) & (push.values_MT != 0.0))
+            nodes = torch.from_numpy(push.place_M[row]).to(device)
+            tokens = torch.from_numpy(push.ids_MT[row, slot]).to(device)
+            values = torch.from_numpy(push.values_MT[row, slot]).to(push_BKV)
+            push_BKV.index_put_((place_N[nodes], column_N[nodes], tokens), values, accumulate=True)
         with model_pass(device):
             found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
                 self._logits_BKV, list(parameters), push_BKV, allow_unused=True

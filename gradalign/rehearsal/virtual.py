@@ -23,7 +23,8 @@ from gradalign import methods
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.analysis.align import question_ids
 from gradalign.estimates import Arm
-from gradalign.methods import Method
+from gradalign.methods import Mixture
+from gradalign.methods.mixture import Part
 from gradalign.rehearsal.gains import (
     ResponseGain,
     prefix_ratios,
@@ -31,6 +32,7 @@ from gradalign.rehearsal.gains import (
     token_gains,
 )
 from gradalign.rehearsal.moved import (
+    NodePush,
     Passed,
     StoredResponses,
     Taught,
@@ -212,31 +214,48 @@ class VirtualStudent:
                     )
         return made
 
+    def _taught(self, shard: _Shard, read: Passed, label: str) -> Taught | None:
+        """Return what a teacher that moves with the student says along a pass's responses."""
+        if label not in self._moving:
+            return None
+        return taught_by_itself(read, self.model, shard.prompts(self._moving[label]))
+
     def _sum(
         self, arm: Arm, questions: Sequence[str], like: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Return the sum over questions of their updates, each the mean over its responses."""
         import torch
 
-        method = methods.get(arm.method)
         total = [torch.zeros_like(part) for part in like]
+        parts = _parts_of(arm)
         for shard in self._shards:
             stored = shard.stored
             for read in passes(stored, self.model, shard.numbers(questions), with_gradient=True):
-                taught = None
-                if arm.teacher in self._moving:
-                    prompts = shard.prompts(self._moving[arm.teacher])
-                    taught = taught_by_itself(read, self.model, prompts)
-                place_M, ids_MT, ascent_MT = shard.direction(read, arm.teacher, method, taught)
                 factor_N = shard.factor_N[read.node_N] * shard.ratios(read)
                 if self.run.config.mask_special:
                     factor_N = np.where(stored.special_N[read.node_N], 0.0, factor_N)
-                push_MT = ascent_MT * factor_N[place_M, None]
-                found = read.gradient(self.parameters, place_M, ids_MT, push_MT)
-                for part, new in zip(total, found, strict=True):
+                pushes = []
+                for part in parts:
+                    push = shard.direction(read, part, self._taught(shard, read, part.teacher))
+                    scale_M = part.coefficient * factor_N[push.place_M]
+                    pushes.append(push._replace(values_MT=push.values_MT * scale_M[:, None]))
+                found = read.gradient(self.parameters, pushes)
+                for sum_, new in zip(total, found, strict=True):
                     if new is not None:
-                        part += new
+                        sum_ += new
         return total
+
+
+def _parts_of(arm: Arm) -> list[Part]:
+    """Return what an arm's update is the sum of; each part has its teacher, "" for none."""
+    method = methods.get(arm.method)
+    parts = method.parts if isinstance(method, Mixture) else (Part(1.0, method),)
+    return [
+        part._replace(
+            teacher=part.teacher or (arm.teacher if "teacher" in part.method.needs else "")
+        )
+        for part in parts
+    ]
 
 
 class _Shard:
@@ -272,29 +291,27 @@ class _Shard:
             self._prompts[label] = prompter.spine_prompts(shard)
         return self._prompts[label]
 
-    def direction(
-        self, read: Passed, label: str, method: Method, taught: Taught | None
-    ) -> tuple[Ints, Ints, Floats]:
-        """Return where a method points at the nodes of a pass: their places, tokens, values.
+    def direction(self, read: Passed, part: Part, taught: Taught | None) -> NodePush:
+        """Return where a method points at the nodes of a pass.
 
         Args:
             read: the pass.
-            label: the teacher.
-            method: the method; one that is a multiple of the ideal gradient is that of the old
-                values.
+            part: the method and its teacher; one that is a multiple of the ideal gradient is that
+                of the old values.
             taught: what the teacher says now; None for one that stays what it is.
         """
+        method = part.method
         if method.ideal_multiple is None:
-            batch, place_M = read.moved_batch(label, self.before.logprobs, taught)
+            batch, place_M = read.moved_batch(part.teacher, self.before.logprobs, taught)
             ids_MS = np.where(batch.mask_NS, batch.ids_NS, -1)
-            return place_M, ids_MS, np.nan_to_num(method.ascent(batch))
+            return NodePush(place_M, ids_MS, np.nan_to_num(method.ascent(batch)))
         nodes, rows = self.stored.views.nodes, read.node_N
         mask_NC, prob_NC = nodes.mask_NC[rows], np.exp(read.logp_NC)
         mass_N = np.where(mask_NC, prob_NC, 0.0).sum(axis=1)
         ideal_NC = ideal_gradient(prob_NC, nodes.value_NC[rows], mask_NC)
         direction_NC = method.ideal_multiple * mass_N[:, None] * np.nan_to_num(ideal_NC)
         ids_NC = np.where(mask_NC, nodes.token_NC[rows], -1)
-        return np.arange(len(rows)), ids_NC, direction_NC
+        return NodePush(np.arange(len(rows)), ids_NC, direction_NC)
 
     def ratios(self, read: Passed) -> Floats:
         """Return the ratios of the prefixes of a pass's nodes, [N]."""

@@ -174,3 +174,21 @@ def test_a_teacher_that_moves_says_what_the_moved_student_says(run, space):
             taught = taught_by_itself(read, space[0], prompts)
             for own, again in zip(read.logprobs, taught.logprobs, strict=True):
                 np.testing.assert_allclose(again, own, atol=1e-5)
+
+
+def test_a_mixture_is_the_sum_of_its_parts_also_across_teachers(student):
+    questions = student.questions
+
+    def direction(teacher, method):
+        return student.update(Arm(teacher, method), questions, None).direction
+
+    opd, reward = direction("demo:strong", "opd"), direction("", "dr_grpo")
+    told = direction("self+answer", "gkd")
+    mixed = direction("demo:strong", "dr_grpo+0.3*opd")
+    across = direction("", "opd@demo:strong+-2*gkd@self+answer")
+    for k in range(len(opd)):
+        for found, expected in (
+            (mixed[k], reward[k] + 0.3 * opd[k]),
+            (across[k], opd[k] - 2 * told[k]),
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
