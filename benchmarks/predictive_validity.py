@@ -40,7 +40,7 @@ from validity.controls import against_controls, information, position_alone, ver
 from validity.gains import Trainings, longest_short, trainer_of
 from validity.jobs import cpu_clock, cpu_seconds, one_thread, run_jobs
 from validity.output import plot, table
-from validity.pairs import Configuration, Pair
+from validity.pairs import CONTROLS, Configuration, Pair
 from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
 from validity.rehearsed import accuracy_of, rehearsed
@@ -361,6 +361,8 @@ def compare(
 ) -> dict[str, Any]:
     """Put every configuration's predictors beside its gain, and correlate them.
 
+    `informed` are those without a teacher that is told something false, useless or nothing.
+
     Args:
         found: gains per configuration, seed and checkpoint.
         values: predictors per configuration.
@@ -379,17 +381,26 @@ def compare(
             row["rehearsed"] = row["rehearsed_by_checkpoint"][checkpoint]
         rows.append(row)
     taught = [row for row in rows if row["teacher"]]
+    informed = [row for row in rows if row["teacher"].partition("+")[2] not in CONTROLS]
     return {
         "configurations": rows,
         "reliability": reliability([row["gains"] for row in rows]),
         "correlations": _correlations(rows),
         "correlations_teachers": _correlations(taught),
+        "correlations_informed": _correlations(informed),
         "differences": _differences(taught),
-        "by_checkpoint": [
-            _correlations([_after(row, at) for row in rows])
-            for at in range(len(next(iter(found.values()))[0]))
-        ],
+        "differences_informed": _differences([row for row in informed if row["teacher"]]),
+        "by_checkpoint": _by_checkpoint(rows),
+        "by_checkpoint_informed": _by_checkpoint(informed),
     }
+
+
+def _by_checkpoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Correlate with the gains after each number of steps."""
+    return [
+        _correlations([_after(row, at) for row in rows])
+        for at in range(len(rows[0]["gains_by_checkpoint"][0]))
+    ]
 
 
 def _after(row: dict[str, Any], at: int) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def table(result: dict[str, Any]) -> str:
     for title, key in (
         ("all configurations that have the predictor", "correlations"),
         ("configurations with a teacher only", "correlations_teachers"),
+        ("without teachers told something false, useless or nothing", "correlations_informed"),
     ):
         lines += ["", f"Spearman correlation with the gain, {title}:"]
         lines += [_with_interval(name, value, "rho") for name, value in result[key].items()]

@@ -34,7 +34,7 @@ BENCHMARK_NAMES = {"weights_gain_one": "gain_one", "pooled": "pooled"}
 def test_ranks_in_the_verdict_are_those_of_the_trainings(trained):
     said = {name: values for _, name, _, _, values in GAINS} | {"pooled": Pooled.ranks}
     for name, values in said.items():
-        found = [pair["correlations"][BENCHMARK_NAMES[name]]["rho"] for pair in trained]
+        found = [pair["correlations_informed"][BENCHMARK_NAMES[name]]["rho"] for pair in trained]
         assert values == pytest.approx(found, abs=0.0051), name
 
 
@@ -68,7 +68,14 @@ def test_every_rival_is_held_against_the_gain_per_step(trained):
         assert set(pair["differences"]["gain_one"]) == set(rivals)
         for rival in rivals:
             assert pair["correlations_teachers"][rival]["count"] == 27
-            assert pair["differences"]["gain_one"][rival]["difference"] > 0.0
+            assert pair["differences"]["gain_one"][rival]["count"] == 27
+            assert pair["differences_informed"]["gain_one"][rival]["difference"] > 0.0
+
+
+def test_the_gain_per_step_ranks_informed_teachers_after_every_number_of_steps(trained):
+    for pair in trained:
+        assert len(pair["by_checkpoint_informed"]) == 4
+        assert all(at["gain_one"]["rho"] >= 0.85 for at in pair["by_checkpoint_informed"])
 
 
 def test_trainings_say_when_and_with_what_they_were_done(trained):
@@ -83,11 +90,11 @@ def test_the_readme_has_the_ranks_of_the_trainings(trained):
     (row,) = re.findall(r"^\| gain per step of the weights .*$", text, flags=re.MULTILINE)
     found = [float(number) for number in re.findall(r"\*\*(\+\d\.\d\d)\*\*", row)]
     assert found == pytest.approx(
-        [pair["correlations"]["gain_one"]["rho"] for pair in trained], abs=0.0051
+        [pair["correlations_informed"]["gain_one"]["rho"] for pair in trained], abs=0.0051
     )
     (after,) = re.findall(r"After 3, 6, 12 and 24 steps that gain has (.*?)\n", text)
     found = [float(number) for number in re.findall(r"\+\d\.\d\d", after)]
-    expected = [at["gain_one"]["rho"] for pair in trained for at in pair["by_checkpoint"]]
+    expected = [at["gain_one"]["rho"] for pair in trained for at in pair["by_checkpoint_informed"]]
     assert found == pytest.approx(expected, abs=0.0051)
 
 

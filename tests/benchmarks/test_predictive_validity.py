@@ -215,7 +215,7 @@ def test_trl_is_not_asked_for_what_it_does_not_implement():
     from validity.trl_training import implements, train_with_trl
 
     by_trl = [item for item in ADDITION.configurations if implements(item)]
-    assert len(by_trl) == 9
+    assert len(by_trl) == 10
     assert {item.context for item in by_trl} == {"none"}
     item = Configuration("self+answer", "opd")
     with pytest.raises(ValueError, match="does not train opd @ self"):

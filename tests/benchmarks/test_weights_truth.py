@@ -18,9 +18,14 @@ def drawn():
         np.tile(part, (DRAWS, 1)) + rng.normal(size=(DRAWS * POOL, 5)) for part in of_question
     )
     own = (method**2).sum(axis=1)
-    count = len(ARMS)
-    return Drawn([ideal @ method.T] * count, ideal @ ideal.T, [method @ method.T] * count,
-                 [own] * count)  # fmt: skip
+    steps = method / np.sqrt(own)[:, None]
+    along = ideal @ steps.T
+    return Drawn(
+        ideal_XD=ideal,
+        updates={(ARMS[0], "all"): (method, own), (ARMS[0], "correct"): (0.5 * method, 0.25 * own)},
+        adamw={ARMS[0]: along},
+        batches={ARMS[0]: along[:30, :30]},
+    )
 
 
 def test_a_question_that_comes_again_is_of_another_run():
@@ -33,12 +38,13 @@ def test_a_question_that_comes_again_is_of_another_run():
 
 def test_the_population_is_what_replicas_are_on_average(drawn):
     rng, off = np.random.default_rng(2), ~np.eye(SIZE, dtype=bool)
+    grams = drawn.grams((ARMS[0], "all"))
     seen = []
     for _ in range(4000):
         at = replica(rng, POOL, DRAWS, SIZE)
         block = np.ix_(at, at)
-        seen.append([gram[block][off].mean() for gram in (drawn.cross[0], drawn.method[0])])
-    found = population(drawn, POOL, DRAWS)[0]
+        seen.append([gram[block][off].mean() for gram in (grams.cross_QQ, grams.method_QQ)])
+    found = population(grams, POOL, DRAWS)
     error = np.std(seen, axis=0) / np.sqrt(len(seen))
     # Too many of one question are never drawn: that moves the mean by less than its error.
     for value, mean, se in zip(
@@ -48,4 +54,20 @@ def test_the_population_is_what_replicas_are_on_average(drawn):
 
 
 def test_sizes_that_the_runs_cannot_give_are_left_out(drawn):
-    assert coverage(drawn, population(drawn, POOL, DRAWS), POOL, DRAWS, 2) == {}
+    assert coverage(drawn, POOL, DRAWS, 2).keys() == set()
+
+
+def test_every_number_of_every_split_is_covered(drawn, monkeypatch):
+    """Of a split that is half of everything, gains and the cosine are those of everything."""
+    monkeypatch.setattr("weights_truth.SIZES", (SIZE,))
+    found = coverage(drawn, POOL, DRAWS, 200)[str(SIZE)]
+    assert set(found) == {"all", "correct", "adamw", "adamw batches"}
+    (numbers,) = found["all"].values()
+    assert set(numbers) == {"N", "gain_one", "gain", "cosine"}
+    (half,) = found["correct"].values()
+    for name in numbers:
+        assert half[name] == numbers[name]
+    for arms in found.values():
+        for shares in arms[str(ARMS[0])].values():
+            assert shares["covered"] == pytest.approx(100.0 - shares["above"] - shares["below"])
+            assert shares["covered"] >= 85.0
