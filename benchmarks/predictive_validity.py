@@ -43,7 +43,7 @@ from validity.output import plot, table
 from validity.pairs import CONTROLS, Configuration, Pair
 from validity.ranks import correlate_all, difference, reliability
 from validity.registry import PAIRS, prepared
-from validity.rehearsed import accuracy_of, rehearsed
+from validity.rehearsed import accuracy_of, rehearse, rehearsed
 from validity.scoring import (
     ScoreSettings,
     alignments,
@@ -200,9 +200,8 @@ def run_pair(
         kept = {name: trained[name] for name in TRAINED if name in trained}
         checkpoint = list(trained["settings"]["checkpoints"]).index(trained["steps"])
         with cpu_clock(work, "predictors"):
-            predicted = predictors(
-                pair, report, every, work, 1024, trained["before"], trainings.settings
-            )
+            report = rehearse(report, trainings.settings)
+            predicted = predictors(pair, report, every, work, 1024, trained["before"])
         compared = compare(found, predicted, checkpoint, use_trl)
         return {
             "pair": pair.name,
@@ -225,8 +224,8 @@ def run_pair(
             checkpoint = longest_short(row["gains"], settings.checkpoints)
     found, before = trainings.gains(pair.configurations, range(seeds), use_trl=use_trl)
     with cpu_clock(work, "predictors"):
-        prompts = 128 if quick else 1024
-        predicted = predictors(pair, report, every, work, prompts, before, settings)
+        report = rehearse(report, settings)
+        predicted = predictors(pair, report, every, work, 128 if quick else 1024, before)
     compared = compare(found, predicted, checkpoint, use_trl)
     result: dict[str, Any] = {
         "pair": pair.name,
@@ -323,25 +322,23 @@ def predictors(
     work: Path,
     accuracy_prompts: int,
     student: float,
-    settings: TrainSettings,
 ) -> dict[Configuration, dict[str, Any]]:
     """Everything that may predict the gain, per configuration; the slow part is kept in `work`.
 
     Args:
         pair: what was trained.
-        report: scored with the tool's own choice of candidates.
+        report: scored with the tool's own choice of candidates, and rehearsed.
         every: scored with every teacher's top tokens as candidates.
         work: the pair's work folder.
         accuracy_prompts: questions on which teachers answer by themselves.
         student: the student's own success.
-        settings: of the trainings, which are rehearsed.
     """
     kept = work / "predictors.json"
     if not kept.is_file():
         write_json(kept, {"accuracy": teacher_accuracies(pair, accuracy_prompts)})
     cheap = cheap_predictors(report, pair, json.loads(kept.read_text())["accuracy"], student)
     aligned, with_every = alignments(report, pair), alignments(every, pair)
-    curves = rehearsed(report, pair, settings)
+    curves = rehearsed(report, pair)
     return {
         item: {
             **aligned.get(item, {}),

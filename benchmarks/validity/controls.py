@@ -143,8 +143,9 @@ def position_alone(report: gradalign.Report) -> list[dict[str, Any]]:
 
 
 def _basis(report: gradalign.Report) -> Basis:
-    """Return what the verdict goes by: the gain per step, where the run has it."""
-    return bases_of(report, read_scores(report))[0]
+    """Return the gain per step: rehearsals are not trusted for every control."""
+    bases = bases_of(report, read_scores(report))
+    return next((basis for basis in bases if basis.name == "weights_gain_one"), bases[0])
 
 
 def _arm(row: Row) -> Arm:

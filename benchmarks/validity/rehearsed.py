@@ -17,25 +17,24 @@ FIRST_ORDER = ("gain_one", "gain_batch", "weights", "pooled")
 """What the tool says of the first step; rehearsals are to be no worse."""
 
 
-def rehearsed(
-    report: gradalign.Report, pair: Pair, settings: TrainSettings
-) -> dict[Configuration, dict[str, Any]]:
-    """Rehearse the very trainings of a pair, and return what is said after each checkpoint.
-
-    A direction that is nothing on average gains nothing.
-
-    Args:
-        report: a scored run, which is changed in place.
-        pair: what was trained.
-        settings: of the trainings.
-    """
-    report = gradalign.rehearse(
+def rehearse(report: gradalign.Report, settings: TrainSettings) -> gradalign.Report:
+    """Rehearse the very trainings of a scored run, which is changed in place."""
+    return gradalign.rehearse(
         report,
         steps=settings.checkpoints,
         step=f"length={settings.step_norm!r}",
         responses=settings.group,
         display="none",
     )
+
+
+def rehearsed(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict[str, Any]]:
+    """Return what a run's rehearsals say of every training, after each checkpoint.
+
+    Args:
+        report: of `rehearse`.
+        pair: what was trained.
+    """
     curves = report.curves
     return {
         item: {
