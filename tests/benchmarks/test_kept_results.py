@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradalign.alignment.weights import TOLD_APART
-from gradalign.report.verdict.bases import GAINS, Pooled
+from gradalign.report.verdict.bases import GAINS, REHEARSED, Pooled
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,11 +28,18 @@ def trained():
     return pairs
 
 
-BENCHMARK_NAMES = {"weights_gain_one": "gain_one", "pooled": "pooled"}
+BENCHMARK_NAMES = {
+    "rehearsed": "rehearsed",
+    "weights_gain_one": "gain_one",
+    "pooled": "pooled",
+}
 
 
 def test_ranks_in_the_verdict_are_those_of_the_trainings(trained):
-    said = {name: values for _, name, _, _, values in GAINS} | {"pooled": Pooled.ranks}
+    said = {name: values for _, name, _, _, values in GAINS} | {
+        "pooled": Pooled.ranks,
+        "rehearsed": REHEARSED,
+    }
     for name, values in said.items():
         found = [pair["correlations_informed"][BENCHMARK_NAMES[name]]["rho"] for pair in trained]
         assert values == pytest.approx(found, abs=0.0051), name
@@ -76,6 +83,31 @@ def test_the_gain_per_step_ranks_informed_teachers_after_every_number_of_steps(t
     for pair in trained:
         assert len(pair["by_checkpoint_informed"]) == 4
         assert all(at["gain_one"]["rho"] >= 0.85 for at in pair["by_checkpoint_informed"])
+
+
+def test_rehearsed_gains_rank_after_every_number_of_steps_with_all_controls(trained):
+    for pair in trained:
+        assert all(at["rehearsed"]["rho"] >= 0.93 for at in pair["by_checkpoint"])
+        for rival, found in pair["differences"]["rehearsed"].items():
+            assert found["low"] > 0.0, (pair["pair"], rival)
+        for at in pair["rehearsals"]:
+            assert 0.8 < at["slope_trusted"] < 1.35
+            assert at["trusted"] >= 20
+            assert at["signs"] >= 0.9
+            for name, found in at["minus"].items():  # not worse than any first-order number
+                assert found["high"] > 0.0, (pair["pair"], at["steps"], name)
+
+
+def test_the_readme_has_the_ranks_of_rehearsals(trained):
+    text = (ROOT / "README.md").read_text()
+    (row,) = re.findall(r"^\| rehearsed gain .*$", text, flags=re.MULTILINE)
+    found = [float(number) for number in re.findall(r"\*\*(\+\d\.\d\d)\*\*", row)]
+    expected = [
+        pair[key]["rehearsed"]["rho"]
+        for pair in trained
+        for key in ("correlations_informed", "correlations")
+    ]
+    assert found == pytest.approx(expected, abs=0.0051)
 
 
 def test_trainings_say_when_and_with_what_they_were_done(trained):
