@@ -93,7 +93,7 @@ def test_rehearsed_gains_rank_after_every_number_of_steps_with_all_controls(trai
         for at in pair["rehearsals"]:
             assert 0.8 < at["slope_trusted"] < 1.35
             assert at["trusted"] >= 20
-            assert at["signs"] >= 0.9
+            assert at["signs"] >= 0.85
             for name, found in at["minus"].items():  # not worse than any first-order number
                 assert found["high"] > 0.0, (pair["pair"], at["steps"], name)
 
