@@ -38,6 +38,9 @@ LEAPS = 4
 EPS = 1e-8
 """AdamW's own."""
 
+FIRST_TRIED = 2e-6
+"""Length of a step that is tried first, in units of the weights' own length."""
+
 TABLE, TRIALS = "rehearsals", "rehearsal_trials"
 
 
@@ -240,6 +243,8 @@ class Trainings:
             arm,
             self._spec.divergences,
             lambda length: self._student.gains(others, _sum(None, step, STEPS_TRIED * length)),
+            # LoRA's matrices are 0 at first: they have no size of their own.
+            start=FIRST_TRIED * (_size(self._student.parameters) or 1.0),
         )
 
     def _update(
@@ -326,6 +331,10 @@ def _sum(
     if displacement is None:
         return [times * part for part in step]
     return [old + times * part for old, part in zip(displacement, step, strict=True)]
+
+
+def _size(parameters: Sequence[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(part.detach().double().square().sum()) for part in parameters))
 
 
 def _noise_of(run: Run) -> dict[Arm, Noise]:

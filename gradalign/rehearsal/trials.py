@@ -72,7 +72,11 @@ class Trial:
 
 
 def trial_of(
-    arm: Arm, divergences: Sequence[float], gains: Callable[[float], list[QuestionGain]]
+    arm: Arm,
+    divergences: Sequence[float],
+    gains: Callable[[float], list[QuestionGain]],
+    *,
+    start: float = 1.0,
 ) -> Iterator[Trial]:
     """Try one arm's first steps at the lengths of some divergences.
 
@@ -80,11 +84,12 @@ def trial_of(
         arm: the arm.
         divergences: of one step; the trials are of `STEPS_TRIED` of them.
         gains: what questions say after `STEPS_TRIED` steps of a length.
+        start: the length that is tried first.
 
     Yields:
         A trial of each; none for an arm that moves nothing.
     """
-    length = 1.0
+    length = start
     for _ in range(12):  # find a length that moves the student a little
         found = gains(length)
         moved = divergence_of(found) / STEPS_TRIED**2
