@@ -11,10 +11,10 @@ from gradalign.alignment import pooled, pooled_of_sums
 from gradalign.alignment.gram import (
     PAIR,
     best_coefficient,
+    chosen_sums,
     crossed_alignment,
     mixture_alignment,
     mixture_sums,
-    scaled_sums,
     share_of_second,
 )
 
@@ -44,7 +44,6 @@ def test_alignment_of_a_mixture_is_that_of_the_sum(seed, c):
         (g * mixed).sum(axis=1), (g * g).sum(axis=1), (mixed * mixed).sum(axis=1), weight
     )
     assert mixture_alignment(sums, c) == pytest.approx(wanted, abs=1e-12)
-    assert pooled_of_sums(scaled_sums(sums, c)) == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -96,9 +95,15 @@ def test_crossed_takes_each_halfs_coefficient_from_the_other():
     *_, first = world(1)
     *_, second = world(2)
     c_first, c_second = best_coefficient(first), best_coefficient(second)
-    wanted = pooled_of_sums(scaled_sums(first, c_second) + scaled_sums(second, c_first))
-    assert crossed_alignment(np.concatenate([first, second])) == pytest.approx(wanted)
     assert c_first != c_second
+    total = np.zeros(5)
+    for own, choosing, c in ((first, second, c_second), (second, first, c_first)):
+        found = chosen_sums(own, choosing)
+        assert pooled_of_sums(found) == pytest.approx(mixture_alignment(own, c), abs=1e-12)
+        assert chosen_sums(choosing, choosing)[2] == pytest.approx(1.0)
+        total += found
+    found = crossed_alignment(np.concatenate([first, second]))
+    assert found == pytest.approx(total[0] / np.sqrt(total[1] * total[2]))
 
 
 def test_it_works_on_resamples():

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "topk": {"alignment", "cosine_to_full"},
-    "gram": {"cosine", "routed", "routing_gain", "best_share", "best_alignment", "mixture_gain"},
+    "gram": {
+        "cosine",
+        "routed",
+        "routing_gain",
+        "routed_share",
+        "best_share",
+        "best_alignment",
+        "mixture_gain",
+    },
     "horizon": {"alignment", "relative_bias", "noise_ratio", "negative_share", "log_prob_gap"},
 }
 """The diagnostics to print where a mechanism has too many for a screen."""

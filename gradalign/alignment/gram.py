@@ -79,18 +79,22 @@ def crossed(sums: npt.ArrayLike) -> Floats:
     """
     s = np.asarray(sums, dtype=np.float64)
     first, second = s[..., :PAIR], s[..., PAIR:]
-    return scaled_sums(first, best_coefficient(second)) + scaled_sums(
-        second, best_coefficient(first)
-    )
+    return chosen_sums(first, second) + chosen_sums(second, first)
 
 
-def scaled_sums(sums: npt.ArrayLike, coefficient: npt.ArrayLike) -> Floats:
-    """Return the sums of (m_1 + c m_2) / (1 + c), [..., PAIR] -> [..., POOLING].
+def chosen_sums(sums: npt.ArrayLike, choosing: npt.ArrayLike) -> Floats:
+    """Return the sums of the mixture that other sums like best, [..., PAIR] -> [..., POOLING].
 
-    Of one scale whatever c is, so that questions with different coefficients may be added up.
+    Its length is 1 where it was chosen: what was chosen in different places may be added up.
+
+    Args:
+        sums: of the pair where the mixture is judged.
+        choosing: of the pair where its coefficient and its length are chosen.
     """
-    c = np.asarray(coefficient, dtype=np.float64)
-    scale = np.where(np.isinf(c), 1.0, 1.0 / (1.0 + np.where(np.isinf(c), 0.0, c)))
+    c = best_coefficient(choosing)
+    length2 = mixture_sums(choosing, c)[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(length2 > 0.0, 1.0 / np.sqrt(np.maximum(length2, 0.0)), np.nan)
     one = np.ones_like(scale)
     powers = np.stack([scale, one, scale**2, one, scale**2], axis=-1)
     return np.asarray(mixture_sums(sums, c) * powers)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradalign import methods
-from gradalign.alignment.gram import PAIR, best_coefficient, scaled_sums
+from gradalign.alignment.gram import PAIR, chosen_sums
 from gradalign.alignment.ideal import ideal_gradient
 from gradalign.alignment.scores import POOLING
 from gradalign.analysis.align import NO_TEACHER, arms_of, question_ids
@@ -237,6 +237,5 @@ def crossed_sums(pair_QY: Floats, second_Q: Bools) -> Floats:
     """
     found_QY = np.zeros((len(pair_QY), POOLING))
     for own_Q in (second_Q, ~second_Q):
-        chosen = best_coefficient(pair_QY[~own_Q].sum(axis=0))
-        found_QY[own_Q] = scaled_sums(pair_QY[own_Q], chosen)
+        found_QY[own_Q] = chosen_sums(pair_QY[own_Q], pair_QY[~own_Q].sum(axis=0))
     return found_QY

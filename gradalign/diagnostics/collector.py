@@ -38,6 +38,7 @@ BOUNDS = {
             "accuracy",
             "best_share",
             "opposed_share",
+            "routed_share",
         ),
         (0.0, 1.0),
     ),

@@ -9,6 +9,8 @@ gradient, over the nodes that every teacher was shown. Controls are left out.
 | opposed_share | share of the nodes where they point away from each other |
 | routed | pooled alignment where each question goes to the teacher that suits it best |
 | routing_gain | that less the best single teacher's |
+| routed_share | share of the questions that a teacher suits best |
+| route | of each such question, a split of its own: the teacher's pooled alignment there |
 | best_share | share c / (1 + c) of the second in the best mixture m_1 + c m_2 of two arms |
 | best_alignment | its alignment, with the coefficient that the other half of the questions chose |
 | mixture_gain | that less the better one's of the two arms |
@@ -58,6 +60,7 @@ from gradalign.diagnostics.collector import Collector, Figure, FigureKey
 from gradalign.estimates import Arm, Estimate
 from gradalign.methods import Mixture
 from gradalign.stages.base import Run
+from gradalign.store.splits import QUESTION
 
 MECHANISM = "gram"
 ALL = "all"
@@ -115,6 +118,7 @@ def collect(run: Run, shard: str, into: Collector) -> None:
             for name, statistic in (("routed", _first_pooled), ("routing_gain", _routing_gain)):
                 key = FigureKey(MECHANISM, "", name, method)
                 into.add(key, statistic, question_Q, columns_QY, splits)
+            _add_routes(into, grams, method, arms)
 
 
 def pairs(run: Run, grams: Grams) -> Iterator[Pair]:
@@ -212,6 +216,27 @@ def _routed(grams: Grams, arms: Sequence[Arm]) -> Floats:
         taken_QY[:, 0] = np.nan_to_num(half_AQH[chosen_Q, rows, 1 - h])
         columns.append(taken_QY)
     return np.asarray(0.5 * (columns[0] + columns[1]))
+
+
+def _add_routes(into: Collector, grams: Grams, method: str, arms: Sequence[Arm]) -> None:
+    """Add which questions each teacher suits best, by its gain per length on all continuations."""
+    question_Q = np.array(grams.questions, dtype=object)
+    everything = {ALL: np.ones(len(question_Q), dtype=np.bool_)}
+    own_AQY = np.stack(_own(grams, arms))
+    length_AQ = np.sqrt(np.maximum(own_AQY[..., 2], 0.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain_AQ = np.where(length_AQ > 0.0, own_AQY[..., 0] / length_AQ, -np.inf)
+    suited_Q = gain_AQ.argmax(axis=0)
+    for number, arm in enumerate(arms):
+        share_Q = (suited_Q == number).astype(np.float64)
+        key = FigureKey(MECHANISM, arm.teacher, "routed_share", method)
+        into.mean(key, question_Q, share_Q, everything)
+        splits = {
+            QUESTION + str(question_Q[q]): question_Q == question_Q[q]
+            for q in np.flatnonzero(suited_Q == number)
+        }
+        key = FigureKey(MECHANISM, arm.teacher, "route", method)
+        into.add(key, pooled_of_sums, question_Q, own_AQY[number], splits)
 
 
 def _first_pooled(sums: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,18 @@ def set_reasons(inside_NS: Bools, *, renormalises: bool) -> Reasons:
         reason_N[size_N == 1] = SINGLE
     reason_N[size_N == 0] = EMPTY
     return reason_N
+
+
+def on_teacher_top(
+    nodes: Distributions, top_k: int, direction: Callable[[Distributions], Floats]
+) -> Ascent:
+    """Return a direction with both models renormalised on the teacher's top-k; 0 for no set."""
+    if top_k == 0:
+        return scaled(nodes, direction(nodes), nodes.unit_N)
+    inside_NS = nodes.top("teacher", top_k)
+    own = within(nodes, inside_NS)
+    ascent_NS = own.spread(direction(own.nodes))
+    return scaled(nodes, ascent_NS, own.nodes.unit_N, set_reasons(inside_NS, renormalises=True))
 
 
 @register("gkd")
@@ -91,14 +104,7 @@ class OPSD(Method):
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient of the divergence, renormalised on the teacher's top-k if asked."""
-        nodes = batch.at(self.temperature)
-        if self.top_k == 0:
-            return scaled(nodes, self._direction(nodes), nodes.unit_N)
-        inside_NS = nodes.top("teacher", self.top_k)
-        own = within(nodes, inside_NS)
-        ascent_NS = own.spread(self._direction(own.nodes))
-        reason_N = set_reasons(inside_NS, renormalises=True)
-        return scaled(nodes, ascent_NS, own.nodes.unit_N, reason_N)
+        return on_teacher_top(batch.at(self.temperature), self.top_k, self._direction)
 
     def _direction(self, nodes: Distributions) -> Floats:
         return clipped(nodes, self.beta, self.clip) if self.clip else divergence(nodes, self.beta)

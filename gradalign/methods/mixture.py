@@ -41,35 +41,30 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixture(Method):
-    """A sum of methods with coefficients, as the loss that adds theirs."""
+class _OfParts(Method):
+    """What methods that are made of others have in common."""
 
-    formula: ClassVar[str] = "c_1 m_1 + c_2 m_2 + ..."
-    source: ClassVar[str] = "a sum of losses"
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts are of one teacher, or each of a named one."""
-        _check_teachers(self.parts)
-
-    # Identity
+        looking = [part for part in self.parts if "teacher" in part.method.needs]
+        named = [part for part in self.parts if part.teacher]
+        if named and any(not part.teacher for part in looking):
+            raise UsageError(
+                f"some parts of {self.spec!r} name their teacher and some do not.",
+                "Write METHOD@TEACHER in every part that looks at one, or in none.",
+            )
+        for part in named:
+            if part not in looking:
+                raise UsageError(
+                    f"{part.method.spec!r} looks at no teacher.", f"Leave out @{part.teacher}."
+                )
 
     @property
     def name(self) -> str:
         """The whole text: a sum has no options of its own."""
         return self.spec
-
-    @property
-    def spec(self) -> str:
-        """The sum as it is written, a first coefficient of 1 left out."""
-        return self._join([part.spec for part in self.parts])
-
-    @property
-    def full_spec(self) -> str:
-        """The sum with every option of its parts."""
-        after = [f"@{part.teacher}" if part.teacher else "" for part in self.parts]
-        specs = [part.method.full_spec for part in self.parts]
-        return self._join([spec + at for spec, at in zip(specs, after, strict=True)])
 
     @classmethod
     def options(cls) -> tuple[OptionInfo, ...]:
@@ -79,14 +74,12 @@ class Mixture(Method):
     @property
     def teachers(self) -> tuple[str, ...]:
         """The teachers that parts name."""
-        return _named(self.parts)
+        return tuple(dict.fromkeys(part.teacher for part in self.parts if part.teacher))
 
     @property
     def of_teacher(self) -> bool:
         """Whether it is scored under each teacher: one that names teachers is not."""
         return "teacher" in self.needs and not self.teachers
-
-    # What the pipeline has to provide
 
     @property
     def expected_needs(self) -> frozenset[str]:
@@ -114,7 +107,28 @@ class Mixture(Method):
         """What the first such part needs."""
         return next((p.method.beyond_nodes for p in self.parts if p.method.beyond_nodes), "")
 
-    # Directions
+    def _any(self, needs: Callable[[Method], frozenset[str]]) -> frozenset[str]:
+        return frozenset().union(*(needs(part.method) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Mixture(_OfParts):
+    """A sum of methods with coefficients, as the loss that adds theirs."""
+
+    formula: ClassVar[str] = "c_1 m_1 + c_2 m_2 + ..."
+    source: ClassVar[str] = "a sum of losses"
+
+    @property
+    def spec(self) -> str:
+        """The sum as it is written, a first coefficient of 1 left out."""
+        return self._join([part.spec for part in self.parts])
+
+    @property
+    def full_spec(self) -> str:
+        """The sum with every option of its parts."""
+        after = [f"@{part.teacher}" if part.teacher else "" for part in self.parts]
+        specs = [part.method.full_spec for part in self.parts]
+        return self._join([spec + at for spec, at in zip(specs, after, strict=True)])
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the sum of the expected directions; a part without one at a node adds nothing."""
@@ -145,9 +159,6 @@ class Mixture(Method):
             size_N += abs(part.coefficient) * np.abs(found_NS).max(axis=1, initial=0.0)
         return Ascent(total_NS, size_N)
 
-    def _any(self, needs: Callable[[Method], frozenset[str]]) -> frozenset[str]:
-        return frozenset().union(*(needs(part.method) for part in self.parts))
-
     def _join(self, specs: Sequence[str]) -> str:
         pieces = [
             spec if number == 0 and part.coefficient == 1.0 else f"{part.coefficient:.15g}*{spec}"
@@ -161,28 +172,8 @@ def _varies(method: Method) -> bool:
     return type(method).sampled is not Method.sampled
 
 
-def _named(parts: Sequence[Part]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.teacher for part in parts if part.teacher))
-
-
-def _check_teachers(parts: Sequence[Part]) -> None:
-    looking = [part for part in parts if "teacher" in part.method.needs]
-    named = [part for part in parts if part.teacher]
-    if named and any(not part.teacher for part in looking):
-        raise UsageError(
-            f"some parts of {'+'.join(part.spec for part in parts)!r} name their teacher and "
-            "some do not.",
-            "Write METHOD@TEACHER in every part that looks at one, or in none.",
-        )
-    for part in named:
-        if part not in looking:
-            raise UsageError(
-                f"{part.method.spec!r} looks at no teacher.", f"Leave out @{part.teacher}."
-            )
-
-
 @dataclass(frozen=True)
-class BestMixture(Method):
+class BestMixture(_OfParts):
     """The best coefficient for one method beside another, chosen on other questions.
 
     The coefficient that half of the questions like best is tried on the other half, both ways
@@ -191,7 +182,6 @@ class BestMixture(Method):
 
     formula: ClassVar[str] = "m_1 + c m_2, c the best on the other half of the questions"
     source: ClassVar[str] = "ours"
-    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that there are two parts, of one teacher or each of a named one."""
@@ -200,7 +190,7 @@ class BestMixture(Method):
                 f"{BEST} takes two methods, got {len(self.parts)}.",
                 f"Write it as {BEST}:FIRST+1*SECOND, or {BEST}.",
             )
-        _check_teachers(self.parts)
+        super().__post_init__()
 
     @property
     def spec(self) -> str:
@@ -209,46 +199,10 @@ class BestMixture(Method):
         return BEST if (first, second) == (FIRST, SECOND) else f"{BEST}:{first}+1*{second}"
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        """The teachers that parts name."""
-        return _named(self.parts)
-
-    @property
-    def of_teacher(self) -> bool:
-        """Whether it is scored under each teacher: one that names teachers is not."""
-        return "teacher" in self.needs and not self.teachers
-
-    @property
     def full_spec(self) -> str:
         """With both methods' options."""
         first, second = (part.method.full_spec for part in self.parts)
         return f"{BEST}:{first}+1*{second}"
-
-    @property
-    def name(self) -> str:
-        """As `spec`."""
-        return self.spec
-
-    @classmethod
-    def options(cls) -> tuple[OptionInfo, ...]:
-        """None of its own."""
-        return ()
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What either needs."""
-        return frozenset().union(*(part.method.needs for part in self.parts))
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        """Those of both."""
-        found = (value for part in self.parts for value in part.method.temperatures)
-        return tuple(dict.fromkeys(found))
-
-    @property
-    def beyond_nodes(self) -> str:
-        """What the first such part needs."""
-        return next((p.method.beyond_nodes for p in self.parts if p.method.beyond_nodes), "")
 
     def at(self, coefficient: float) -> Mixture:
         """Return the mixture with a coefficient."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradalign.analysis.align import arms_of
+from gradalign.config import chosen_diagnostics
 from gradalign.models import config_number, load_config
 from gradalign.models.weight_space import SKETCH
 from gradalign.planning.figures import Figures
@@ -22,6 +23,7 @@ CONTINUATION_ROW = 40
 PASS_ROW = 12
 BRANCH_ROW = 110
 ALIGNMENT_ROW = 100
+PRODUCT_ROW = 56
 """Bytes of a row before compression: numbers of the schema, and a few for keys."""
 
 
@@ -40,8 +42,14 @@ def disk_bytes(run: Run, figures: Figures) -> float:
         + scored
         + figures.branches * BRANCH_ROW
         + nodes * teachers * len(config.methods) * ALIGNMENT_ROW
+        + (figures.questions * len(arms_of(run)) ** 2 / 2 * PRODUCT_ROW if _grams(run) else 0.0)
         + (_weights_bytes(run, figures, support) if "weights" in config.alignment else 0)
     )
+
+
+def _grams(run: Run) -> bool:
+    """Whether the run keeps the inner products of its arms."""
+    return "gram" in chosen_diagnostics(run.config.diagnose)
 
 
 def _weights_bytes(run: Run, figures: Figures, support: int) -> float:

@@ -177,6 +177,22 @@ def test_conflicts_and_routing(run, gram):
     best = max(of_table(run, teacher, "opd") for teacher in SETTINGS["teachers"])
     routed = rows["routed", "opd"]
     assert rows["routing_gain", "opd"] == pytest.approx(routed - best, abs=1e-9)
+    opd = summary[(summary["mechanism"] == "gram") & (summary["variant"] == "opd")]
+    shares = opd[opd["diagnostic"] == "routed_share"]
+    assert shares["value"].sum() == pytest.approx(1.0)
+    routes = opd[opd["diagnostic"] == "route"]
+    questions = run.table("questions")["question_id"].astype(str)
+    assert sorted(routes["split"]) == sorted("question:" + questions)
+    for row in routes.itertuples():
+        own = run.alignment[run.alignment["question_id"].astype(str) == row.split[9:]]
+        own = own[own["method"] == "opd"]
+        gain = {
+            teacher: (part["weight"] * part["dot"]).sum()
+            / np.sqrt((part["weight"] * part["method_norm2"]).sum())
+            for teacher, part in own.groupby("teacher", observed=True)
+            if teacher in SETTINGS["teachers"]
+        }
+        assert max(gain, key=gain.get) == row.teacher
 
 
 def test_halves_of_the_continuations_add_up(gram):

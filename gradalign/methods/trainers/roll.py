@@ -10,10 +10,9 @@ import numpy as np
 from gradalign.methods.base import Ascent, Method, option
 from gradalign.methods.batch import NodeBatch
 from gradalign.methods.distributions import Distributions, Floats
-from gradalign.methods.gkd import set_reasons
-from gradalign.methods.identities import centred, divergence, within
+from gradalign.methods.gkd import on_teacher_top
+from gradalign.methods.identities import centred, divergence
 from gradalign.methods.registry import register
-from gradalign.methods.sampled import scaled
 
 OBJECTIVES = (
     "forward_kl",
@@ -55,14 +54,7 @@ class RollDistill(Method):
 
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient of the objective."""
-        nodes = batch.at(self.temperature)
-        if self.top_k == 0:
-            return scaled(nodes, self._direction(nodes), nodes.unit_N)
-        inside_NS = nodes.top("teacher", self.top_k)
-        own = within(nodes, inside_NS)
-        ascent_NS = own.spread(self._direction(own.nodes))
-        reason_N = set_reasons(inside_NS, renormalises=True)
-        return scaled(nodes, ascent_NS, own.nodes.unit_N, reason_N)
+        return on_teacher_top(batch.at(self.temperature), self.top_k, self._direction)
 
     def _direction(self, nodes: Distributions) -> Floats:
         if self.objective == "adaptive_kl":

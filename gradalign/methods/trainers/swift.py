@@ -86,19 +86,18 @@ class RLSD(SampledToken):
             base_N = np.where(np.isnan(known_N), base_N, known_N)
         share = (self.group - 1.0) / self.group
         advantage_K = share * (rolled.reward_K - base_N[rolled.node_K])
-        weights = [
-            (self._weight(nodes.r_NS, sign), self._weight(nodes.tail_r_N, sign))
-            for sign in (1.0, -1.0)
-        ]
+        by_sign = ((np.maximum(advantage_K, 0.0), 1.0), (np.minimum(advantage_K, 0.0), -1.0))
 
         def average(power: int) -> tuple[Floats, Floats]:
-            total_NS, total_N = np.zeros(nodes.p_NS.shape), np.zeros(batch.num_nodes)
-            parts = (np.maximum(advantage_K, 0.0), np.minimum(advantage_K, 0.0))
-            for part_K, (weight_NS, weight_N) in zip(parts, weights, strict=True):
+            parts = []
+            for part_K, sign in by_sign:
                 mean_NS, mean_N = found.mean(part_K**power)
-                total_NS += weight_NS**power * mean_NS
-                total_N += weight_N**power * mean_N
-            return total_NS, total_N
+                for _ in range(power):
+                    mean_NS *= self._weight(nodes.r_NS, sign)
+                parts.append((mean_NS, mean_N * self._weight(nodes.tail_r_N, sign) ** power))
+            (total_NS, above_N), (below_NS, below_N) = parts
+            total_NS += below_NS
+            return total_NS, above_N + below_N
 
         mean_NS, mean_N = average(1)
         return Draws(nodes, mean_NS, mean_N, second=lambda: average(2), reason_N=found.reason_N)
