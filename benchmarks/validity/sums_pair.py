@@ -134,7 +134,7 @@ class Lesson:
 
     Attributes:
         start: `original`, or the lesson whose model it starts from.
-        steps: of 32 solutions each.
+        steps: of `BATCH` solutions each.
         learning_rate: peak of AdamW's, after which it falls to 0 linearly.
         carries: whether the solutions mind them.
         seed: of the questions and of their order.
@@ -148,11 +148,11 @@ class Lesson:
 
 
 LESSONS = {
-    "student": Lesson("original", 40, 3e-5, True, 41),
-    "better": Lesson("student", 150, 1e-4, True, 42),
-    "worse": Lesson("student", 60, 5e-5, False, 43),
+    "student": Lesson("original", 30, 1e-4, True, 41),
+    "better": Lesson("student", 80, 1e-4, True, 42),
+    "worse": Lesson("student", 40, 1e-4, False, 43),
 }
-BATCH = 32
+BATCH = 16
 
 
 def make_models(

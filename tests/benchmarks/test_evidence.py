@@ -1,0 +1,188 @@
+"""The pairs that nothing was tuned on: tasks, models, trainings that are kept, LoRA."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gradalign.demo.pupils import Care
+from tests.requires import require
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+TOYS = ("sorting", "automaton")
+
+
+@pytest.fixture(autouse=True)
+def _on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def toy_of(name):
+    from validity.automaton import AUTOMATON
+    from validity.sorting import SORTING
+
+    return {"sorting": SORTING, "automaton": AUTOMATON}[name]
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_solutions_are_right_and_hints_are_followed(name):
+    toy, rng = toy_of(name), random.Random(0)
+    problems = toy.generate(200, seed=1, held_out=True)
+    trained = toy.generate(200, seed=1, held_out=False)
+    assert not set(problems) & set(trained)
+    encode = toy.tokenizer()
+    for problem in problems:
+        right = problem.write(Care(), rng)
+        assert toy.verify(right, problem.answer)
+        assert len(encode(right)["input_ids"]) < toy.max_tokens
+        assert encode.decode(encode(right)["input_ids"], skip_special_tokens=True) == right
+        for false in (problem.wrong_answer, problem.other_answer):
+            assert false != problem.answer
+            told = problem.write_to_fit(false, Care(), rng)
+            assert toy.verify(told, false)
+            assert not toy.verify(told, problem.answer)
+        assert toy.verify(problem.write_to_fit(problem.answer, Care(), rng), problem.answer)
+        foreign = problem.write_foreign()
+        assert not toy.verify(foreign, problem.answer)  # right, in a notation that counts for nothing
+        assert foreign.rstrip(".").endswith(problem.answer)
+        assert set(right + foreign) <= set(toy.alphabet)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_pupils_are_as_good_as_their_names_say(name):
+    toy, rng = toy_of(name), random.Random(0)
+    problems = toy.generate(600, seed=2, held_out=False)
+
+    def right(texts):
+        return np.mean([toy.verify(text, p.answer) for text, p in zip(texts, problems, strict=True)])
+
+    found = {
+        role: right([problem.write(toy.roles[role].care, rng) for problem in problems])
+        for role in ("student", "strong", "middle", "weak")
+    }
+    assert found["strong"] == 1.0
+    assert found["middle"] > found["student"] + 0.1 > found["weak"] + 0.3
+    assert 0.4 < found["student"] < 0.65
+    assert right([problem.write_harmful() for problem in problems]) < 0.15
+    assert right([problem.write_foreign() for problem in problems]) == 0.0
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_models_are_made_once_and_always_the_same(name, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    toy = toy_of(name)
+    short = replace(toy, roles={role: replace(how, steps=3) for role, how in toy.roles.items()})
+    said: list[str] = []
+    for _ in range(2):
+        short.make_models(tmp_path / "one", said.append)
+    assert len(said) == len(toy.roles) == 6
+    short.make_models(tmp_path / "other", said.append)
+    for role in toy.roles:
+        one, other = (
+            AutoModelForCausalLM.from_pretrained(tmp_path / place / role)
+            for place in ("one", "other")
+        )
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        )
+        assert one.config.vocab_size == len(toy.alphabet) + 3
+        assert len(AutoTokenizer.from_pretrained(tmp_path / "one" / role)) == one.config.vocab_size
+
+
+def test_a_pair_has_every_kind_of_arm(tmp_path):
+    for name in TOYS:
+        pair = toy_of(name).pair(tmp_path)
+        arms = {(item.label, item.estimator) for item in pair.configurations}
+        assert len(arms) == len(pair.configurations) == 35
+        assert {item.context for item in pair.configurations} == {
+            "none", "answer", "solution", "wrong-answer", "other-answer", "reference-free"
+        }  # fmt: skip
+        assert sum(estimator == "sampled" for _, estimator in arms) == 7
+        (question,) = pair.questions(1, 3, True)
+        assert set(question.contexts) == set(dict.fromkeys(question.contexts))
+        assert question.contexts["reference-free"] == "[]" + question.prompt
+
+
+def test_sums_are_solved_step_by_step_and_false_ones_lose_their_carries():
+    require("reasoning_gym")
+    from validity.sums_pair import RULE, draw, verify, write_solution
+
+    kinds = [draw(60, 3, (kind,)) for kind in range(4)]
+    assert len({question.id for part in kinds for question in part}) == 240
+    wrong = 0
+    for question in kinds[2]:
+        assert eval(question.id) == int(question.answer)  # noqa: S307
+        assert verify(question.solution, question.answer)
+        assert not verify(question.solution + "1", question.answer)
+        wrong += not verify(write_solution(question.id, carries=False), question.answer)
+        assert question.contexts["rule"][0].content == RULE
+        assert question.answer in question.contexts["answer"][-1].content
+    assert wrong > 15
+    assert write_solution("58 + 67 - 9", carries=False) == "58 + 67 = 15\n15 - 9 = 16\nAnswer: 16"
+
+
+def test_lora_changes_nothing_at_first_and_points_where_the_tool_says():
+    """Its first gradient is the one in gradalign's own space of the same rank."""
+    from validity.lora import add_lora
+    from validity.pairs import load_model
+
+    from gradalign.models.weight_space import parse_space, weight_space
+
+    ids = torch.arange(3, 40)[None]
+    plain = load_model("demo:student")
+    with weight_space(plain, parse_space("lora:rank=4")) as parameters:
+        loss = torch.log_softmax(plain(input_ids=ids).logits, dim=-1)[..., 7].sum()
+        expected = torch.autograd.grad(loss, parameters)
+    logits = plain(input_ids=ids).logits
+    model = load_model("demo:student")
+    added = add_lora(model, 4, 0)
+    assert torch.equal(model(input_ids=ids).logits, logits)
+    torch.log_softmax(model(input_ids=ids).logits, dim=-1)[..., 7].sum().backward()
+    downs, ups = added[::2], added[1::2]
+    assert all(float(down.grad.abs().max()) == 0.0 for down in downs)
+    for up, gradient in zip(ups, expected, strict=True):
+        torch.testing.assert_close(up.grad, gradient)
+    assert not any(p.requires_grad for p in model.parameters() if p not in set(added))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainings_are_kept_one_by_one_and_gone_on_with(tmp_path):
+    require("trl")
+    from validity.lengths import AdamwSettings
+    from validity.pairs import ADDITION, Configuration
+    from validity.trained import Series, gains_of, in_blocks, records, train_missing
+    from validity.training import TrainSettings
+
+    items = (Configuration("demo:strong", "opd"), Configuration("self+answer", "opd", "sampled"))
+    pair = replace(ADDITION, configurations=items)
+    sizes = {"prompts": 4, "group": 2, "eval_prompts": 96, "eval_responses": 2}
+    ways = {
+        "length": TrainSettings(0.02, checkpoints=(1, 3), **sizes),
+        "lora": AdamwSettings(checkpoints=(1, 3), learning_rate=1e-2, lora_rank=4, **sizes),
+    }
+    series = [Series(pair, way, settings, tmp_path) for way, settings in ways.items()]
+    said: list[str] = []
+    train_missing(series, [0], said.append)
+    assert len(said) == 4
+    train_missing(series, [0], said.append)
+    assert len(said) == 4
+    (tmp_path / series[1].file(items[1], 0).name).unlink()
+    kept = {file: file.read_bytes() for file in tmp_path.glob("*.json")}
+    train_missing(series, [0], said.append)
+    assert len(said) == 5
+    assert all(file.read_bytes() == content for file, content in kept.items())
+    found = list(records(tmp_path))
+    assert [record["trainer"] for record in found].count("trl") == 2
+    for record in found:
+        assert {len(right) for right in record["after"].values()} == {96}
+        before = sum(map(int, record["before"]))
+        gain = (sum(map(int, record["after"]["3"])) - before) / 192
+        assert gains_of(record)["3"] == pytest.approx(gain)
+        assert sum(in_blocks(record["before"])) == before
+        assert len(in_blocks(record["before"])) == 32
