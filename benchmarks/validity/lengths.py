@@ -49,10 +49,10 @@ TOYS: Mapping[str, TrainSettings] = MappingProxyType(
 LORA: Mapping[str, TrainSettings] = MappingProxyType(
     {
         "lora": AdamwSettings(
-            checkpoints=(6, 12),
+            checkpoints=(12,),
             prompts=8,
             group=4,
-            eval_prompts=512,
+            eval_prompts=400,
             eval_responses=2,
             learning_rate=1e-3,
             lora_rank=16,
