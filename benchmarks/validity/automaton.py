@@ -26,7 +26,7 @@ def _table(purpose: str) -> MappingProxyType[tuple[str, str], str]:
     """For every symbol a random order of the states, so that all of them stay in use."""
     found = {}
     for symbol in SYMBOLS:
-        order = sorted(STATES, key=lambda state: pick(state + symbol, purpose, 1 << 30))  # noqa: B023
+        order = sorted(STATES, key=lambda state: pick(state + symbol, purpose, 1 << 30))
         found.update({(state, symbol): end for state, end in zip(STATES, order, strict=True)})
     return MappingProxyType(found)
 

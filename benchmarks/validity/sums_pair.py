@@ -10,7 +10,6 @@ by TRL's SFTTrainer, seeded, from questions that neither scoring, training nor e
 from __future__ import annotations
 
 import hashlib
-import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any
 from gradalign.contexts import registry as contexts
 from gradalign.questions import Message, Question
 from gradalign.reasoning_gym_data import dataset_of
-from validity.pairs import FORWARD, JSD, REVERSE, Configuration, Pair, tokenizer_of
+from validity.pairs import FORWARD, REVERSE, Configuration, Pair, tokenizer_of
 
 TASK = "chain_sum:min_terms=3,max_terms=3,min_digits=1,max_digits=2,seed={seed},size={size}"
 VERIFIER = r"regex:Answer: (-?[0-9]+)$"
@@ -236,10 +235,10 @@ def smollm2(original: Path, folder: Path) -> Pair:
     """
     better, worse = str(folder / "better"), str(folder / "worse")
     crossed = [
-        *((better, method) for method in (FORWARD, JSD, REVERSE)),
-        *((worse, method) for method in (FORWARD, REVERSE)),
+        *((better, method) for method in (REVERSE, FORWARD)),
+        *((worse, method) for method in (REVERSE, FORWARD)),
         (str(original), REVERSE),
-        *(("self+solution", method) for method in (FORWARD, REVERSE)),
+        *(("self+solution", method) for method in (REVERSE, FORWARD)),
         *((f"self+{context}", REVERSE) for context in CONTEXTS[1:] if context != "solution"),
         ("self+rule", REVERSE),
     ]

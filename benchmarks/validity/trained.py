@@ -107,12 +107,7 @@ def train_missing(
     series: Sequence[Series], seeds: Sequence[int], say: Callable[[str], None]
 ) -> None:
     """Run every training that is not there yet, one after the other, first seeds first."""
-    todo = [
-        (one, item, seed)
-        for at in seeds
-        for one in series
-        for item, seed in one.missing([at])
-    ]
+    todo = [(one, item, seed) for at in seeds for one in series for item, seed in one.missing([at])]
     began = time.perf_counter()
     for done, (one, item, seed) in enumerate(todo, start=1):
         record = one.run(item, seed)

@@ -2,7 +2,8 @@
 
 `DistillationTrainer` is on-policy, and its beta of 0, 0.5 and 1 is forward KL, JSD and reverse KL;
 `GRPOTrainer` with `loss_type="dr_grpo"`, unscaled rewards and no reference model is Dr. GRPO. Both
-take an optimiser, and are given that of the plain loop. Sampling, batches, loss and gradient are TRL's.
+take an optimiser, and are given that of the plain loop. Sampling, batches, loss and gradient are
+TRL's.
 """
 
 from __future__ import annotations

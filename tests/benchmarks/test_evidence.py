@@ -48,7 +48,9 @@ def test_solutions_are_right_and_hints_are_followed(name):
             assert not toy.verify(told, problem.answer)
         assert toy.verify(problem.write_to_fit(problem.answer, Care(), rng), problem.answer)
         foreign = problem.write_foreign()
-        assert not toy.verify(foreign, problem.answer)  # right, in a notation that counts for nothing
+        assert not toy.verify(
+            foreign, problem.answer
+        )  # right, in a notation that counts for nothing
         assert foreign.rstrip(".").endswith(problem.answer)
         assert set(right + foreign) <= set(toy.alphabet)
 
@@ -59,7 +61,9 @@ def test_pupils_are_as_good_as_their_names_say(name):
     problems = toy.generate(600, seed=2, held_out=False)
 
     def right(texts):
-        return np.mean([toy.verify(text, p.answer) for text, p in zip(texts, problems, strict=True)])
+        return np.mean(
+            [toy.verify(text, p.answer) for text, p in zip(texts, problems, strict=True)]
+        )
 
     found = {
         role: right([problem.write(toy.roles[role].care, rng) for problem in problems])
@@ -117,7 +121,7 @@ def test_sums_are_solved_step_by_step_and_false_ones_lose_their_carries():
     assert len({question.id for part in kinds for question in part}) == 240
     wrong = 0
     for question in kinds[2]:
-        assert eval(question.id) == int(question.answer)  # noqa: S307
+        assert eval(question.id) == int(question.answer)
         assert verify(question.solution, question.answer)
         assert not verify(question.solution + "1", question.answer)
         wrong += not verify(write_solution(question.id, carries=False), question.answer)
