@@ -12,8 +12,9 @@ Run: python benchmarks/evidence.py models --pair sorting            (makes the m
      python benchmarks/evidence.py collect --pair sorting --seeds 3 (into the results)
      the same with --pair smollm2 --student FOLDER --seeds 2
      python benchmarks/evidence.py tables        (from the results alone: nothing is trained)
-Writes evidence.json, and per pair evidence_PAIR.txt and .png, to --output-dir. Everything that has ended is kept under --work-dir, a file per training, and an interrupted
-command goes on with the next one. One process and one thread; several pairs can run side by side.
+Writes evidence.json, and per pair evidence_PAIR.txt and .png, to --output-dir. Everything that has
+ended is kept under --work-dir, a file per training, and an interrupted command goes on with the
+next one. One process and one thread; several pairs can run side by side.
 """
 
 from __future__ import annotations

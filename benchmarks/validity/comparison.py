@@ -158,7 +158,7 @@ def signs(value_K: Floats, gains: Gains) -> dict[str, float]:
 
 
 def calibration(predicted_K: Floats, gains: Gains) -> dict[str, float] | None:
-    """Slope of the gain on what was predicted of it, through the origin, and root mean square error.
+    """Slope of the gain on what was predicted, through the origin, and root mean square error.
 
     None for fewer than three.
     """

@@ -237,7 +237,7 @@ def _details(row: Json) -> str:
 
 
 def plot(result: Json, compared: Json, path: Path) -> bool:
-    """Draw gains after the last step against predictors, a line per way; False without matplotlib."""
+    """Draw gains after the last step against predictors; False without matplotlib."""
     try:
         import matplotlib
     except ImportError:
