@@ -54,7 +54,7 @@ LORA: Mapping[str, TrainSettings] = MappingProxyType(
             group=4,
             eval_prompts=400,
             eval_responses=2,
-            learning_rate=1e-3,
+            learning_rate=3e-4,
             lora_rank=16,
         )
     }
