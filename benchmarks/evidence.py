@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from common import OUT, argument_parser, environment, plain, write_json
-from validity.evidence_output import collect, comparison, plot, table
+from validity.evidence_output import (
+    collect,
+    comparison,
+    from_validity,
+    overview,
+    plot,
+    table,
+)
 from validity.jobs import cpu_clock, one_thread
 from validity.lengths import LORA, TOYS
 from validity.pairs import Pair
@@ -97,16 +104,25 @@ def keep(path: Path, result: dict[str, Any]) -> None:
 
 
 def write_tables(path: Path) -> None:
-    """Compare what the results hold, and write the comparison, a table and a figure per pair."""
-    pairs = json.loads(path.read_text())["pairs"]
-    for item in pairs:
-        item["comparison"] = plain(comparison(item))
+    """Compare what the results hold, and write the comparison, a table and a figure per pair.
+
+    The pairs of predictive_validity.json beside it are compared in the same way.
+    """
+    pairs = json.loads(path.read_text())["pairs"] if path.is_file() else []
+    old = path.with_name("predictive_validity.json")
+    others = json.loads(old.read_text())["pairs"] if old.is_file() else []
+    results = [*(from_validity(item) for item in others), *pairs]
+    compared = {}
+    for item in results:
+        compared[item["pair"]] = plain(comparison(item))
+        text = table(item, compared[item["pair"]])
+        print(text, end="\n\n")
         stem = path.with_name(f"evidence_{item['pair']}")
-        text = table(item, item["comparison"])
         stem.with_suffix(".txt").write_text(text + "\n")
-        print(text)
-        plot(item, item["comparison"], stem.with_suffix(".png"))
-    write_json(path, {"pairs": pairs}, indent=0)
+        plot(item, compared[item["pair"]], stem.with_suffix(".png"))
+    small = overview(results, compared)
+    print(small)
+    write_json(path, {"overview": small, "comparison": compared, "pairs": pairs}, indent=0)
 
 
 def series_of(pair: Pair, work: Path) -> list[Series]:

@@ -101,8 +101,34 @@ def _named(item: Configuration) -> Json:
     }
 
 
+def from_validity(item: Json) -> Json:
+    """Read a pair of predictive_validity.json, whose held-out questions were not kept."""
+    settings = item["settings"]
+    rows = [
+        {
+            **_named(Configuration(row["teacher"], row["method"], row["estimator"])),
+            "gains": {
+                "length": dict(zip(map(str, settings["checkpoints"]), by_steps, strict=True))
+            },
+            "predictors": {name: row[name] for name in (*OURS, *RIVALS) if name in row},
+        }
+        for row in item["configurations"]
+        for by_steps in [list(zip(*row["gains_by_checkpoint"], strict=True))]
+    ]
+    return {
+        "pair": item["pair"],
+        "seeds": list(range(item["seeds"])),
+        "steps": str(item["steps"]),
+        "ways": {"length": {"settings": settings, "succeeds": item["before"]}},
+        "rows": rows,
+    }
+
+
 def gains_of(result: Json, way: str, steps: str) -> tuple[list[Json], Gains]:
     """The rows of a pair that were trained in a way, and their gains after so many steps."""
+    if "before" not in result["ways"][way]:
+        gain_KS = np.asarray([row["gains"][way][steps] for row in result["rows"]])
+        return result["rows"], Gains(gain_KS[:, :, None])
     settings, before = (result["ways"][way][name] for name in ("settings", "before"))
     rows = [row for row in result["rows"] if way in row["right"]]
     seeds = [str(seed) for seed in result["seeds"]]
@@ -146,8 +172,13 @@ def comparison(result: Json) -> Json:
             for steps in result["ways"][way]["settings"]["checkpoints"]
         }
         for way in result["ways"]
-        if sum(way in row["right"] for row in result["rows"]) >= 3
+        if sum(way in row.get("right", row.get("gains")) for row in result["rows"]) >= 3
     }
+
+
+def counted(result: Json, by_steps: Json) -> str:
+    """The number of steps that counts: the pair's own, or the longest training."""
+    return str(result.get("steps") or list(by_steps)[-1])
 
 
 def _compared(result: Json, way: str, steps: str) -> Json:
@@ -180,36 +211,89 @@ def table(result: Json, compared: Json) -> str:
     """The results of a pair as text."""
     lines = [f"Pair {result['pair']}, seeds {', '.join(map(str, result['seeds']))}"]
     for way, by_steps in compared.items():
-        settings = result["ways"][way]["settings"]
-        at = list(by_steps)
-        last = by_steps[at[-1]]
+        settings, counts = result["ways"][way]["settings"], counted(result, by_steps)
         asked = settings["eval_prompts"] * settings["eval_responses"]
-        before = np.mean([sum(right) / asked for right in result["ways"][way]["before"].values()])
         lines += [
             "",
-            f"{way}: {_told(settings)}; the student succeeds at {before:.3f}; gain after "
-            f"{at[-1]} steps on {asked} responses to held-out questions",
+            f"{way}: {_told(settings)}; the student succeeds at {_before(result, way):.3f}; gain "
+            f"after {counts} steps on {asked} responses to held-out questions",
         ]
-        for label, (mean, error) in sorted(last["gain"].items(), key=lambda item: -item[1][0]):
+        gains = by_steps[counts]["gain"]
+        for label, (mean, error) in sorted(gains.items(), key=lambda item: -item[1][0]):
             lines.append(f"  {label:68s} {mean:+.3f} +- {error:.3f}")
-        heads = " ".join(f"{steps:>7s}" for steps in at)
+        heads = " ".join(f"{steps:>7s}" for steps in by_steps)
         lines += [
             "",
-            f"  {'Spearman with the gain after':18s} {heads}   at {at[-1]}: interval, Kendall, "
+            f"  {'Spearman with the gain after':28s} {heads}   after {counts}: interval, Kendall, "
             "regret, sign, slope and error, ahead of the best rival",
         ]
-        for name, row in last["predictors"].items():
+        for name, row in by_steps[counts]["predictors"].items():
             if row["spearman"] is None:
                 continue
-            cells = " ".join(
-                f"{by_steps[steps]['predictors'][name]['spearman'][0]:+7.3f}"
-                if by_steps[steps]["predictors"][name]["spearman"]
-                else f"{'-':>7s}"
-                for steps in at
-            )
+            found = [by_steps[steps]["predictors"][name]["spearman"] for steps in by_steps]
+            cells = " ".join(f"{rho[0]:+7.3f}" if rho else f"{'-':>7s}" for rho in found)
             lines.append(f"  {name:28s} {cells}   {_details(row)}")
-        lines.append(f"  best rival: {last['best_rival']}")
+        lines.append(f"  best rival: {by_steps[counts]['best_rival']}")
     return "\n".join(lines)
+
+
+def _before(result: Json, way: str) -> float:
+    """The student's success before training, mean over seeds."""
+    told = result["ways"][way]
+    if "before" not in told:
+        return float(told["succeeds"])
+    asked = told["settings"]["eval_prompts"] * told["settings"]["eval_responses"]
+    return float(np.mean([sum(right) / asked for right in told["before"].values()]))
+
+
+def overview(results: Sequence[Json], compared: Mapping[str, Json]) -> str:
+    """One small table of all pairs in Markdown: Spearman's correlation where it counts."""
+    columns = [
+        (result["pair"], way, counted(result, by_steps))
+        for result in results
+        for way, by_steps in compared[result["pair"]].items()
+    ]
+    heads = [
+        f"{pair}, {steps} steps" + ("" if way == "length" else f", {way}")
+        for pair, way, steps in columns
+    ]
+    lines = [" | ".join(["| predictor", *heads]) + " |", "| --- " * (len(heads) + 1) + "|"]
+    for name in (*OURS, *RIVALS):
+        rows = [compared[pair][way][steps]["predictors"][name] for pair, way, steps in columns]
+        if any(row["spearman"] for row in rows):
+            cells = [_cell(row["spearman"]) for row in rows]
+            lines.append(" | ".join([f"| {NAMES[name]}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(spearman: Sequence[float] | None) -> str:
+    if not spearman:
+        return "-"
+    at, low, high = spearman
+    return f"{at:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+NAMES = {
+    "gain_one": "gain per step of the weights, one question",
+    "gain_batch": "gain per step of the weights, 32 questions",
+    "weights": "cosine of the weights",
+    "adamw_one": "gain of a step of AdamW, one question",
+    "adamw": "gain of a step of AdamW, 32 questions",
+    "pooled": "pooled alignment",
+    "mean": "mean alignment",
+    "balanced": "balanced alignment",
+    "accuracy": "teacher's accuracy",
+    "accuracy_gap": "accuracy gap to the student",
+    "teacher_advantage": "teacher advantage",
+    "grace": "GRACE",
+    "reverse_kl": "KL(P\\|Q)",
+    "forward_kl": "KL(Q\\|P)",
+    "early_kl": "KL(P\\|Q), weighted by position",
+    "overlap": "overlap ratio",
+    "entropy_gap": "entropy gap, H(Q) - H(P)",
+    "loss_decrease": "first-step decrease of the loss",
+}
+"""What docs call the predictors."""
 
 
 def _told(settings: Json) -> str:
@@ -249,7 +333,7 @@ def plot(result: Json, compared: Json, path: Path) -> bool:
         len(compared), 4, figsize=(14, 3.3 * len(compared)), squeeze=False, sharey="row"
     )
     for line, (way, by_steps) in zip(axes, compared.items(), strict=True):
-        steps = list(by_steps)[-1]
+        steps = counted(result, by_steps)
         rows, gains = gains_of(result, way, steps)
         values = values_of(rows, way, steps)
         names = ("gain_one", "pooled", by_steps[steps]["best_rival"], "accuracy")

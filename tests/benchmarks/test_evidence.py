@@ -190,3 +190,130 @@ def test_trainings_are_kept_one_by_one_and_gone_on_with(tmp_path):
         assert gains_of(record)["3"] == pytest.approx(gain)
         assert sum(in_blocks(record["before"])) == before
         assert len(in_blocks(record["before"])) == 32
+
+
+def gains_of_noise(seed=0, configurations=14, seeds=3, blocks=8, noise=0.05):
+    from validity.comparison import Gains
+
+    rng = np.random.default_rng(seed)
+    truth_K = np.linspace(-0.3, 0.4, configurations)
+    noise_KSQ = noise * rng.normal(size=(configurations, seeds, blocks))
+    return truth_K, Gains(truth_K[:, None, None] + noise_KSQ)
+
+
+def test_rank_correlations_are_scipys():
+    from scipy.stats import kendalltau, spearmanr
+    from validity.comparison import kendall_rows, spearman_rows
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, (4, 20)), rng.normal(size=(4, 20))
+    for row in range(4):
+        assert spearman_rows(x, y)[row] == pytest.approx(spearmanr(x[row], y[row]).statistic)
+        assert kendall_rows(x, y)[row] == pytest.approx(kendalltau(x[row], y[row]).statistic)
+    assert np.isnan(spearman_rows(np.ones((1, 5)), y[:1, :5])[0])
+
+
+def test_a_good_predictor_is_told_from_a_poor_one():
+    from validity.comparison import best_of, calibration, difference, ranking, regret, signs
+
+    truth_K, gains = gains_of_noise()
+    rng = np.random.default_rng(1)
+    good_K, poor_K = truth_K + 0.02 * rng.normal(size=14), rng.normal(size=14)
+    found, worse = ranking(good_K, gains), ranking(poor_K, gains)
+    assert found["spearman"][0] > 0.95 > found["kendall"][0] > 0.8
+    assert found["spearman"][1] > 0.8
+    assert worse["spearman"][2] - worse["spearman"][1] > found["spearman"][2] - found["spearman"][1]
+    assert difference(good_K, poor_K, gains)[1] > 0
+    assert difference(good_K, good_K, gains) == pytest.approx([0.0, 0.0, 0.0])
+    assert best_of({"poor": poor_K, "turned": -good_K}, gains) == "turned"
+    assert regret(truth_K, gains)["regret"] == pytest.approx(0.0, abs=0.05)
+    best, last = regret(-truth_K, gains), float(gains.mean_K[0])
+    assert best["regret"] == pytest.approx(float(gains.mean_K.max()) - last)
+    assert best["error"] < 0.05
+    assert signs(truth_K, gains)["agree"] == 1.0
+    assert signs(np.abs(truth_K), gains)["harm_found"] == 0.0
+    fitted = calibration(2.0 * truth_K, gains)
+    assert fitted["slope"] == pytest.approx(0.5, abs=0.05)
+    holes_K = np.where(np.arange(14) % 4 == 0, np.nan, good_K)
+    assert ranking(holes_K, gains)["count"] == 10
+    assert ranking(np.full(14, np.nan), gains)["spearman"] is None
+
+
+def test_intervals_of_rank_correlations_cover():
+    """Drawn again and again, configurations and noise: 95 % intervals hold the truth of many."""
+    from scipy.stats import norm
+    from validity import comparison
+
+    rng = np.random.default_rng(3)
+    # Of two normal variables with correlation r, Spearman's is 6/pi arcsin(r/2).
+    r = 0.8
+    truth = 6 / np.pi * np.arcsin(r / 2)
+    held = 0
+    for _ in range(60):
+        x_K = rng.normal(size=30)
+        y_K = r * x_K + np.sqrt(1 - r**2) * rng.normal(size=30)
+        gains = comparison.Gains(np.repeat(y_K[:, None], 1, axis=1)[:, :, None])
+        _, low, high = comparison.ranking(x_K, gains)["spearman"]
+        held += low <= truth <= high
+    assert held / 60 > norm.cdf(1.2)  # 0.88
+
+
+def test_the_error_of_a_gain_is_that_of_its_noise():
+    from validity.comparison import Gains
+
+    rng = np.random.default_rng(4)
+    gains = Gains(0.1 + 0.3 * rng.normal(size=(400, 1, 32)))
+    assert gains.error_K.mean() == pytest.approx(gains.mean_K.std(), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_trainings_and_a_scored_run_become_results_that_are_computed_again(tmp_path):
+    require("trl")
+    import json
+
+    from evidence import keep, write_tables
+    from validity.evidence_output import collect, gains_of, table
+    from validity.pairs import ADDITION, Configuration
+    from validity.predicted import Budget, score_all
+    from validity.trained import Series, train_missing
+    from validity.trained import gains_of as gains_of_record
+    from validity.training import TrainSettings
+
+    items = (
+        *(Configuration(f"demo:{name}", "opd") for name in ("strong", "middle", "weak")),
+        Configuration("demo:strong", "opd", "sampled"),
+        Configuration("", "random"),
+    )
+    pair = replace(ADDITION, name="sorting", configurations=items)  # a name that results know
+    settings = TrainSettings(
+        0.02, checkpoints=(2, 4), prompts=8, group=4, eval_prompts=128, eval_responses=2
+    )
+    series = [Series(pair, "length", settings, tmp_path / "trained")]
+    train_missing(series, [0, 1], lambda text: None)
+    report = score_all(pair, Budget(8, 2, 2), tmp_path)
+    result = collect(pair, series, [0, 1], report)
+    rows, gains = gains_of(result, "length", "4")
+    assert gains.gain_KSQ.shape == (5, 2, 32)
+    kept = [
+        gains_of_record(json.loads(series[0].file(items[0], seed).read_text()))["4"]
+        for seed in (0, 1)
+    ]
+    assert gains.mean_K[0] == pytest.approx(np.mean(kept))
+    strong, sampled = rows[0]["predictors"], rows[3]["predictors"]
+    assert strong["gain_one"] == sampled["gain_one"] > rows[2]["predictors"]["gain_one"]
+    assert strong["accuracy"] > rows[2]["predictors"]["accuracy"]
+    assert strong["loss_decrease"] > 0 < strong["early_kl"] < strong["reverse_kl"]
+    path = tmp_path / "out" / "evidence.json"
+    keep(path, result)
+    write_tables(path)
+    first = path.read_text()
+    compared = json.loads(first)["comparison"]["sorting"]["length"]
+    assert set(compared) == {"2", "4"}
+    assert compared["4"]["predictors"]["gain_one"]["calibration"]["slope"] != 0
+    write_tables(path)
+    assert path.read_text() == first
+    text = (tmp_path / "out" / "evidence_sorting.txt").read_text()
+    assert "steps of length 0.02" in text
+    assert table(json.loads(first)["pairs"][0], {"length": compared}) in text
+    assert (tmp_path / "out" / "evidence_sorting.png").is_file()
