@@ -11,6 +11,7 @@ import torch
 
 from gradalign.demo.addition import MAX_RESPONSE_TOKENS, generate, verify
 from gradalign.models.checkpoints.loading import resolve_model
+from gradalign.models.prompts.render import render
 from gradalign.questions import Question
 from gradalign.tasks.demo import question_of
 
@@ -64,6 +65,7 @@ class Pair:
         configurations: what is trained.
         tuned_on: the configuration on which the step size is tuned.
         selective: configurations for which selections of tokens are compared.
+        dtype: precision of its models.
     """
 
     name: str
@@ -74,7 +76,8 @@ class Pair:
     max_tokens: int
     configurations: tuple[Configuration, ...]
     tuned_on: Configuration
-    selective: tuple[Configuration, ...]
+    selective: tuple[Configuration, ...] = ()
+    dtype: str = "float32"
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -142,15 +145,13 @@ def tokenizer_of(model: str) -> Any:
     return AutoTokenizer.from_pretrained(resolve_model(model))
 
 
-def load_model(name: str) -> torch.nn.Module:
-    """Load a fresh copy of a model, frozen, in evaluation mode and float32."""
+def load_model(name: str, dtype: str = "float32") -> torch.nn.Module:
+    """Load a fresh copy of a model, frozen and in evaluation mode."""
     from gradalign import models
 
-    return models.load_model(name, dtype="float32", device="cpu")
+    return models.load_model(name, dtype=dtype, device="cpu")
 
 
 def context_ids(pair: Pair, question: Question, context: str) -> tuple[int, ...]:
     """Token ids of the question's prompt in a context."""
-    prompt = question.contexts[context]
-    assert isinstance(prompt, str)
-    return tuple(tokenizer_of(pair.student)(prompt)["input_ids"])
+    return tuple(render(tokenizer_of(pair.student), question.contexts[context]))

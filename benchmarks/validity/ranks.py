@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from gradalign.estimates import UNKNOWN, Estimate
+from validity.comparison import spearman_rows
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -36,19 +36,7 @@ class OfConfigurations:
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Pearson correlation of average ranks; NaN if either does not vary."""
-    return float(_spearman_rows(np.atleast_2d(x), np.atleast_2d(y))[0])
-
-
-def _spearman_rows(x_BK: npt.ArrayLike, y_BK: npt.ArrayLike) -> Floats:
-    """Spearman's correlation of every row, [B]."""
-    centred = []
-    for values_BK in (x_BK, y_BK):
-        rank_BK = rankdata(np.asarray(values_BK, dtype=np.float64), axis=1)
-        centred.append(rank_BK - rank_BK.mean(axis=1, keepdims=True))
-    left_BK, right_BK = centred
-    norm_B = np.sqrt((left_BK**2).sum(axis=1) * (right_BK**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((left_BK * right_BK).sum(axis=1) / norm_B)
+    return float(spearman_rows(np.atleast_2d(x), np.atleast_2d(y))[0])
 
 
 def correlate(
@@ -74,7 +62,7 @@ def correlate(
     if count < 3:
         return OfConfigurations(UNKNOWN, count)
     chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
-    drawn = _spearman_rows(value_K[chosen_BK], means_BK)
+    drawn = spearman_rows(value_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     found = Estimate(spearman(value_K, gain_KS.mean(axis=1)), float(low), float(high))
     return OfConfigurations(found, count)
@@ -103,8 +91,8 @@ def difference(
     mean_K = gain_KS.mean(axis=1)
     other_K = np.sign(spearman(other_K, mean_K)) * other_K
     chosen_BK, means_BK = _drawn(gain_KS, seed, num_resamples)
-    drawn = _spearman_rows(value_K[chosen_BK], means_BK)
-    drawn -= _spearman_rows(other_K[chosen_BK], means_BK)
+    drawn = spearman_rows(value_K[chosen_BK], means_BK)
+    drawn -= spearman_rows(other_K[chosen_BK], means_BK)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     found = spearman(value_K, mean_K) - spearman(other_K, mean_K)
     return OfConfigurations(Estimate(found, float(low), float(high)), len(value_K))

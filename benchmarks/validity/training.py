@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,33 @@ class TrainSettings:
     def steps(self) -> int:
         """Number of steps of the whole training."""
         return self.checkpoints[-1]
+
+    def optimizer(self, model: torch.nn.Module, seed: int) -> torch.optim.Optimizer:
+        """Return what moves a model, and let it have gradients; steps of one length here.
+
+        Args:
+            model: a fresh copy of the student.
+            seed: of whatever is drawn.
+        """
+        return FixedLength(model.requires_grad_(True).parameters(), lr=self.step_norm)
+
+
+class FixedLength(torch.optim.Optimizer):
+    """Gradient descent with steps of Euclidean length `lr`, over all parameters together."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move by `lr` against the gradient.
+
+        Raises:
+            ValueError: a closure is given.
+        """
+        if closure is not None:
+            raise ValueError("FixedLength takes no closure")
+        for group in self.param_groups:
+            step_by(group["params"], group["lr"])
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,7 @@ def success_before(pair_name: str, prompts: int, responses: int, seed: int) -> f
     """Success of the untrained student, the same for every configuration."""
     pair = pair_of(pair_name)
     held_out = pair.questions(prompts, EVAL_DRAW, True)
-    return success(pair, load_model(pair.student), held_out, responses, seed)
+    return success(pair, load_model(pair.student, pair.dtype), held_out, responses, seed)
 
 
 @dataclass(frozen=True)
@@ -136,12 +164,12 @@ class ResponseLogits:
     @property
     def logits_NV(self) -> torch.Tensor:
         """The logits of the response tokens, without gradient."""
-        return self.logits_BWV.detach()[self._at]
+        return self.logits_BWV.detach()[self._at].float()
 
     def push(self, ascent_NV: npt.NDArray[np.float64]) -> None:
         """Accumulate the parameter gradient of ascending along `ascent_NV`; NaN pushes nowhere."""
         grad_BWV = torch.zeros_like(self.logits_BWV)
-        grad_BWV[self._at] = -torch.from_numpy(np.nan_to_num(ascent_NV)).float()
+        grad_BWV[self._at] = -torch.from_numpy(np.nan_to_num(ascent_NV)).to(grad_BWV)
         self.logits_BWV.backward(grad_BWV)
 
     @property
@@ -232,27 +260,29 @@ def train(
     watch: Watch = lambda step, model: None,
 ) -> torch.nn.Module:
     """Train a fresh copy of the student on-policy and return it; `watch` sees every step."""
-    model = load_model(pair.student)
+    model = load_model(pair.student, pair.dtype)
+    optimizer = settings.optimizer(model, seed)
     teacher = (
-        load_model(configuration.teacher_model(pair.student)) if configuration.teacher else None
+        load_model(configuration.teacher_model(pair.student), pair.dtype)
+        if configuration.teacher
+        else None
     )
     method = methods.get(configuration.method)
     questions = training_questions(pair, settings, seed)
     for step in range(settings.steps):
         asked = questions[step * settings.prompts : (step + 1) * settings.prompts]
-        model.requires_grad_(False)
         rolled = rollout(pair, model, asked, settings.group, seed)
         if settings.group > 1 and hasattr(method, "group"):
             method = replace(method, group=settings.group)
-        model.requires_grad_(True)
         student = logits_of(pair, model, rolled)
         teacher_NV = (
             None if teacher is None else teacher_log_probs(pair, teacher, configuration, rolled)
         )
         batch = node_batch(rolled, student, teacher_NV, settings.group)
         student.push(method.ascent(batch, configuration.estimator))  # type: ignore[arg-type]
-        move(model, settings.step_norm)
-        watch(step + 1, model.requires_grad_(False))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        watch(step + 1, model)
     return model.requires_grad_(False)
 
 

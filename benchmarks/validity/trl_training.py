@@ -2,8 +2,8 @@
 
 `DistillationTrainer` is on-policy, and its beta of 0, 0.5 and 1 is forward KL, JSD and reverse KL;
 `GRPOTrainer` with `loss_type="dr_grpo"`, unscaled rewards and no reference model is Dr. GRPO. Both
-take an optimiser, and are given `FixedLength`: gradient descent whose steps are as long as those
-of the plain loop. Sampling, batches, loss and gradient are TRL's.
+take an optimiser, and are given that of the plain loop. Sampling, batches, loss and gradient are
+TRL's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from gradalign.questions import Prompt
 from validity.pairs import Configuration, Pair, load_model, tokenizer_of
-from validity.training import TrainSettings, Watch, step_by, training_questions
+from validity.training import TrainSettings, Watch, training_questions
 
 BETA = {"gkd:beta=0": 0.0, "gkd": 0.5, "opd": 1.0}
 """Methods that are `DistillationTrainer` at this beta; `opd` in its expected form."""
@@ -30,24 +31,6 @@ def implements(configuration: Configuration) -> bool:
         return configuration.estimator == "sampled"
     asked_alike = configuration.teacher != "" and configuration.context == "none"
     return asked_alike and configuration.method in BETA
-
-
-class FixedLength(torch.optim.Optimizer):
-    """Gradient descent with steps of Euclidean length `lr`, over all parameters together."""
-
-    def __init__(self, parameters: Any, lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move by `lr` against the gradient.
-
-        Raises:
-            ValueError: a closure is given.
-        """
-        if closure is not None:
-            raise ValueError("FixedLength takes no closure")
-        for group in self.param_groups:
-            step_by(group["params"], group["lr"])
 
 
 def train_with_trl(
@@ -73,14 +56,21 @@ def train_with_trl(
             watch(state.global_step, model.eval())
             model.train()
 
-    model = load_model(pair.student).requires_grad_(True)
-    with tempfile.TemporaryDirectory() as folder, _quiet(), torch.random.fork_rng(devices=[]):
+    model = load_model(pair.student, pair.dtype)
+    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng(devices=[]):
         made = _grpo if configuration.method == "dr_grpo" else _distillation
         trainer = made(pair, configuration, settings, seed, model, folder)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Watcher)
         trainer.train()
     return model.eval().requires_grad_(False)
+
+
+def as_trl(prompt: Prompt) -> Any:
+    """Return a prompt as TRL's data sets have it: text, or messages for the chat template."""
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
 
 
 def _distillation(
@@ -95,19 +85,19 @@ def _distillation(
     from trl import DistillationConfig, DistillationTrainer
 
     prompts = [
-        question.prompt
+        as_trl(question.prompt)
         for question in training_questions(pair, settings, seed)
         for _ in range(settings.group)
     ]
     return DistillationTrainer(
         model=model,
-        teacher_model=load_model(configuration.teacher_model(pair.student)),
+        teacher_model=load_model(configuration.teacher_model(pair.student), pair.dtype),
         args=DistillationConfig(
             beta=BETA[configuration.method], **_common(pair, settings, seed, folder)
         ),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer_of(pair.student),
-        optimizers=(FixedLength(model.parameters(), settings.step_norm), None),
+        optimizers=(settings.optimizer(model, seed), None),
     )
 
 
@@ -123,9 +113,12 @@ def _grpo(
     from trl import GRPOConfig, GRPOTrainer
 
     def reward(
-        prompts: Sequence[str], completions: Sequence[str], gold: Sequence[str], **_: Any
+        prompts: Sequence[Any], completions: Sequence[Any], gold: Sequence[str], **_: Any
     ) -> list[float]:
-        return [pair.verify(text, answer) for text, answer in zip(completions, gold, strict=True)]
+        return [
+            pair.verify(text if isinstance(text, str) else text[0]["content"], answer)
+            for text, answer in zip(completions, gold, strict=True)
+        ]
 
     questions = training_questions(pair, settings, seed)
     return GRPOTrainer(
@@ -142,12 +135,12 @@ def _grpo(
         ),
         train_dataset=Dataset.from_dict(
             {
-                "prompt": [question.prompt for question in questions],
+                "prompt": [as_trl(question.prompt) for question in questions],
                 "gold": [question.answer for question in questions],
             }
         ),
         processing_class=tokenizer_of(pair.student),
-        optimizers=(FixedLength(model.parameters(), settings.step_norm), None),
+        optimizers=(settings.optimizer(model, seed), None),
     )
 
 
@@ -177,7 +170,7 @@ def _common(pair: Pair, settings: TrainSettings, seed: int, folder: str) -> dict
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what TRL says of vLLM versions and of models without a chat template."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

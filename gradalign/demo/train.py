@@ -165,6 +165,7 @@ def train(
     steps: int | None = None,
     log_every: int = 0,
     rows: Callable[[Role, random.Random], Iterator[list[tuple[str, str]]]] = training_rows,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Qwen3ForCausalLM:
     """Train one model and return it in evaluation mode.
 
@@ -173,9 +174,10 @@ def train(
         steps: optimiser steps instead of the role's own, for a quick try.
         log_every: log the loss every so many steps; 0 for never.
         rows: the task: yields every step's rows, plain, told the answer, told the solution.
+        tokenizer: of another vocabulary than the demo's.
     """
     steps = role.steps if steps is None else steps
-    tokenizer = build_tokenizer()
+    tokenizer = tokenizer or build_tokenizer()
     with _one_thread():
         model = _new_model(role, tokenizer)
         optimiser = torch.optim.AdamW(
@@ -194,9 +196,17 @@ def train(
     return model.eval()
 
 
-def export(model: Qwen3ForCausalLM, folder: Path) -> None:
-    """Write weights (safetensors, float32), tokenizer and configuration for `from_pretrained`."""
-    tokenizer = build_tokenizer()
+def export(
+    model: Qwen3ForCausalLM, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None
+) -> None:
+    """Write weights (safetensors, float32), tokenizer and configuration for `from_pretrained`.
+
+    Args:
+        model: what `train` returned.
+        folder: where to.
+        tokenizer: the one that it was trained with; by default the demo's.
+    """
+    tokenizer = tokenizer or build_tokenizer()
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
