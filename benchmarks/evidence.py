@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 BUDGETS = {
     "sorting": Budget(),
     "automaton": Budget(),
-    "smollm2": Budget(questions=96, continuations=4, space="lora:rank=16"),
+    "smollm2": Budget(questions=96, continuations=4, space="lora:rank=16", batch=8),
 }
 
 

@@ -23,7 +23,7 @@ from validity.comparison import (
     signs,
 )
 from validity.pairs import Configuration, Pair
-from validity.predicted import OURS, RIVALS, SIGNED, predictors
+from validity.predicted import OURS, REHEARSED, RIVALS, SIGNED, predictors, rehearsals
 from validity.trained import Series, in_blocks
 
 Json = dict[str, Any]
@@ -46,6 +46,7 @@ def collect(
         report: the scored run.
     """
     said = predictors(report, pair)
+    rehearsed = rehearsals(report, pair, {one.way: one.settings for one in series})
     ways = {}
     rows = []
     for one in series:
@@ -72,7 +73,7 @@ def collect(
                 "trainer": trainer,
                 "right": right,
                 "cpu_seconds": spent,
-                "predictors": said[item],
+                "predictors": {REHEARSED: rehearsed[item], **said[item]},
             }
         )
     return {
@@ -110,7 +111,10 @@ def from_validity(item: Json) -> Json:
             "gains": {
                 "length": dict(zip(map(str, settings["checkpoints"]), by_steps, strict=True))
             },
-            "predictors": {name: row[name] for name in (*OURS, *RIVALS) if name in row},
+            "predictors": {
+                **{name: row[name] for name in (*OURS, *RIVALS) if name in row},
+                REHEARSED: {"length": _rehearsed(row, settings["checkpoints"])},
+            },
         }
         for row in item["configurations"]
         for by_steps in [list(zip(*row["gains_by_checkpoint"], strict=True))]
@@ -122,6 +126,15 @@ def from_validity(item: Json) -> Json:
         "ways": {"length": {"settings": settings, "succeeds": item["before"]}},
         "rows": rows,
     }
+
+
+def _rehearsed(row: Json, checkpoints: Sequence[int]) -> dict[str, float]:
+    """Rehearsed gains of a configuration by number of steps; NaN where trust has ended."""
+    if "rehearsed_by_checkpoint" not in row:
+        return {}
+    told = zip(row["rehearsed_by_checkpoint"], row["rehearsed_trusted"], strict=True)
+    values = [value if trusted else float("nan") for value, trusted in told]
+    return dict(zip(map(str, checkpoints), values, strict=True))
 
 
 def gains_of(result: Json, way: str, steps: str) -> tuple[list[Json], Gains]:
@@ -197,7 +210,9 @@ def _compared(result: Json, way: str, steps: str) -> Json:
             row["signs"] = signs(value_K, gains)
         if name in OURS:
             row["ahead_of_best_rival"] = difference(value_K, best_K, gains)
-        if name in PER_STEP and fixed:
+        if name == REHEARSED:
+            row["calibration"] = calibration(value_K, gains)
+        elif name in PER_STEP and fixed:
             row["calibration"] = calibration(value_K * length * int(steps), gains)
         found["predictors"][name] = row
     found["gain"] = {
@@ -274,6 +289,7 @@ def _cell(spearman: Sequence[float] | None) -> str:
 
 
 NAMES = {
+    REHEARSED: "rehearsed gain, where it is trusted",
     "gain_one": "gain per step of the weights, one question",
     "gain_batch": "gain per step of the weights, 32 questions",
     "weights": "cosine of the weights",

@@ -12,12 +12,29 @@ from typing import Any
 import numpy as np
 
 import gradalign
+from gradalign.estimates import Arm
 from gradalign.questions import Prompt
+from validity.lengths import AdamwSettings
 from validity.pairs import Configuration, Pair
 from validity.scoring import SCORE_DRAW
+from validity.training import TrainSettings
 
-OURS = ("gain_one", "gain_batch", "weights", "adamw_one", "adamw", "pooled", "mean", "balanced")
-"""Figures that cost targeted rollouts; the first two are per step of length 1."""
+REHEARSED = "rehearsed"
+"""The gain of a training that is rehearsed: of the way and the number of steps that it is held
+against. It is what `recommend` goes by first."""
+
+OURS = (
+    REHEARSED,
+    "gain_one",
+    "gain_batch",
+    "weights",
+    "adamw_one",
+    "adamw",
+    "pooled",
+    "mean",
+    "balanced",
+)
+"""Figures that cost targeted rollouts; gains of the weights are per step of length 1."""
 
 RIVALS = (
     "accuracy",
@@ -71,12 +88,14 @@ class Budget:
         responses: to each, every position of which is a node.
         continuations: targeted rollouts per candidate, on average.
         space: of the weights, as the training moves them.
+        batch: questions of a step of the training.
     """
 
     questions: int = 128
     responses: int = 2
     continuations: int = 8
     space: str = "all"
+    batch: int = 32
 
 
 def score_all(pair: Pair, budget: Budget, folder: Path) -> gradalign.Report:
@@ -112,6 +131,7 @@ def score_all(pair: Pair, budget: Budget, folder: Path) -> gradalign.Report:
         control=False,  # the pair's teachers are all that is compared
         alignment="weights",
         weights_space=budget.space,
+        weights_batch=budget.batch,
         weights_adamw="first",
         teacher_accuracy=budget.questions,
         seed=1,
@@ -140,7 +160,7 @@ def predictors(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict
     config = report.metadata["config"]
     found: dict[Configuration, dict[str, float]] = {}
     for item in pair.configurations:
-        row: dict[str, float] = dict.fromkeys((*OURS, *RIVALS), float("nan"))
+        row: dict[str, float] = dict.fromkeys((*OURS[1:], *RIVALS), float("nan"))
         row |= rivals.get(item.teacher, {})
         if (item.teacher, item.method) in summary.index:
             told = summary.loc[(item.teacher, item.method)]
@@ -153,6 +173,38 @@ def predictors(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict
             )
             row["loss_decrease"] = float(np.sqrt(square)) if square >= 0 else float("nan")
         found[item] = row
+    return found
+
+
+def rehearsals(
+    report: gradalign.Report, pair: Pair, ways: Mapping[str, TrainSettings]
+) -> dict[Configuration, dict[str, dict[str, float]]]:
+    """Rehearse every configuration in every way, as it is trained.
+
+    Args:
+        report: the scored run, which is changed in place.
+        pair: what is trained.
+        ways: settings of the trainings, by name.
+
+    Returns:
+        Rehearsed gains by configuration, way and number of steps; NaN where trust has ended.
+    """
+    found: dict[Configuration, dict[str, dict[str, float]]] = {
+        item: {} for item in pair.configurations
+    }
+    for way, settings in ways.items():
+        step = f"length={settings.step_norm!r}"
+        if isinstance(settings, AdamwSettings):
+            step = f"adamw:lr={settings.learning_rate!r}"
+        report = gradalign.rehearse(
+            report, steps=settings.checkpoints, step=step, responses=settings.group, display="none"
+        )
+        for item in pair.configurations:
+            points = report.curves.get(Arm(item.teacher, item.method), [])
+            found[item][way] = {
+                str(point.steps): point.gain.value if point.trusted else float("nan")
+                for point in points
+            }
     return found
 
 
