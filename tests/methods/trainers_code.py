@@ -65,7 +65,9 @@ def _source(package: str, path: str) -> str:
     wheel = f"{package.replace('-', '_')}-{PINS[package]}.whl"
 
     def make(to: Path) -> None:
-        download(f"{package}=={PINS[package]}", to.parent).rename(to)
+        found = download(f"{package}=={PINS[package]}", to.parent)
+        found.rename(to)
+        found.parent.rmdir()
 
     with zipfile.ZipFile(kept(wheel, "at most 3 MB", make)) as archive:
         return archive.read(path).decode()
