@@ -190,8 +190,6 @@ class Toy:
         more = [
             *(("harmful", method) for method in (FORWARD, REVERSE)),
             *(("foreign", method) for method in (FORWARD, JSD, REVERSE)),
-            *(("self+other-answer", method) for method in (FORWARD, REVERSE)),
-            *(("self+reference-free", method) for method in (FORWARD, REVERSE)),
         ]
         return Pair(
             name=self.name,
