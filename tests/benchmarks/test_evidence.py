@@ -103,7 +103,7 @@ def test_a_pair_has_every_kind_of_arm(tmp_path):
     for name in TOYS:
         pair = toy_of(name).pair(tmp_path)
         arms = {(item.label, item.estimator) for item in pair.configurations}
-        assert len(arms) == len(pair.configurations) == 35
+        assert len(arms) == len(pair.configurations) >= 35
         assert {item.context for item in pair.configurations} == {
             "none", "answer", "solution", "wrong-answer", "other-answer", "reference-free"
         }  # fmt: skip
