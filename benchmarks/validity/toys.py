@@ -198,10 +198,17 @@ class Toy:
             verify=self.verify,
             verifier=rf"regex:{self.separator}([a-zA-Z]+)$",
             max_tokens=self.max_tokens,
-            configurations=(
-                *configurations([model[name] for name in ("strong", "middle", "weak")]),
-                *(Configuration(model.get(name, name), method) for name, method in more),
-                *(Configuration(model.get(name, name), REVERSE, "sampled") for name in _SAMPLED),
+            configurations=tuple(
+                dict.fromkeys(
+                    (
+                        *configurations([model[name] for name in ("strong", "middle", "weak")]),
+                        *(Configuration(model.get(name, name), method) for name, method in more),
+                        *(
+                            Configuration(model.get(name, name), REVERSE, "sampled")
+                            for name in _SAMPLED
+                        ),
+                    )
+                )
             ),
             tuned_on=Configuration(model["strong"], REVERSE),
         )
