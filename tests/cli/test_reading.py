@@ -199,7 +199,7 @@ def test_a_torn_file_is_named_by_every_command_and_the_rest_is_there(
         assert "torn" in err if command in named else "torn" not in err
     assert named
     assert "report" in named
-    assert page.read_text().count("<section") == 9
+    assert page.read_text().count("<section") == 10
     kept = pd.read_parquet(weights)
     lost = 1 if table in {"spines", "questions"} else 0
     assert kept["question_id"].nunique() == len(small_run.question_ids) - lost

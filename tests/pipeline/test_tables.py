@@ -16,16 +16,18 @@ from gradalign.alignment.ideal import ideal_gradient
 from gradalign.store.schema import schema, table_names
 
 # Tables of diagnostics are there when asked for or possible: see tests/diagnostics; those of
-# alignment of updates when asked for: see tests/stages/test_{update,weights}_level.py; those of
-# teachers that lack tokens of the student: see tests/models/test_event_space.py; those of
-# responses that are verified anew: see tests/stages/test_gate.py and
-# tests/cli/test_rescore_verifier.py; teachers' own answers: see tests/diagnostics/test_rivals.py.
+# alignment of updates when asked for: see tests/stages/test_weights_level.py; those of rehearsals:
+# see tests/rehearsal; those of teachers that lack tokens of the student: see
+# tests/models/test_event_space.py; those of responses that are verified anew: see
+# tests/stages/test_gate.py and tests/cli/test_rescore_verifier.py; teachers' own answers: see
+# tests/diagnostics/test_rivals.py.
 ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts", "teacher_answers"}
 IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps", "answer_gradients"}
+REHEARSED = {"rehearsal_trials", "rehearsals"}
 ALWAYS = [
     name
     for name in table_names()
-    if name not in ASKED_FOR | IN_WEIGHTS and not name.startswith("diagnostics_")
+    if name not in ASKED_FOR | IN_WEIGHTS | REHEARSED and not name.startswith("diagnostics_")
 ]
 
 
