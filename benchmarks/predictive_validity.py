@@ -203,7 +203,7 @@ def run_pair(
         kept = {name: trained[name] for name in TRAINED if name in trained}
         checkpoint = list(trained["settings"]["checkpoints"]).index(trained["steps"])
         with cpu_clock(work, "predictors"):
-            report = rehearse(report, trainings.settings)
+            report = rehearse(report, trainings.settings, work / "rehearsed")
             predicted = predictors(pair, report, every, work, 1024, trained["before"])
         compared = compare(found, predicted, checkpoint, use_trl)
         return {
@@ -227,7 +227,7 @@ def run_pair(
             checkpoint = longest_short(row["gains"], settings.checkpoints)
     found, before = trainings.gains(pair.configurations, range(seeds), use_trl=use_trl)
     with cpu_clock(work, "predictors"):
-        report = rehearse(report, settings)
+        report = rehearse(report, settings, work / "rehearsed")
         predicted = predictors(pair, report, every, work, 128 if quick else 1024, before)
     compared = compare(found, predicted, checkpoint, use_trl)
     result: dict[str, Any] = {

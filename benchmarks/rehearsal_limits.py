@@ -29,7 +29,6 @@ from validity.rehearsed import rehearse
 from validity.scoring import ScoreSettings, score
 from validity.training import TrainSettings, measure, train
 
-import gradalign
 from gradalign.estimates import Arm
 
 WAY = 0.00625
@@ -59,7 +58,7 @@ class Case:
 
 CASES = (
     Case("long", "addition", 10 * WAY, (1, 3, 6, 12), ("demo:strong", "self+answer"), ("opd",)),
-    Case("foreign", "automaton", WAY, (3, 6, 12, 24), ("foreign",), ("gkd:beta=0", "gkd", "opd")),
+    Case("foreign", "automaton", WAY, (12, 24, 48, 96), ("foreign",), ("gkd:beta=0", "opd")),
 )
 
 
@@ -94,7 +93,8 @@ def compared(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     budget = ScoreSettings(questions=args.questions)
     report = score(pair, budget, args.work_dir / case.name, weights=True)
     settings = TrainSettings(case.length, checkpoints=case.steps, eval_prompts=args.eval_prompts)
-    report = rehearse(report, settings)
+    folder = args.work_dir / f"{case.name}-rehearsed"
+    report = rehearse(report, settings, folder)
     rows = []
     for item in arms:
         gains = trained(pair, item, settings, args.seeds)
@@ -113,7 +113,7 @@ def compared(case: Case, args: argparse.Namespace) -> dict[str, Any]:
                 }
             )
             print(rows[-1], flush=True)
-    chosen = gradalign.rehearse(report, steps=case.steps, step="auto", display="none")
+    chosen = rehearse(report, settings, folder.with_name(f"{case.name}-auto"), step="auto")
     length = float(chosen.table("rehearsals")["length"].iloc[0])
     return {"name": case.name, "length": case.length, "auto_length": length, "rows": rows}
 

@@ -14,8 +14,8 @@ import numpy as np
 import gradalign
 from gradalign.estimates import Arm
 from gradalign.questions import Prompt
-from validity.lengths import AdamwSettings
 from validity.pairs import Configuration, Pair
+from validity.rehearsed import rehearse
 from validity.scoring import SCORE_DRAW
 from validity.training import TrainSettings
 
@@ -182,7 +182,7 @@ def rehearsals(
     """Rehearse every configuration in every way, as it is trained.
 
     Args:
-        report: the scored run, which is changed in place.
+        report: the scored run; copies of it are rehearsed beside it.
         pair: what is trained.
         ways: settings of the trainings, by name.
 
@@ -192,15 +192,11 @@ def rehearsals(
     found: dict[Configuration, dict[str, dict[str, float]]] = {
         item: {} for item in pair.configurations
     }
+    folder = Path(report.path)
     for way, settings in ways.items():
-        step = f"length={settings.step_norm!r}"
-        if isinstance(settings, AdamwSettings):
-            step = f"adamw:lr={settings.learning_rate!r}"
-        report = gradalign.rehearse(
-            report, steps=settings.checkpoints, step=step, responses=settings.group, display="none"
-        )
+        own = rehearse(report, settings, folder.with_name(f"rehearsed-{way}"))
         for item in pair.configurations:
-            points = report.curves.get(Arm(item.teacher, item.method), [])
+            points = own.curves.get(Arm(item.teacher, item.method), [])
             found[item][way] = {
                 str(point.steps): point.gain.value if point.trusted else float("nan")
                 for point in points

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gradalign
 from gradalign.estimates import Arm
+from validity.lengths import AdamwSettings
 from validity.pairs import Configuration, Pair
 from validity.ranks import difference
 from validity.training import TrainSettings
@@ -17,15 +20,37 @@ FIRST_ORDER = ("gain_one", "gain_batch", "weights", "pooled")
 """What the tool says of the first step; rehearsals are to be no worse."""
 
 
-def rehearse(report: gradalign.Report, settings: TrainSettings) -> gradalign.Report:
-    """Rehearse the very trainings of a scored run, which is changed in place."""
+def rehearse(
+    report: gradalign.Report, settings: TrainSettings, folder: Path, step: str = ""
+) -> gradalign.Report:
+    """Rehearse the very trainings of a scored run, in a copy of it; one that is there is used.
+
+    The run itself stays as it is, so that the command that scored it takes it as done.
+
+    Args:
+        report: the scored run.
+        settings: of the trainings.
+        folder: of the copy.
+        step: another step than that of the settings.
+    """
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(report.path, part)
+        part.rename(folder)
     return gradalign.rehearse(
-        report,
+        str(folder),
         steps=settings.checkpoints,
-        step=f"length={settings.step_norm!r}",
+        step=step or _step(settings),
         responses=settings.group,
         display="none",
     )
+
+
+def _step(settings: TrainSettings) -> str:
+    if isinstance(settings, AdamwSettings):
+        return f"adamw:lr={settings.learning_rate!r}"
+    return f"length={settings.step_norm!r}"
 
 
 def rehearsed(report: gradalign.Report, pair: Pair) -> dict[Configuration, dict[str, Any]]:
