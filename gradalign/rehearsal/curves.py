@@ -108,7 +108,7 @@ def _point(
     return Point(
         steps=steps,
         gain=mean_of(gain_Q),
-        success=mean_of((gain_Q + before_Q)[np.isfinite(before_Q)]),
+        success=_as_chance(mean_of((gain_Q + before_Q)[np.isfinite(before_Q)])),
         first_order=float(rows["first_order"].mean()),
         effective=effective,
         outside=outside,
@@ -136,6 +136,12 @@ def mean_of(value_Q: Floats) -> Estimate:
     half = float(stdtrit(count - 1, 0.975)) * se
     mean = float(value_Q.mean())
     return Estimate(mean, mean - half, mean + half, se)
+
+
+def _as_chance(value: Estimate) -> Estimate:
+    """Cut an interval to [0, 1]."""
+    low, high = (min(max(end, 0.0), 1.0) for end in (value.low, value.high))
+    return Estimate(value.value, low, high, value.se)
 
 
 def table_of(curves: Mapping[Arm, Sequence[Point]]) -> pd.DataFrame:

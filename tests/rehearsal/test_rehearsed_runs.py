@@ -162,6 +162,14 @@ def test_trust_ends_once_and_says_why():
     assert trusted_steps({}, []) is None
 
 
+def test_an_interval_of_success_ends_at_0_and_at_1():
+    wide = rows([0.0, 0.0], [[1.0]] * 2)
+    wide["gain"] = [0.4, -0.6, 0.5, -0.5] * 2
+    for point in curves_of(wide, REWARD)[Arm("t", "opd")]:
+        assert (point.success.low, point.success.high) == (0.0, 1.0)
+        assert point.gain.low < -0.5
+
+
 def test_influences_are_those_of_a_mean():
     (point, *_) = curves_of(rows([0.1, 0.2], [[1.0]] * 2), REWARD)[Arm("t", "opd")]
     spread = np.sqrt(4 / 3 * (point.influence_Q**2).sum())
