@@ -25,6 +25,8 @@ LEAST_SHARE = 0.25
 MOST_OUTSIDE = 0.05
 """Above this probability of a token that was no candidate, what it leads to is not known."""
 
+STILL = "half of the questions share no update: take more of them"
+"""Why a rehearsal says nothing where an arm does not move the student."""
 
 COLUMNS = (
     "teacher",
@@ -67,6 +69,11 @@ class Point:
     divergence: float
     why: str
     influence_Q: Floats
+
+    @property
+    def moves(self) -> bool:
+        """Whether both halves of the questions have an update to follow."""
+        return self.why != STILL
 
     @property
     def trusted(self) -> bool:
@@ -113,7 +120,7 @@ def _point(
         effective=effective,
         outside=outside,
         divergence=divergence,
-        why=why or why_not_trusted(effective, outside),
+        why=why or (STILL if (rows["moved"] == 0.0).any() else why_not_trusted(effective, outside)),
         influence_Q=influence.reindex(questions).fillna(0.0).to_numpy(),
     )
 
@@ -169,9 +176,11 @@ def table_of(curves: Mapping[Arm, Sequence[Point]]) -> pd.DataFrame:
 
 
 def trusted_steps(curves: Mapping[Arm, Sequence[Point]], arms: Sequence[Arm]) -> int | None:
-    """Return the largest number of steps at which all of some arms are trusted; None for none."""
-    shared = None
-    for arm in arms:
-        own = {point.steps for point in curves.get(arm, []) if point.trusted}
-        shared = own if shared is None else shared & own
-    return max(shared) if shared else None
+    """Return the largest number of steps at which all of some arms are trusted; None for none.
+
+    Arms that do not move the student are left out: they have no value at any number of steps.
+    """
+    known = [curves[arm] for arm in arms if curves.get(arm) and curves[arm][0].moves]
+    trusted = [{point.steps for point in points if point.trusted} for points in known]
+    shared = set.intersection(*trusted) if trusted else set()
+    return max(shared, default=None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.analysis.align import NO_TEACHER
 from gradalign.analysis.node_views import NodeView, ShardViews
 from gradalign.methods import NodeBatch
 from gradalign.models.distributions import (
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-NO_TEACHER = ""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from gradalign.alignment.weights import mean_of_shared, update_estimate
 from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm
-from gradalign.models.optimizer_state import FIRST, AdamwStep, adamw_step
+from gradalign.models.optimizer_state import EPS, FIRST, AdamwStep, adamw_step
 from gradalign.models.training_step import StepSpec, parse_step
 from gradalign.rehearsal.trials import STEPS_TRIED, Trial, chosen_length, trial_of
 from gradalign.rehearsal.virtual import QuestionGain, Update, VirtualStudent
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 LEAPS = 4
 """Leaps of a rehearsal: so often is the direction of an arm computed anew."""
-
-EPS = 1e-8
-"""AdamW's own."""
 
 FIRST_TRIED = 2e-6
 """Length of a step that is tried first, in units of the weights' own length."""
@@ -123,12 +120,12 @@ class Rehearsal:
                 total, done = 2 * LEAPS * len(missing), 0
                 for arm in missing:
                     rows = Rows(TABLE)
-                    for point in trainings.points(arm, length):
-                        if point is None:
+                    for reading in trainings.readings(arm, length):
+                        if reading is None:
                             done += 1
                             tick(done, total, 1)
                             continue
-                        rows.add(1, **point.columns(arm), num_questions=num_questions(run))
+                        rows.add(1, **reading.columns(arm), num_questions=num_questions(run))
                     _append(run, TABLE, shard, rows.table_of())
                 return Counter()
 
@@ -136,18 +133,20 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class Point:
+class Reading:
     """One question under a student that some steps have moved.
 
     Attributes:
         steps: of training.
         length: of one of them.
+        moved: how far the student is, Euclidean.
         first_order: what the steps gain to first order; the same for all questions.
         found: what the question says.
     """
 
     steps: int
     length: float
+    moved: float
     first_order: float
     found: QuestionGain
 
@@ -159,6 +158,7 @@ class Point:
             "method": arm.method,
             "steps": self.steps,
             "length": self.length,
+            "moved": self.moved,
             "first_order": self.first_order,
             "gain": self.found.gain,
             "outside": self.found.outside,
@@ -184,7 +184,7 @@ class Trainings:
         if self._spec.optimizer == "adamw" and source not in (None, FIRST):
             self._adamw = adamw_step(str(source), student.model, student.parameters)
 
-    def points(self, arm: Arm, length: float) -> Iterator[Point | None]:
+    def readings(self, arm: Arm, length: float) -> Iterator[Reading | None]:
         """Yield what every question says after the settings' numbers of steps; None after a leap.
 
         Args:
@@ -198,8 +198,9 @@ class Trainings:
                     yield None
                     continue
                 first = self._noise[arm].gain * stop.steps * stop.first_length
+                moved = _size(stop.displacement)
                 for found in self._student.gains(others, stop.displacement):
-                    yield Point(stop.steps, length, first, found)
+                    yield Reading(stop.steps, length, moved, first, found)
 
     def path(
         self, arm: Arm, questions: Sequence[str], length: float
@@ -333,8 +334,9 @@ def _sum(
     return [old + times * part for old, part in zip(displacement, step, strict=True)]
 
 
-def _size(parameters: Sequence[torch.Tensor]) -> float:
-    return math.sqrt(sum(float(part.detach().double().square().sum()) for part in parameters))
+def _size(parts: Sequence[torch.Tensor]) -> float:
+    """Return the Euclidean length of a vector in pieces."""
+    return math.sqrt(sum(float(part.detach().double().square().sum()) for part in parts))
 
 
 def _noise_of(run: Run) -> dict[Arm, Noise]:

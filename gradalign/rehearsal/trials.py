@@ -87,7 +87,7 @@ def trial_of(
         start: the length that is tried first.
 
     Yields:
-        A trial of each; none for an arm that moves nothing.
+        A trial of each; for an arm that moves nothing one without numbers.
     """
     length = start
     for _ in range(12):  # find a length that moves the student a little
@@ -96,6 +96,7 @@ def trial_of(
         if TINY / 4 <= moved <= TINY * 4:
             break
         if moved == 0.0:
+            yield Trial(arm.teacher, arm.method, *[math.nan] * 6)
             return
         # The divergence of a great leap does not grow with its square.
         length *= math.sqrt(TINY / moved) if moved < 1.0 else 1e-2
@@ -157,7 +158,7 @@ def chosen_length(run: Run) -> float:
 
 
 def read_trials(run: Run) -> list[Trial]:
-    """Return all trials of a run."""
+    """Return all trials of a run, of the arms that move something."""
     names = list(Trial.__dataclass_fields__)
     rows = [
         row
@@ -165,4 +166,4 @@ def read_trials(run: Run) -> list[Trial]:
         if run.folder.has_table("rehearsal_trials", shard)
         for row in run.folder.read_table("rehearsal_trials", shard, names).to_pylist()
     ]
-    return [Trial(**row) for row in rows]
+    return [Trial(**row) for row in rows if row["length"] is not None]

@@ -75,8 +75,11 @@ def test_a_bent_gain_does_not_pass_and_a_noisy_one_may():
     assert not few.passed
 
 
-def test_an_arm_that_moves_nothing_has_no_trial():
-    assert list(trial_of(ARM, [1e-3], moved(0.0, 0.0, 0.0))) == []
+def test_the_trial_of_an_arm_that_moves_nothing_has_no_numbers():
+    (trial,) = trial_of(ARM, [1e-3], moved(0.0, 0.0, 0.0))
+    assert (trial.teacher, trial.method) == tuple(ARM)
+    assert math.isnan(trial.length)
+    assert not trial.passed
 
 
 def test_the_effective_share_is_one_of_equal_ratios_and_one_over_n_of_a_single_one():

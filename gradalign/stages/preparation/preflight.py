@@ -58,6 +58,10 @@ from gradalign.verifiers import get_checked as get_verifier
 DEFAULT_MAX_TOKENS = 2048
 
 
+LEAST_REHEARSED = 4
+"""Questions of a rehearsal at least: two move the student, and two say what it gains."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """A model as a reader of prompts.
@@ -202,6 +206,12 @@ def check(
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
         raise TaskError(f"task {config.task} gave no question.", "Check --limit and --sample-id.")
+    if config.rehearse and len(questions) < LEAST_REHEARSED:
+        raise UsageError(
+            f"--rehearse: {len(questions)} questions are too few; each half has to say what its "
+            "questions share.",
+            f"Take {LEAST_REHEARSED} at least (--limit); 40 or more tell teachers apart.",
+        )
     prompts = RenderedPrompts(
         questions, lambda item: student.render(item, item.prompt, config.response_prefix)
     )
