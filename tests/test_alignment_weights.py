@@ -202,3 +202,18 @@ def test_what_cannot_be_estimated_is_not_a_number(questions):
     found = update_estimate(UpdateGrams(nothing, nothing, nothing, np.zeros(questions)))
     assert np.isnan([found.cosine.value, found.gain.value]).all()
     assert not found.gain.bounded
+
+
+def test_influences_are_a_question_as_a_judge_and_as_a_part_of_the_step():
+    ideal_QD, method_QD = population(noise=0.5, seed=3, questions=30)
+    found = update_estimate(grams_of(ideal_QD, method_QD), step=4)
+    grams = grams_of(ideal_QD, method_QD)
+    count, cross = 30, grams.cross_QQ - np.diag(np.diag(grams.cross_QQ))
+    root = cross.sum() / (count * (count - 1)) / found.gain.value
+    judged_Q = (cross.sum(axis=1) / (count - 1) - cross.sum() / (count * (count - 1))) / root
+    expected_Q = found.influence_Q - (count - 1) / (count * (count - 2)) * judged_Q
+    np.testing.assert_allclose(found.training_Q, expected_Q, rtol=1e-9, atol=1e-12)
+    assert found.training_Q.sum() == pytest.approx(0.0, abs=1e-9)
+    # Where all updates are one, no question moves the step but by not being judged itself.
+    same = update_estimate(grams_of(ideal_QD, np.tile(method_QD[:1], (30, 1))), step=4)
+    assert np.abs(same.training_Q).max() < 0.05 * np.abs(same.influence_Q).max()

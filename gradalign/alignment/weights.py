@@ -69,11 +69,14 @@ class UpdateEstimate:
         gain: first-order gain in success of a step of length 1 in the weights.
         influence_Q: how far each question moves the gain, [Q]: they sum to 0, and
             Q / (Q - 1) times the sum of their squares is its variance.
+        training_Q: the part of that which is of the question's own update, [Q]: how it moves the
+            step; the rest is what the question says of steps.
     """
 
     cosine: RatioSet
     gain: RatioSet
     influence_Q: Floats
+    training_Q: Floats
 
 
 def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95) -> UpdateEstimate:
@@ -93,7 +96,8 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
         level: coverage.
     """
     count = len(grams.cross_QQ)
-    nothing = UpdateEstimate(UNKNOWN, UNKNOWN, np.full(count, np.nan))
+    unknown_Q = np.full(count, np.nan)
+    nothing = UpdateEstimate(UNKNOWN, UNKNOWN, unknown_Q, unknown_Q)
     if count < 2:
         return nothing
     spread_QQ = 0.5 * (grams.own_Q[:, None] + grams.own_Q[None, :]) - grams.method_QQ
@@ -110,9 +114,12 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
     if count < 3:
         value = gain / math.sqrt(ideal) if ideal > 0 else math.nan
         ends = (-math.inf, math.inf)
-        return UpdateEstimate(RatioSet(value, *ends), RatioSet(gain, *ends), np.full(count, np.nan))
+        return UpdateEstimate(RatioSet(value, *ends), RatioSet(gain, *ends), unknown_Q, unknown_Q)
     scale = 2.0 * (count - 1) / (count * (count - 2))
-    influence_Q = scale * (cross_Q / root - 0.5 * gain * method_Q / method)
+    length_Q = 0.5 * gain * method_Q / method
+    influence_Q = scale * (cross_Q / root - length_Q)
+    own_Q = (grams.cross_QQ.sum(axis=0) - np.diag(grams.cross_QQ)) / (count - 1) - cross
+    training_Q = scale * (0.5 * own_Q / root - length_Q)
     below, above = farther_reaches(influence_Q, level)
     se = math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
     cosine = UNKNOWN
@@ -120,7 +127,8 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
         square, square_Q = ideal * method, ideal_Q * method + method_Q * ideal
         ends = _cosine_ends(cross, cross_Q, square, square_Q, level)
         cosine = RatioSet(cross / math.sqrt(square), *ends)
-    return UpdateEstimate(cosine, RatioSet(gain, gain - above * se, gain + below * se), influence_Q)
+    found = RatioSet(gain, gain - above * se, gain + below * se)
+    return UpdateEstimate(cosine, found, influence_Q, training_Q)
 
 
 def _cosine_ends(

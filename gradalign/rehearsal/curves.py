@@ -57,7 +57,8 @@ class Point:
         outside: by how much likelier a response became to take a token that was no candidate.
         divergence: KL(P || P') of a whole response, nats.
         why: why it is not trusted; empty where it is.
-        influence_Q: how far each question moves the gain, [Q].
+        influence_Q: how far each question moves the gain, [Q]: by what it says of the moved
+            student, and by its part in moving it, to first order.
     """
 
     steps: int
@@ -69,6 +70,16 @@ class Point:
     divergence: float
     why: str
     influence_Q: Floats
+
+    @property
+    def estimate(self) -> Estimate:
+        """The gain of the training, with an interval that counts which questions trained too."""
+        count = len(self.influence_Q)
+        if count < 2:
+            return Estimate(self.gain.value)
+        se = math.sqrt(count / (count - 1) * float(self.influence_Q @ self.influence_Q))
+        half = float(stdtrit(count - 1, 0.975)) * se
+        return Estimate(self.gain.value, self.gain.value - half, self.gain.value + half, se)
 
     @property
     def moves(self) -> bool:
@@ -111,7 +122,8 @@ def _point(
     before_Q = reward.reindex(rows.index).to_numpy(dtype=np.float64)
     effective = effective_share(np.concatenate(rows["ratios"].to_list()).astype(np.float64))
     outside, divergence = float(rows["outside"].mean()), float(rows["divergence"].mean())
-    influence = pd.Series((gain_Q - gain_Q.mean()) / len(gain_Q), index=rows.index)
+    training_Q = rows["training"].to_numpy(dtype=np.float64)
+    influence = pd.Series((gain_Q - gain_Q.mean()) / len(gain_Q) + training_Q, index=rows.index)
     return Point(
         steps=steps,
         gain=mean_of(gain_Q),
@@ -121,7 +133,7 @@ def _point(
         outside=outside,
         divergence=divergence,
         why=why or (STILL if (rows["moved"] == 0.0).any() else why_not_trusted(effective, outside)),
-        influence_Q=influence.reindex(questions).fillna(0.0).to_numpy(),
+        influence_Q=influence.reindex(questions, fill_value=0.0).to_numpy(),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradalign.alignment.weights import mean_of_shared, update_estimate
+from gradalign.analysis.align import question_ids
 from gradalign.analysis.weights import weight_grams
 from gradalign.estimates import Arm
 from gradalign.models.optimizer_state import EPS, FIRST, AdamwStep, adamw_step
@@ -48,10 +49,15 @@ class Noise:
     Attributes:
         batch2: squared length that its questions and responses do not share with others.
         gain: first-order gain of a step of length 1 on it.
+        training: how each question's own update moves that gain, by question id.
+        excess: |M_B| / |mu|: how much longer its steps are than what they cover along mu; NaN where
+            questions share nothing.
     """
 
     batch2: float
     gain: float
+    training: Mapping[str, float]
+    excess: float
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class Reading:
         length: of one of them.
         moved: how far the student is, Euclidean.
         first_order: what the steps gain to first order; the same for all questions.
+        training: how the question's own update moves that.
         found: what the question says.
     """
 
@@ -148,6 +155,7 @@ class Reading:
     length: float
     moved: float
     first_order: float
+    training: float
     found: QuestionGain
 
     def columns(self, arm: Arm) -> dict[str, object]:
@@ -160,6 +168,7 @@ class Reading:
             "length": self.length,
             "moved": self.moved,
             "first_order": self.first_order,
+            "training": self.training,
             "gain": self.found.gain,
             "outside": self.found.outside,
             "divergence": self.found.divergence,
@@ -197,10 +206,14 @@ class Trainings:
                 if stop is None:
                     yield None
                     continue
-                first = self._noise[arm].gain * stop.steps * stop.first_length
-                moved = _size(stop.displacement)
+                noise, moved = self._noise[arm], _size(stop.displacement)
+                first = stop.steps * stop.first_length * noise.gain
+                # Of AdamW's steps the length of SGD's that would cover as much.
+                way = stop.steps * stop.first_length
+                way = moved * noise.excess if math.isnan(way) else way
                 for found in self._student.gains(others, stop.displacement):
-                    yield Reading(stop.steps, length, moved, first, found)
+                    training = way * noise.training[found.question]
+                    yield Reading(stop.steps, length, moved, first, training, found)
 
     def path(
         self, arm: Arm, questions: Sequence[str], length: float
@@ -351,7 +364,10 @@ def _noise_of(run: Run) -> dict[Arm, Noise]:
         shared = mean_of_shared(grams.method_QQ)[0].value
         noise2 = max(float(length2_Q.mean()) - (0.0 if math.isnan(shared) else shared), 0.0)
         estimate = update_estimate(replace(grams, own_Q=length2_Q), step=run.config.weights_batch)
-        found[arm] = Noise(noise2 / run.config.weights_batch, estimate.gain.value)
+        training = dict(zip(question_ids(run), estimate.training_Q.tolist(), strict=True))
+        batch2 = noise2 / run.config.weights_batch
+        excess = math.sqrt(1.0 + batch2 / shared) if shared > 0 else math.nan
+        found[arm] = Noise(batch2, estimate.gain.value, training, excess)
     return found
 
 

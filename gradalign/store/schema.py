@@ -389,6 +389,11 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType, str]]] = {
         ("length", _F8, "of a step, or its learning rate"),
         ("moved", _F8, "Euclidean length of all steps together; 0 where questions share no update"),
         ("first_order", _F8, "success gained to first order; the same for all questions"),
+        (
+            "training",
+            _F8,
+            "how far the question's own update, by which others are moved, moves that",
+        ),
         ("gain", _F8, "success that the moved student gains on the question"),
         (
             "outside",

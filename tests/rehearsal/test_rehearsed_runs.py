@@ -139,7 +139,7 @@ def rows(gains, ratios, outside=0.0, steps=(3, 6), moved=0.1):
             {
                 "question_id": f"q{q}", "teacher": "t", "method": "opd", "steps": n,
                 "first_order": 0.1, "gain": gain + 0.01 * q, "outside": outside,
-                "divergence": 0.1, "ratios": np.array(ratio), "moved": moved,
+                "divergence": 0.1, "ratios": np.array(ratio), "moved": moved, "training": 0.0,
             }
             for n, gain, ratio in zip(steps, gains, ratios, strict=True)
             for q in range(4)

@@ -6,6 +6,7 @@ question, from which families of comparisons are tested together. Axes: _A arms,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -189,11 +190,11 @@ def _rehearsed(report: Report, arms: Sequence[Arm]) -> list[Basis]:
         arm: point
         for arm, own in curves.items()
         for point in own
-        if point.steps == steps and point.trusted and point.gain.known
+        if point.steps == steps and point.trusted and math.isfinite(point.estimate.se)
     }
     return [
         Gain(
-            {arm: point.gain for arm, point in points.items()},
+            {arm: point.estimate for arm, point in points.items()},
             {arm: point.influence_Q for arm, point in points.items()},
             "rehearsed",
             f"rehearsed gain after {steps} {'step' if steps == 1 else 'steps'}",
