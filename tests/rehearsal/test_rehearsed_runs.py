@@ -14,6 +14,7 @@ import gradalign
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
 from gradalign.rehearsal.curves import LEAST_SHARE, MOST_OUTSIDE, curves_of, trusted_steps
+from gradalign.report.terminal.answer import next_commands
 from gradalign.stages.base import Resolved, Run
 from gradalign_cli.main import main
 
@@ -216,6 +217,12 @@ def test_a_run_without_trust_falls_back_to_gain_per_step(report, tmp_path):
     found = gradalign.read_report(str(folder)).recommend()
     assert found.basis == "weights_gain_one"
     assert any("Rehearsal does not reach 8 steps" in line for line in found.remarks)
+
+
+def test_the_answer_names_the_command_that_shows_the_curves(report, small_run):
+    commands = dict(next_commands(report))
+    assert commands["Step by step:"] == f"gradalign rehearse {report.path}"
+    assert "Step by step:" not in dict(next_commands(small_run))
 
 
 def test_the_command_prints_a_table_and_json(report, capsys):

@@ -130,6 +130,8 @@ def next_commands(report: Report) -> Iterator[tuple[str, str]]:
     """Yield commands to go on with, each with what it is for; they can be copied to a shell."""
     run = shlex.quote(report.path)
     yield "The verdict in full:", f"gradalign recommend {run}"
+    if report.curves:
+        yield "Step by step:", f"gradalign rehearse {run}"
     yield "A page to look into:", f"gradalign report {run}"
     yield "This again:", f"gradalign show {run}"
     question = next(iter(report.question_ids), None)
