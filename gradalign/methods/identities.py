@@ -61,7 +61,8 @@ def pulled(
     rows = np.arange(p_NS.shape[0])
     with np.errstate(invalid="ignore", over="ignore"):
         total_N = a_NS.sum(axis=1) + tail_a_N
-        result_NS = a_NS - p_NS * total_N[:, None]
+        result_NS = p_NS * -total_N[:, None]
+        result_NS += a_NS
         result_NS[rows, anchor_N] = 0.0
         tail_N = tail_a_N - tail_p_N * total_N
         result_NS[rows, anchor_N] = -(result_NS.sum(axis=1) + tail_N)

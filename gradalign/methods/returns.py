@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,34 +54,58 @@ class Outcomes:
 
     def mean(self, value_K: Floats) -> tuple[Floats, Floats]:
         """Return the mean value per slot and that of the tail, [N, S] and [N]."""
-        total_U = np.bincount(self._pair_K, weights=value_K, minlength=self._flat_U.size)
-        with np.errstate(invalid="ignore"):
-            mean_U = total_U / self._count_U
-            weight_U = self._share_U * mean_U
-        middle_N: Floats = np.bincount(
-            self._node_U, weights=weight_U, minlength=self._shape[0]
-        ).astype(np.float64)
+        mean_U = self._mean_U(value_K)
+        middle_N = self._middle_N(mean_U)
         mean_NS: Floats = np.repeat(middle_N, self._shape[1]).reshape(self._shape)
         mean_NS.reshape(-1)[self._flat_U] = mean_U
         return mean_NS, middle_N
 
+    def elsewhere(self, value_K: Floats) -> Floats:
+        """Return the mean value of the slots without continuations and of the tail, [N]."""
+        return self._middle_N(self._mean_U(value_K))
+
     def at_seen(self, dense_NS: Floats, value_K: Floats) -> None:
         """Write the mean value of each slot that has one into a dense array."""
+        dense_NS.reshape(-1)[self._flat_U] = self._mean_U(value_K)
+
+    def _mean_U(self, value_K: Floats) -> Floats:
         total_U = np.bincount(self._pair_K, weights=value_K, minlength=self._flat_U.size)
-        dense_NS.reshape(-1)[self._flat_U] = total_U / self._count_U
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total_U / self._count_U)
+
+    def _middle_N(self, mean_U: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            weight_U = self._share_U * mean_U
+        return np.bincount(self._node_U, weights=weight_U, minlength=self._shape[0]).astype(
+            np.float64
+        )
 
 
-def discounted_sums(log_ratio_T: Floats, start_K: Ints, stop_K: Ints, gamma: float) -> Floats:
+def discounted_sums(
+    log_ratio_T: Floats,
+    start_K: Ints,
+    stop_K: Ints,
+    gamma: float,
+    reward: Callable[[Floats], Floats] | None = None,
+) -> Floats:
     """Return the sum over windows [start, stop) of gamma^i r_{start + i}, i = 0, 1, ..., [K].
 
     Every window is summed by itself: an infinite r or a long, barely discounted tail in one
     cannot leak into another, as it would through differences of cumulative sums.
+
+    Args:
+        log_ratio_T: r of all tokens, flat.
+        start_K: where windows begin, [K].
+        stop_K: where they end, [K].
+        gamma: the discount.
+        reward: what a token's log ratio is turned into first; itself if None.
     """
     length_K = stop_K - start_K
     result_K = np.zeros(start_K.shape)
     used = np.flatnonzero(length_K > 0)
     ends = np.cumsum(length_K[used])
     power_T = gamma ** np.arange(length_K.max(initial=0), dtype=np.float64)
+    count_T = np.arange(max(WINDOW_TOKENS, length_K.max(initial=0)))
     first = 0
     while first < used.size:
         done = ends[first - 1] if first else 0
@@ -89,12 +114,14 @@ def discounted_sums(log_ratio_T: Floats, start_K: Ints, stop_K: Ints, gamma: flo
         offset_K = ends[first:last] - length_K[part] - done
         adjacent = np.array_equal(start_K[part][1:], stop_K[part][:-1])
         if not adjacent or gamma != 1.0:
-            step_T = np.arange(ends[last - 1] - done)
-            step_T -= np.repeat(offset_K, length_K[part])
+            step_T = np.repeat(-offset_K, length_K[part])
+            step_T += count_T[: step_T.size]
         if adjacent:
             value_T = log_ratio_T[start_K[part[0]] : stop_K[part[-1]]]
         else:
             value_T = log_ratio_T[np.repeat(start_K[part], length_K[part]) + step_T]
+        if reward is not None:
+            value_T = reward(value_T)
         if gamma != 1.0:
             value_T = value_T * power_T[step_T]
         result_K[part] = np.add.reduceat(value_T, offset_K)

@@ -124,7 +124,7 @@ class SampledToken(Method):
 
 def _ascent(draws: Draws, ascent_NS: Floats, reason_N: Reasons | None) -> Ascent:
     if draws.extra_NS is not None:
-        ascent_NS = ascent_NS + draws.extra_NS
+        ascent_NS += draws.extra_NS
     return scaled(draws.nodes, ascent_NS, draws.nodes.unit_N, reason_N)
 
 

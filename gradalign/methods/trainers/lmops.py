@@ -22,6 +22,9 @@ from gradalign.methods.returns import (
 )
 from gradalign.methods.sampled import Draws
 
+BLOCK_NODES = 256
+"""Nodes computed at a time, so that what is in between stays in the processor's cache."""
+
 
 @register("lmops/minillm")
 @dataclass(frozen=True)
@@ -66,41 +69,40 @@ class LMOpsMiniLLM(FutureReturns):
     def draws(self, batch: NodeBatch) -> Draws:
         """Return the weighted, clipped advantage after y."""
         nodes, rolled = batch.at(1.0), continuations_of(batch)
-        reward_NS = self._reward(nodes.r_NS)
         future_K = self.gamma * discounted_sums(
-            self._reward(rolled.log_ratio_T), rolled.start_K, rolled.stop_K, self.gamma
+            rolled.log_ratio_T, rolled.start_K, rolled.stop_K, self.gamma, self._reward
         )
         left_K: Floats = (rolled.stop_K - rolled.start_K + 1).astype(np.float64)
         shift, scale = self._whitening(batch)
-        weight_NS = self._importance(nodes.r_NS)
         found = Outcomes(nodes, rolled)
-        at_K = (rolled.node_K, rolled.slot_K)
-        value_K = self._clipped(
-            ((reward_NS[at_K] + future_K) / left_K - shift) * scale, weight_NS[at_K]
-        )
+        r_K = nodes.r_NS[rolled.node_K, rolled.slot_K]
+        value_K = self._clipped(((self._reward(r_K) + future_K) / left_K - shift) * scale, r_K)
         # Elsewhere the token's own reward is known, and what follows is taken as on average.
-        share_NS, share_N = found.mean(1.0 / left_K)
-        later_NS, later_N = found.mean(future_K / left_K)
-        guess_NS = self._clipped((reward_NS * share_NS + later_NS - shift) * scale, weight_NS)
-        tail_weight_N = self._importance(nodes.tail_r_N)
-        tail_N = tail_weight_N * self._clipped(
-            (self._reward(nodes.tail_r_N) * share_N + later_N - shift) * scale, tail_weight_N
-        )
+        share_N = found.elsewhere(1.0 / left_K) * scale
+        later_N = (found.elsewhere(future_K / left_K) - shift) * scale
+        mean_NS = np.empty(nodes.p_NS.shape)
+        for begin in range(0, batch.num_nodes, BLOCK_NODES):
+            some = slice(begin, begin + BLOCK_NODES)
+            r_BS = nodes.r_NS[some]
+            mean_BS = self._reward(r_BS) * share_N[some, None] + later_N[some, None]
+            mean_NS[some] = self._clipped(mean_BS, r_BS)
+        found.at_seen(mean_NS, value_K)
+        tail_r_N = nodes.tail_r_N
+        tail_N = self._clipped(self._reward(tail_r_N) * share_N + later_N, tail_r_N)
 
         def second() -> tuple[Floats, Floats]:
-            square_NS = guess_NS**2
+            square_NS = mean_NS**2
             found.at_seen(square_NS, value_K**2)
-            return square_NS * weight_NS**2, tail_N**2
+            weight_NS, weight_N = self._importance(nodes.r_NS), self._importance(tail_r_N)
+            return square_NS * weight_NS, tail_N**2 * weight_N
 
-        mean_NS = guess_NS.copy()
-        found.at_seen(mean_NS, value_K)
+        # The mixture's probability times the importance weight is P: all is averaged over P, and
+        # the weight is in the squares once.
         return Draws(
             nodes,
-            mean_NS * weight_NS,
+            mean_NS,
             tail_N,
             second=second,
-            draw_NS=(1.0 - self.alpha) * nodes.p_NS + self.alpha * nodes.q_NS,
-            draw_tail_N=(1.0 - self.alpha) * nodes.tail_p_N + self.alpha * nodes.tail_q_N,
             extra_NS=divergence(nodes, 1.0) if self.single_step else None,
             reason_N=found.reason_N,
         )
@@ -110,36 +112,37 @@ class LMOpsMiniLLM(FutureReturns):
         nodes, spines = batch.at(1.0), spines_of(batch)
         own_N = nodes.r_NS[nodes.rows, np.maximum(batch.sampled_N, 0)]
         future_N = self.gamma * discounted_sums(
-            self._reward(spines.log_ratio_T), spines.at_N + 1, spines.end_N, self.gamma
+            spines.log_ratio_T, spines.at_N + 1, spines.end_N, self.gamma, self._reward
         )
         shift, scale = self._whitening(batch)
         advantage_N = (
             (self._reward(own_N) + future_N) / (spines.end_N - spines.at_N) - shift
         ) * scale
-        weight_N = self._importance(own_N)
         extra_NS = divergence(nodes, 1.0) if self.single_step else None
         return Draws(
             nodes,
             nodes.r_NS,
             nodes.tail_r_N,
-            drawn_N=weight_N * self._clipped(advantage_N, weight_N),
+            drawn_N=self._clipped(advantage_N, own_N) * self._importance(own_N),
             extra_NS=extra_NS,
         )
 
     def _reward(self, log_ratio: Floats) -> Floats:
-        return np.asarray(
-            np.clip(log_ratio / self.reward_scaling, -self.reward_clip, self.reward_clip)
-        )
+        reward = log_ratio / self.reward_scaling
+        return np.clip(reward, -self.reward_clip, self.reward_clip, out=reward)
 
     def _importance(self, log_ratio: Floats) -> Floats:
+        """Return P over the mixture that draws."""
         with np.errstate(over="ignore"):
             return np.asarray(1.0 / (1.0 - self.alpha + self.alpha * np.exp(log_ratio)))
 
-    def _clipped(self, advantage: Floats, weight: Floats) -> Floats:
-        """Remove the advantages whose importance weight PPO's clip has cut off."""
-        high = (advantage > 0.0) & (weight > 1.0 + self.clip_range)
-        low = (advantage < 0.0) & (weight < 1.0 - self.clip_range)
-        return np.where(high | low, 0.0, advantage)
+    def _clipped(self, advantage: Floats, log_ratio: Floats) -> Floats:
+        """Remove the advantages of tokens whose importance weight PPO's clip has cut off."""
+        weight = self._importance(log_ratio)
+        kept = np.where(
+            advantage > 0.0, weight <= 1.0 + self.clip_range, weight >= 1.0 - self.clip_range
+        )
+        return np.where(kept, advantage, 0.0)
 
     def _whitening(self, batch: NodeBatch) -> tuple[float, float]:
         """Return mean and inverse deviation of the advantages of every token of every spine."""
@@ -152,16 +155,14 @@ class LMOpsMiniLLM(FutureReturns):
 def _spine_advantages(
     spines: SpineView, reward: Callable[[Floats], Floats], gamma: float
 ) -> Floats:
-    """Return the discounted return over tokens left, for every token of every spine, flat."""
+    """Return the discounted return over tokens left, of all tokens of all spines, flat."""
     ends = np.unique(np.stack([spines.begin_N, spines.end_N]), axis=1)
     length_Q = ends[1] - ends[0]
-    width = int(length_Q.max(initial=0))
-    step_T = np.arange(width)
-    valid_QT = step_T < length_Q[:, None]
+    left_TQ = length_Q - np.arange(int(length_Q.max(initial=0)))[:, None]
+    valid_TQ = left_TQ > 0
     reward_T = reward(spines.log_ratio_T)
-    index_QT = np.minimum(ends[0][:, None] + step_T, max(reward_T.size - 1, 0))
-    value_QT = np.where(valid_QT, reward_T[index_QT], 0.0)
-    for step in range(width - 2, -1, -1):
-        value_QT[:, step] += gamma * value_QT[:, step + 1]
-    left_QT = np.maximum(length_Q[:, None] - step_T, 1)
-    return np.asarray((value_QT / left_QT)[valid_QT])
+    value_TQ = np.zeros(left_TQ.shape)
+    value_TQ[valid_TQ] = reward_T[(ends[1] - left_TQ)[valid_TQ]]
+    for step in range(len(value_TQ) - 2, -1, -1):
+        value_TQ[step] += gamma * value_TQ[step + 1]
+    return np.asarray(value_TQ[valid_TQ] / left_TQ[valid_TQ])
