@@ -56,6 +56,19 @@ def test_trainings_that_go_wrong_are_predicted_or_not_trusted():
             assert row["why_not_trusted"] or low - error <= row["trained"] <= high + error, row
 
 
+def test_other_runs_say_what_the_verdicts_errors_allow_for():
+    found = json.loads((RESULTS / "rehearsal_spread.json").read_text())
+    for row in found["rows"]:
+        assert 0.8 <= row["gain"] <= 1.25, row
+        assert row["gain"] < 0.7 * row["of_questions"]
+        assert 0.8 <= row["difference"] <= 1.35, row
+    assert {who for _, verdict, who in found["verdicts"] if verdict == "leading"} == {"demo:strong"}
+    text = (RESULTS.parent / "README.md").read_text()
+    for name in ("gain", "difference", "of_questions"):
+        three, last = [f"{row[name]:.2f}" for row in found["rows"]][:3], found["rows"][3][name]
+        assert f"{', '.join(three)} and {last:.2f}" in text
+
+
 def test_a_row_is_the_bias_and_the_coverage_of_its_draws():
     rng = np.random.default_rng(0)
     truth_Q = rng.normal(0.1, 0.05, 60)
