@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import stdtrit
@@ -123,35 +125,52 @@ def test_intervals_hold_the_truth(questions):
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_end_near_0_is_that_of_the_squares(sign):
     """Both sets scanned: values of r whose residual lies within its standard errors of 0."""
-    ideal_QD, method_QD = population(1.5, 2, questions=80)
+    count = 26
+    ideal_QD, method_QD = population(0.8, 2, questions=count)
     found = update_estimate(grams_of(ideal_QD, sign * method_QD), step=1).cosine
-    count, scale = 80, 2.0 * 79 / (80 * 78)
+    different = np.ones((count,) * 4, dtype=bool)
+    for one, other in itertools.combinations(np.indices(different.shape, sparse=True), 2):
+        different &= one != other
 
-    def means(gram_QQ):
-        off_QQ = gram_QQ * (1.0 - np.eye(count))
-        mean = off_QQ.sum() / (count * (count - 1))
-        return mean, scale * (off_QQ.sum(axis=1) / (count - 1) - mean)
+    def mean_of(gram_QQ):
+        return gram_QQ[~np.eye(count, dtype=bool)].mean()
+
+    def covariance(one_QQ, other_QQ):
+        """E[X Y] less E[X] E[Y], of which the latter is that of four different questions."""
+        products = one_QQ[:, :, None, None] * other_QQ[None, None]
+        return mean_of(one_QQ) * mean_of(other_QQ) - products[different].mean()
 
     cross_QQ = sign * ideal_QD @ method_QD.T
-    c, c_Q = means((cross_QQ + cross_QQ.T) / 2)
-    a, a_Q = means(ideal_QD @ ideal_QD.T)
     own_Q = (method_QD**2).sum(axis=1)
-    b, b_Q = means((own_Q[:, None] + own_Q[None, :]) / 2)
+    kernels = (
+        (cross_QQ + cross_QQ.T) / 2,
+        ideal_QD @ ideal_QD.T,
+        (own_Q[:, None] + own_Q[None, :]) / 2,
+    )
+    c, a, b = map(mean_of, kernels)
+    errors = np.array([[covariance(one, other) for other in kernels] for one in kernels])
 
-    def held(r, top, top_Q, bottom, bottom_Q, reaches):
-        left, left_Q = top - r * bottom, top_Q - r * bottom_Q
-        error = np.sqrt(count / (count - 1) * (left_Q**2).sum())
-        return -reaches[0] * error <= left <= reaches[1] * error
+    def scanned(power, reaches):
+        """Values of r whose residual sign(C) |C|^p - r |r|^(p-1) sqrt(A B)^p is near 0."""
+        top, bottom = np.sign(c) * abs(c) ** power, np.sqrt(a * b) ** power
+        by_top = np.array([power * abs(c) ** (power - 1), 0, 0])
+        by_bottom = power / 2 * bottom * np.array([0, 1 / a, 1 / b])
+        kept = []
+        for r in np.linspace(-3, 3, 60001):
+            slope = np.sign(r) * abs(r) ** power
+            left, by = top - slope * bottom, by_top - slope * by_bottom
+            if -reaches[0] <= left / np.sqrt(by @ errors @ by) <= reaches[1]:
+                kept.append(r)
+        return kept
 
     reach_t = float(stdtrit(count - 1, 0.975))
-    root, product_Q = np.sqrt(a * b), a_Q * b + b_Q * a
-    plain = [r for r in np.linspace(-2, 2, 40001)
-             if held(r, c, c_Q, root, product_Q / (2 * root), (reach_t, reach_t))]  # fmt: skip
-    square, square_Q = c * abs(c), 2 * abs(c) * c_Q
-    below, above = skewed_reaches(square_Q - square / (a * b) * product_Q)
-    reaches = max(below, reach_t), max(above, reach_t)
-    squares = [r for r in np.linspace(-2, 2, 40001)
-               if held(r * abs(r), square, square_Q, a * b, product_Q, reaches)]  # fmt: skip
+    plain = scanned(1, (reach_t, reach_t))
+    own = [gram.sum(axis=1) - np.diag(gram) for gram in kernels]
+    own_c, own_a, own_b = ((x - x.mean()) / (count - 1) for x in own)
+    below, above = skewed_reaches(
+        2 * abs(c) * own_c - c * abs(c) / (a * b) * (own_a * b + own_b * a)
+    )
+    squares = scanned(2, (max(below, reach_t), max(above, reach_t)))
     ends = [min(plain), max(plain)]
     near = 0 if sign > 0 else 1
     assert ends[near] * sign > 0

@@ -12,6 +12,7 @@ number here grows with the number of questions that a run happens to have. Axes:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,10 +86,9 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
     With c, a, b of a pair of different questions: half of <G_q, M_p> + <G_p, M_q>; <G_q, G_p>;
     and <M_q, M_p> plus ((|M_q|^2 + |M_p|^2) / 2 - <M_q, M_p>) / step, whose mean is the expected
     |M|^2 of a step on so many questions. C, A and B are means over pairs, U-statistics of order
-    2. The gain is C / sqrt(B), the cosine C / sqrt(A B). Covariances are those of the delete-one
-    jackknife, 4 (Q - 1) / (Q (Q - 2)^2) times sums over questions' own means. The interval of the
-    gain has Student's t or, where that reaches farther, the one with the questions' skewness; of
-    the cosine see `_cosine_ends`.
+    2. The gain is C / sqrt(B), the cosine C / sqrt(A B). The gain's variance is that of the
+    delete-one jackknife. Its interval has Student's t or, where that reaches farther, the one with
+    the questions' skewness; of the cosine see `_cosine_ends`.
 
     Args:
         grams: of the method.
@@ -124,16 +124,51 @@ def update_estimate(grams: UpdateGrams, *, step: int = STEP, level: float = 0.95
     se = math.sqrt(count / (count - 1) * float(influence_Q @ influence_Q))
     cosine = UNKNOWN
     if ideal > 0:
-        square, square_Q = ideal * method, ideal_Q * method + method_Q * ideal
-        ends = _cosine_ends(cross, cross_Q, square, square_Q, level)
-        cosine = RatioSet(cross / math.sqrt(square), *ends)
+        means = _Means(np.array([cross, ideal, method]), np.stack([cross_Q, ideal_Q, method_Q]),
+                       _covariances(pairs))  # fmt: skip
+        cosine = RatioSet(cross / math.sqrt(ideal * method), *_cosine_ends(means, level))
     found = RatioSet(gain, gain - above * se, gain + below * se)
     return UpdateEstimate(cosine, found, influence_Q, training_Q)
 
 
-def _cosine_ends(
-    cross: float, cross_Q: Floats, square: float, square_Q: Floats, level: float
-) -> tuple[float, float]:
+@dataclass(frozen=True, eq=False)
+class _Means:
+    """C, A and B of `update_estimate`.
+
+    Attributes:
+        mean_K: themselves, [3].
+        own_KQ: questions' own means less them, [3, Q].
+        covariance_KK: of the means, [3, 3].
+    """
+
+    mean_K: Floats
+    own_KQ: Floats
+    covariance_KK: Floats
+
+    def ends(
+        self, numerator: tuple[float, Floats], denominator: tuple[float, Floats],
+        reaches: tuple[float, float],
+    ) -> tuple[float, float]:  # fmt: skip
+        """Return the ends of Fieller's set of a ratio of two functions of the means.
+
+        Args:
+            numerator: its value, and its derivative by the means, [3].
+            denominator: likewise.
+            reaches: how far below and above 0 t may be.
+        """
+        (top, by_top_K), (bottom, by_bottom_K) = numerator, denominator
+        variances = (
+            float(by_top_K @ self.covariance_KK @ by_top_K),
+            float(by_top_K @ self.covariance_KK @ by_bottom_K),
+            float(by_bottom_K @ self.covariance_KK @ by_bottom_K),
+        )
+        below, above = reaches
+        low, _ = fieller_set(top, bottom, variances, above)
+        _, high = fieller_set(top, bottom, variances, below)
+        return low, high
+
+
+def _cosine_ends(means: _Means, level: float) -> tuple[float, float]:
     """Return the ends of the set of C / sqrt(A B).
 
     They are those of Fieller's set with sqrt(A B) to first order, but for the one nearer to 0: A
@@ -141,21 +176,21 @@ def _cosine_ends(
     near to 0 as the set of C |C| / (A B) = r |r| has it, in which A B is no root, with the
     skewness of the questions; the sign is that of the first set (chosen by coverage,
     `benchmarks/weights_truth.py`).
-
-    Args:
-        cross: C.
-        cross_Q: questions' own means less C.
-        square: A B, > 0.
-        square_Q: the same of it, to first order.
-        level: coverage.
     """
+    cross, ideal, method = means.mean_K
+    of_cross_K, of_square_K = np.array([1.0, 0.0, 0.0]), np.array([0.0, method, ideal])
+    square = ideal * method
     length = math.sqrt(square)
-    low, high = _ends(cross, cross_Q, length, square_Q / (2.0 * length), level)
-    power, power_Q = cross * abs(cross), 2.0 * abs(cross) * cross_Q
-    reaches = farther_reaches(power_Q - power / square * square_Q, level)
+    quantile = float(stdtrit(means.own_KQ.shape[1] - 1, (1.0 + level) / 2))
+    low, high = means.ends(
+        (cross, of_cross_K), (length, of_square_K / (2.0 * length)), (quantile, quantile)
+    )
+    power, of_power_K = cross * abs(cross), 2.0 * abs(cross) * of_cross_K
+    residual_K = of_power_K - power / square * of_square_K
+    reaches = farther_reaches(residual_K @ means.own_KQ, level)
     near, far = (
         math.copysign(math.sqrt(abs(end)), end)
-        for end in _ends(power, power_Q, square, square_Q, level, reaches)
+        for end in means.ends((power, of_power_K), (square, of_square_K), reaches)
     )
     if low > 0:
         low = max(0.0, min(low, near))
@@ -164,36 +199,35 @@ def _cosine_ends(
     return low, high
 
 
-def _ends(
-    numerator: float,
-    numerator_Q: Floats,
-    denominator: float,
-    denominator_Q: Floats,
-    level: float,
-    reaches: tuple[float, float] | None = None,
-) -> tuple[float, float]:
-    """Return the ends of Fieller's set of a ratio of means over pairs.
+def _covariances(kernels: Sequence[Floats]) -> Floats:
+    """Return unbiased covariances of means over pairs of different questions, [K, K].
+
+    E[X] E[Y] is estimated by the mean of x_qp y_rs over four different questions, in closed form.
+    The delete-one jackknife counts the part that is of pairs alone about twice, which is most
+    where questions are few. What is estimated below 0 is 0. Three questions have the jackknife.
 
     Args:
-        numerator: a mean.
-        numerator_Q: questions' own means less it.
-        denominator: another mean.
-        denominator_Q: likewise.
-        level: coverage.
-        reaches: how far below and above 0 t may be; Student's by default.
+        kernels: symmetric, each [Q, Q]; diagonals are not looked at.
     """
-    count = len(numerator_Q)
-    quantile = float(stdtrit(count - 1, (1.0 + level) / 2))
-    below, above = reaches or (quantile, quantile)
+    count = len(kernels[0])
+    off = [gram_QQ - np.diag(np.diag(gram_QQ)) for gram_QQ in kernels]
+    row_KQ = np.stack([gram_QQ.sum(axis=1) for gram_QQ in off])
+    total_K = row_KQ.sum(axis=1)
+    own_KQ = (row_KQ - total_K[:, None] / count) / (count - 1)
     factor = 4.0 * (count - 1) / (count * (count - 2) ** 2)
-    variances = (
-        factor * float(numerator_Q @ numerator_Q),
-        factor * float(numerator_Q @ denominator_Q),
-        factor * float(denominator_Q @ denominator_Q),
-    )
-    low, _ = fieller_set(numerator, denominator, variances, above)
-    _, high = fieller_set(numerator, denominator, variances, below)
-    return low, high
+    jackknife_KK = factor * own_KQ @ own_KQ.T
+    if count < 4:
+        return np.asarray(jackknife_KK, dtype=np.float64)
+    pairs_KK = np.array([[float((one * other).sum()) for other in off] for one in off])
+    apart_KK = np.outer(total_K, total_K) - 4.0 * row_KQ @ row_KQ.T + 2.0 * pairs_KK
+    chosen = count * (count - 1)
+    mean_KK = apart_KK / (chosen * (count - 2) * (count - 3))
+    covariance_KK = np.outer(total_K, total_K) / chosen**2 - mean_KK
+    size_K = np.sqrt(np.diag(jackknife_KK))
+    size_K[size_K == 0] = 1.0
+    values_K, vectors_KK = np.linalg.eigh(covariance_KK / np.outer(size_K, size_K))
+    kept_KK = (vectors_KK * np.maximum(values_K, 0.0)) @ vectors_KK.T
+    return np.asarray(kept_KK * np.outer(size_K, size_K), dtype=np.float64)
 
 
 def mean_of_shared(gram_QQ: Floats, *, level: float = 0.95) -> tuple[Estimate, Floats]:
