@@ -12,7 +12,8 @@ Run: python benchmarks/evidence.py models --pair sorting            (makes the m
      python benchmarks/evidence.py collect --pair sorting --seeds 3 (into the results)
      the same with --pair smollm2 --student FOLDER --seeds 2
      python benchmarks/evidence.py tables        (from the results alone: nothing is trained)
-Writes evidence.json, and per pair evidence_PAIR.txt and .png, to --output-dir. Everything that has
+Writes evidence.json, and per pair evidence_PAIR.txt and .png, to --output-dir; among the kept
+results also what verdicts say of their predictors. Everything that has
 ended is kept under --work-dir, a file per training, and an interrupted command goes on with the
 next one. One process and one thread; several pairs can run side by side.
 """
@@ -33,6 +34,7 @@ from validity.evidence_output import (
     from_validity,
     overview,
     plot,
+    said_in_verdicts,
     table,
 )
 from validity.jobs import cpu_clock, one_thread
@@ -42,7 +44,13 @@ from validity.predicted import Budget, score_all
 from validity.registry import prepared
 from validity.trained import Series, gains_of, train_missing
 
+from gradalign.report import verdict
+
 NEW = ("sorting", "automaton", "smollm2")
+RESULTS = Path(__file__).parent / "results"
+SAID = Path(verdict.__file__).parent / "evidence.json"
+"""What verdicts say of their predictors; written beside the kept results only."""
+
 TRIAL_SEED = 100
 """Seed that a rate is tried with and time is measured with, and that is used for nothing else."""
 
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--student", type=Path, help="SmolLM2-135M-Instruct, of pair smollm2")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work-dir", type=Path, default=OUT / "evidence")
-    parser.add_argument("--output-dir", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--output-dir", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")
@@ -123,6 +131,8 @@ def write_tables(path: Path) -> None:
     small = overview(results, compared)
     print(small)
     write_json(path, {"overview": small, "comparison": compared, "pairs": pairs}, indent=0)
+    if path.parent == RESULTS:
+        write_json(SAID, said_in_verdicts(results, compared), indent=0)
 
 
 def series_of(pair: Pair, work: Path) -> list[Series]:

@@ -509,8 +509,8 @@ class _Tally:
             self._seen[name].update(
                 all=1,
                 bounded=math.isfinite(ends.low) and math.isfinite(ends.high),
-                above=ends.low > truth[name],
-                below=ends.high < truth[name],
+                above=bool(ends.low > truth[name]),
+                below=bool(ends.high < truth[name]),
             )
 
     def shares(self) -> dict[str, dict[str, float]]:

@@ -281,6 +281,37 @@ def overview(results: Sequence[Json], compared: Mapping[str, Json]) -> str:
     return "\n".join(lines)
 
 
+USED = {"rehearsed": REHEARSED, "weights_gain_one": "gain_one", "pooled": "pooled"}
+"""What a verdict ranks by, and the predictor that it is."""
+
+REAL = ("smollm2",)
+
+
+def said_in_verdicts(results: Sequence[Json], compared: Mapping[str, Json]) -> Json:
+    """What a verdict says of the number that it ranks by: a row per pair, at the steps that count.
+
+    Of the ways in which a pair is trained it is the first.
+    """
+    found: Json = {name: [] for name in USED}
+    for result in results:
+        way, by_steps = next(iter(compared[result["pair"]].items()))
+        steps = counted(result, by_steps)
+        for name, predictor in USED.items():
+            row = by_steps[steps]["predictors"][predictor]
+            if row["spearman"] is not None:
+                found[name].append(
+                    {
+                        "pair": result["pair"],
+                        "real": result["pair"] in REAL,
+                        "way": way,
+                        "steps": int(steps),
+                        "spearman": round(row["spearman"][0], 4),
+                        "regret": round(row["regret"]["regret"], 4),
+                    }
+                )
+    return found
+
+
 def _cell(spearman: Sequence[float] | None) -> str:
     if not spearman:
         return "-"
@@ -352,7 +383,7 @@ def plot(result: Json, compared: Json, path: Path) -> bool:
         steps = counted(result, by_steps)
         rows, gains = gains_of(result, way, steps)
         values = values_of(rows, way, steps)
-        names = ("gain_one", "pooled", by_steps[steps]["best_rival"], "accuracy")
+        names = (REHEARSED, "gain_one", "pooled", by_steps[steps]["best_rival"])
         for axis, name in zip(line, names, strict=True):
             for row, x, y, error in zip(
                 rows, values[name], gains.mean_K, gains.error_K, strict=True

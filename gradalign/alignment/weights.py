@@ -177,7 +177,7 @@ def _cosine_ends(means: _Means, level: float) -> tuple[float, float]:
     skewness of the questions; the sign is that of the first set (chosen by coverage,
     `benchmarks/weights_truth.py`).
     """
-    cross, ideal, method = means.mean_K
+    cross, ideal, method = (float(mean) for mean in means.mean_K)
     of_cross_K, of_square_K = np.array([1.0, 0.0, 0.0]), np.array([0.0, method, ideal])
     square = ideal * method
     length = math.sqrt(square)

@@ -277,7 +277,7 @@ def test_the_comparison_that_is_kept_is_that_of_the_kept_trainings():
     import json
 
     from common import plain
-    from validity.evidence_output import comparison, from_validity, overview
+    from validity.evidence_output import comparison, from_validity, overview, said_in_verdicts
 
     kept = kept_results()
     old = json.loads((FOLDER / "results" / "predictive_validity.json").read_text())["pairs"]
@@ -289,6 +289,8 @@ def test_the_comparison_that_is_kept_is_that_of_the_kept_trainings():
             for steps, found in by_steps.items():
                 assert_alike(again[way][steps], found)
     assert overview(results, kept["comparison"]) == kept["overview"]
+    said = FOLDER.parent / "gradalign" / "report" / "verdict" / "evidence.json"
+    assert_alike(said_in_verdicts(results, kept["comparison"]), json.loads(said.read_text()))
 
 
 def assert_alike(one, other):

@@ -18,6 +18,7 @@ from gradalign.report.node_scores import read_scores
 from gradalign.report.significance import holm
 from gradalign.report.verdict import role_of
 from gradalign.report.verdict.bases import Pooled
+from gradalign.report.verdict.evidence import Evidence, evidence_of
 from gradalign.report.verdict.families import judge
 from gradalign.report.verdict.recommendation import is_told
 from gradalign.report.verdict.settle import questions_needed
@@ -26,6 +27,17 @@ from gradalign.report.verdict.settle import questions_needed
 def made(tmp_path, arms, **options):
     write_run(tmp_path / "run", arms, **options)
     return gradalign.read_report(str(tmp_path / "run")).recommend()
+
+
+def test_evidence_is_said_with_its_spread_and_its_worst_choice():
+    two = Evidence(("one", "two"), (0.91, 0.7), (0.0, 0.0233))
+    assert two.sentence == (
+        "On 2 pairs of small models it ranked trainings at 0.70 to 0.91 (Spearman), and its "
+        "first choice gained at most 0.023 less than the best."
+    )
+    real = Evidence(("one", "two"), (0.91, 0.7), (0.0, 0.0), real=("two",))
+    assert "On 2 pairs, 1 of them real, it" in real.sentence
+    assert evidence_of("no such number").sentence == ""
 
 
 def test_a_clear_winner_beats_every_control(tmp_path):
@@ -38,6 +50,8 @@ def test_a_clear_winner_beats_every_control(tmp_path):
     )  # fmt: skip
     assert (result.verdict, result.teacher, result.methods) == ("winner", "strong", ("gkd",))
     assert "Distill from strong with gkd" in result.headline
+    said = next(line for line in result.remarks if line.startswith("Ranked by"))
+    assert said == f"Ranked by pooled alignment. {evidence_of('pooled').sentence}"
     assert [item.name for item in result.ranking] == [
         "dr_grpo", "gkd@strong", "gkd@weak", "random", "gkd@strong+wrong-answer"
     ]  # fmt: skip

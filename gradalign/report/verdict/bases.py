@@ -20,6 +20,7 @@ from gradalign.alignment.findings import pooled_finding
 from gradalign.estimates import UNKNOWN, Arm, Estimate
 from gradalign.rehearsal.curves import trusted_steps
 from gradalign.report.node_scores import Bools, NodeScores
+from gradalign.report.verdict.evidence import Evidence, evidence_of
 from gradalign.report.verdict.recommendation import role_of
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class Basis(Protocol):
     Attributes:
         name: the summary's column.
         words: what it is, for a sentence.
-        ranks: Spearman's rank correlation with gains of real trainings on the bundled pairs of
-            tasks, `addition` and `counting`, without teachers that were told something false,
-            useless or nothing, by `benchmarks/predictive_validity.py`.
+        evidence: how it did on pairs of models that were trained.
         tells_told: whether a teacher that was told the answer may be compared with one that was
             not: it agrees with the answer at every token, which training does not reward alike.
     """
@@ -67,7 +66,7 @@ class Basis(Protocol):
         ...
 
     @property
-    def ranks(self) -> tuple[float, float]:
+    def evidence(self) -> Evidence:
         """See the class."""
         ...
 
@@ -92,15 +91,19 @@ class Gain:
     Attributes:
         estimates: of every arm that has one.
         influences: of the same, [Q], in one order of questions.
-        name, words, ranks, tells_told: see Basis.
+        name, words, tells_told: see Basis.
     """
 
     estimates: Mapping[Arm, Estimate]
     influences: Mapping[Arm, Floats]
     name: str
     words: str
-    ranks: tuple[float, float]
     tells_told: bool = True
+
+    @property
+    def evidence(self) -> Evidence:
+        """See Basis."""
+        return evidence_of(self.name)
 
     def estimate(self, arm: Arm, level: float) -> Estimate:
         """See Basis; the summary's interval, whatever the level."""
@@ -130,8 +133,12 @@ class Pooled:
     scores: NodeScores
     name: str = "pooled"
     words: str = "pooled alignment"
-    ranks: tuple[float, float] = (0.85, 0.33)
     tells_told: bool = False
+
+    @property
+    def evidence(self) -> Evidence:
+        """See Basis."""
+        return evidence_of(self.name)
 
     def estimate(self, arm: Arm, level: float) -> Estimate:
         """See Basis."""
@@ -168,15 +175,11 @@ def bases_of(report: Report, scores: NodeScores) -> list[Basis]:
     levels = report.metadata.get("config", {}).get("alignment", ())
     rehearsed = _rehearsed(report, scores.arms)
     gains = [
-        Gain(*found, name, words, ranks)
-        for level, name, influence, words, ranks in GAINS
+        Gain(*found, name, words)
+        for level, name, influence, words in GAINS
         if level in levels and (found := per_question(report, name, influence)) is not None
     ]
     return [*rehearsed, *gains, Pooled(scores)]
-
-
-REHEARSED = (0.96, 0.99)
-"""What `Basis.ranks` says of rehearsed gains."""
 
 
 def _rehearsed(report: Report, arms: Sequence[Arm]) -> list[Basis]:
@@ -198,20 +201,11 @@ def _rehearsed(report: Report, arms: Sequence[Arm]) -> list[Basis]:
             {arm: point.influence_Q for arm, point in points.items()},
             "rehearsed",
             f"rehearsed gain after {steps} {'step' if steps == 1 else 'steps'}",
-            REHEARSED,
         )
     ]
 
 
-GAINS = (
-    (
-        "weights",
-        "weights_gain_one",
-        "weights_one_influence",
-        "gain per step of the weights",
-        (0.92, 0.95),
-    ),
-)
+GAINS = (("weights", "weights_gain_one", "weights_one_influence", "gain per step of the weights"),)
 """Gains, the best predictor first: the level of alignment, its column of the summary and of its
 influences, and what `Basis` says of it."""
 

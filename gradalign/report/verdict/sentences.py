@@ -76,10 +76,7 @@ def basis_remarks(found: Judgement, basis: Basis, ranking: Sequence[Ranked]) -> 
     """Say what the ranking goes by, how well that predicts, and what to take off the best."""
     if found.leader is None:
         return []
-    lines = [
-        f"Ranked by {basis.words}: its rank correlation with the gains of real trainings was "
-        f"{basis.ranks[0]:.2f} and {basis.ranks[1]:.2f} on two pairs of small models."
-    ]
+    lines = [f"Ranked by {basis.words}. {basis.evidence.sentence}".strip()]
     candidates = sum(item.role == "candidate" and item.value.known for item in ranking)
     if candidates > 1:
         lines.append(
