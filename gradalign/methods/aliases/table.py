@@ -129,6 +129,7 @@ class Trainer:
         teaches: settings without which there is no teacher; each key's allowed values.
         idle: settings at which there is no teacher, all at once.
         beside: what stands beside the loss, by what it is.
+        others: settings in the loss's own section that do not change its direction.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Trainer:
     teaches: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     idle: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     beside: Mapping[str, Beside] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     def version(self, asked: str = "") -> Version:
         """Return a version by a part of its name; the newest unless told.
@@ -401,6 +403,7 @@ def _trainer(row: Mapping[str, Any]) -> Trainer:
         teaches=_conditions_of(row.get("teaches", {})),
         idle=_conditions_of(row.get("idle", {})),
         beside={role: _beside(one) for role, one in row.get("beside", {}).items()},
+        others=tuple(row.get("others", ())),
     )
 
 

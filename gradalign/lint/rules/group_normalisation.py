@@ -1,0 +1,47 @@
+"""group-normalisation: a task reward is divided by its group's deviation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.subject import Subject
+
+RATES = np.array([1 / 64, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 63 / 64])
+"""Chances of success of made-up questions."""
+
+
+def check(subject: Subject) -> Finding | None:
+    """Weigh questions as the trainer does, and as Dr. GRPO does."""
+    if not subject.rewarded or subject.beside("group_std") is not True:
+        return None
+    variance = RATES * (1.0 - RATES)
+    # A question's gradient is as long as its rewards spread; its direction is its own.
+    plain, divided = variance, variance / np.sqrt(variance)
+    cosine = float(plain @ divided / np.linalg.norm(plain) / np.linalg.norm(divided))
+    ratio = float(np.sqrt(variance.max() / variance.min()))
+    return Finding(
+        "note",
+        "Advantages of the task reward are divided by their group's deviation, which Dr. GRPO leaves "
+        "out: nearly solved and nearly hopeless questions weigh more. Without a task reward this "
+        "does nothing.",
+        f"A question solved once in 64 times weighs {ratio:.1f} times what it would beside one solved "
+        f"every other time; cosine of the sum over such questions to Dr. GRPO's {cosine:+.2f}.",
+        "Switch the division off, as Dr. GRPO does.",
+        (subject.key_of("group_std"),),
+        {"weight": ratio, "cosine": cosine},
+    )
+
+
+RULE = Rule(
+    name="group-normalisation",
+    title="rewards are divided by their group's deviation",
+    levels=("note",),
+    source="Liu et al., arXiv 2503.20783, section 3.1",
+    check=check,
+    example=Example(
+        "trl/sdpo",
+        "config.yaml",
+        "distillation_mode: sampled_token\ndistillation_weight: 0.5\nscale_rewards: group\n",
+    ),
+)
