@@ -9,5 +9,6 @@ from gradalign.lint.rules import RULES
 from gradalign.lint.subject import is_file
 
 __all__ = [
-    "LEVELS", "RULES", "Finding", "Hit", "Level", "Lint", "Rule", "github", "is_file", "lint", "sarif",
+    "LEVELS", "RULES", "Finding", "Hit", "Level", "Lint", "Rule", "github", "is_file", "lint",
+    "sarif",
 ]  # fmt: skip

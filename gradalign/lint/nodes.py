@@ -89,7 +89,7 @@ def batch_of(student_NV: Floats, teacher_NV: Floats, rng: np.random.Generator) -
     continuations = Continuations(
         node_K=node_K,
         slot_K=slot_K,
-        reward_K=(rng.random(node_K.size) < 0.5).astype(np.float64),
+        reward_K=rng.integers(2, size=node_K.size).astype(np.float64),
         half_K=np.arange(node_K.size) % 2,
         start_K=start_K,
         stop_K=start_K + later,
@@ -100,7 +100,7 @@ def batch_of(student_NV: Floats, teacher_NV: Floats, rng: np.random.Generator) -
         begin_N=begin_N,
         at_N=begin_N + LENGTH // 2,
         end_N=begin_N + LENGTH,
-        reward_N=(rng.random(num_nodes) < 0.5).astype(np.float64),
+        reward_N=np.asarray(rng.integers(2, size=num_nodes), dtype=np.float64),
         group_mean_N=np.full(num_nodes, 0.5),
         log_ratio_T=rng.normal(scale=0.3, size=num_nodes * LENGTH),
     )

@@ -39,7 +39,7 @@ def check(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "warning" if max(zero, lost) >= MUCH else "note",
-        "Clamps stop the gradient of tokens or nodes, and first where the student is furthest off.",
+        "Clamps stop the gradient of tokens or nodes, first where the student is furthest off.",
         f"On the made-up nodes {zero:.0%} have no gradient left, and {lost:.0%} of the length of "
         f"the update of {free.spec} is lost; pooled cosine {found.cosine:+.2f}. By kind: "
         + ", ".join(f"{kind} {value:+.2f}" for kind, value in found.by_kind.items())
@@ -55,7 +55,7 @@ def _free(method: Method) -> Method:
     if method.name in AVERAGES and getattr(method, "mode", "direct") == "direct":
         return get(AVERAGES[method.name])
     given = {item.name: OPEN[item.name] for item in fields(method) if item.name in OPEN}
-    return replace(method, **given)  # type: ignore[type-var]
+    return replace(method, **given)
 
 
 def _reasons(method: Method) -> list[str]:
@@ -67,8 +67,8 @@ RULE = Rule(
     title="a clamp takes the gradient away",
     levels=("warning", "note"),
     source=(
-        "verl 0.9.1 trainer/distillation/losses.py (clamp_min(0) of a top-k sum, loss_max_clamp) and "
-        "fsdp/losses.py (log_prob_min_clamp); verl issues 7806 and 7856"
+        "verl 0.9.1 trainer/distillation/losses.py (a top-k sum is clamped at 0; loss_max_clamp) "
+        "and fsdp/losses.py (log_prob_min_clamp); verl issues 7806 and 7856"
     ),
     check=check,
     example=Example(

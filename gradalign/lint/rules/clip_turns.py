@@ -22,10 +22,10 @@ def check(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "warning",
-        f"jsd_token_clip={method.clip:g} clips every token's summand before the sum: what the teacher wants "
-        "most is clipped first, and is then pushed down with the rest. A hazard, no mistake: its "
-        "authors find it better than clipping the sum, and a port reports AIME24 .458 to .569 with "
-        "it (no arm without the clip).",
+        f"Every token's summand is clipped at {method.clip:g} before the sum. What the teacher "
+        "wants most is clipped first, and is then pushed down with the rest. This is a hazard, no "
+        "mistake: its authors find it better than clipping the sum. A port reports AIME24 .458 to "
+        ".569 with it, without an arm that has no clip.",
         f"On the made-up nodes it turns {found.turned:.0%} of the updates round; pooled cosine to "
         f"the same loss without a clip {found.cosine:+.2f}.",
         "Score both: gradalign score --method opsd --method opsd:clip=0 (or a larger clip).",
@@ -39,8 +39,8 @@ RULE = Rule(
     title="a clip before the sum can turn the update round",
     levels=("warning",),
     source=(
-        "siyan-zhao/OPSD issues 2, 14 and 24; TRL pull request 5990; miles pull request 3292 (AIME24 "
-        "figures)"
+        "siyan-zhao/OPSD issues 2, 14 and 24; TRL pull request 5990; miles pull request 3292 (the "
+        "figures of AIME24)"
     ),
     check=check,
     example=Example("opsd", "run.sh", "python opsd_train.py --beta 0 --jsd_token_clip 0.05\n"),

@@ -22,11 +22,11 @@ def check(subject: Subject) -> Finding | None:
     ratio = float(np.sqrt(variance.max() / variance.min()))
     return Finding(
         "note",
-        "Advantages of the task reward are divided by their group's deviation, which Dr. GRPO leaves "
-        "out: nearly solved and nearly hopeless questions weigh more. Without a task reward this "
+        "Advantages of the task reward are divided by their group's deviation. Nearly solved and "
+        "nearly hopeless questions weigh more, which Dr. GRPO avoids. Without a task reward this "
         "does nothing.",
-        f"A question solved once in 64 times weighs {ratio:.1f} times what it would beside one solved "
-        f"every other time; cosine of the sum over such questions to Dr. GRPO's {cosine:+.2f}.",
+        f"A question solved once in 64 times weighs {ratio:.1f} times more than one solved every "
+        f"other time; cosine of a sum over questions to that of Dr. GRPO {cosine:+.2f}.",
         "Switch the division off, as Dr. GRPO does.",
         (subject.key_of("group_std"),),
         {"weight": ratio, "cosine": cosine},

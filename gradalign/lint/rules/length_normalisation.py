@@ -23,11 +23,11 @@ def check(subject: Subject) -> Finding | None:
     ratio = float(lengths.max() / lengths.min())
     return Finding(
         "note",
-        "The loss is a mean of responses' own means: a token of a short response weighs more. With a "
-        "task reward, long wrong responses are punished less per token, which favours them.",
+        "The loss is a mean of responses' own means: a token of a short response weighs more. "
+        "With a task reward long wrong responses are punished less per token, and so favoured.",
         f"A token of a response of {LENGTHS[0]} tokens weighs {ratio:.0f} times one of "
-        f"{LENGTHS[-1]:,}; cosine of the sum over responses of {LENGTHS[0]} to {LENGTHS[-1]:,} "
-        f"tokens to that with equal tokens {cosine:+.2f}.",
+        f"{LENGTHS[-1]:,}; cosine of a sum over such responses to that with equal tokens "
+        f"{cosine:+.2f}.",
         "Take the mean over tokens, or divide by a constant as Dr. GRPO does.",
         (
             *((subject.key_of("length"),) if "length" in subject.trainer.beside else ()),

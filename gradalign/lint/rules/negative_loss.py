@@ -22,8 +22,8 @@ def check(subject: Subject) -> Finding | None:
     share, least = float((loss_N < 0.0).mean()), float(loss_N.min())
     return Finding(
         "note",
-        f"The loss of {method.spec} may be negative: what is summed is no divergence any more. A "
-        "negative loss is no fault in itself, and zero is no floor to train towards.",
+        "The loss may be negative: what is summed is no divergence any more. That is no fault in "
+        "itself, but zero is no floor to train towards.",
         f"It is negative on {share:.0%} of the made-up nodes, down to {least:.2f}.",
         "Judge the training by success, not by this loss; without the clip it is a divergence.",
         ("jsd_token_clip",),
@@ -32,7 +32,7 @@ def check(subject: Subject) -> Finding | None:
 
 
 def _loss(method: OPSD) -> Floats:
-    """Return the clipped sum at each node, [N]; of OPSD's tokens renormalised on a set, the whole."""
+    """Return the clipped sum over the whole vocabulary at each node, [N]."""
     nodes = made_up().batch.at(method.temperature)
     beta, clip = method.beta, method.clip
     log_p_NS, log_q_NS = nodes.log_p_NS, nodes.log_q_NS

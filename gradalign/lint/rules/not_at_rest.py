@@ -26,11 +26,11 @@ def check(subject: Subject) -> Finding | None:
     found = compare(subject.applied_NS, subject.promised_NS)
     return Finding(
         "warning" if near > 0.5 else "note",
-        "A set of tokens that is not renormalised, and has no tail: where student and teacher agree, "
-        "the tokens of the set are still pushed up and all others down.",
-        f"Where both models agree the update is {size:.2g} times as long as with a teacher, and on "
-        f"nodes near the teacher {near:.2g} times; pooled cosine to {subject.promise.spec} "
-        f"{found.cosine:+.2f}.",
+        "The set of tokens is not renormalised and has no tail. Where student and teacher agree, "
+        "tokens of the set are still pushed up, and all others down.",
+        f"Where both models agree the update is {size:.2g} times as long as with the teachers, and "
+        f"{near:.2g} times as long as with those near the student; pooled cosine to "
+        f"{subject.promise.spec} {found.cosine:+.2f}.",
         "Renormalise both models on the set, add a tail bucket, or keep more tokens.",
         ("topk", "kd_online_topk", "kd_normalize_topk", "loss_mode", "zero_outside_topk"),
         {"at_agreement": size, "near": near, "cosine": found.cosine},

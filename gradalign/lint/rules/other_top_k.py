@@ -38,8 +38,8 @@ def check(subject: Subject) -> Finding | None:
     mass = float(np.where(nodes.top(own, top_k), weight_NS, 0.0).sum(axis=1).min())
     return Finding(
         "warning" if there > here + MUCH else "note",
-        f"The {top_k} tokens are the {own}'s, and the divergence weighs those of the {other}: what "
-        f"the {other} wants beyond them is not learnt.",
+        f"The {top_k} tokens are the {own}'s, but the divergence weighs by the {other}: what the "
+        f"{other} has beyond them does not count.",
         f"Cosine to {subject.promise.spec} {here:+.2f}, with the {other}'s tokens {there:+.2f}; on "
         f"one made-up node the {other} has only {mass:.0%} of its mass on the set.",
         f"Take the {other}'s top tokens, or the other direction of the divergence.",
@@ -73,7 +73,7 @@ RULE = Rule(
     title="top-k of the other model than the divergence weighs",
     levels=("warning", "note"),
     source=(
-        "TRL 1.16 sdpo and sdft loss_utils (the student's without a server, the teacher's with one); "
+        "TRL 1.16 sdpo and sdft loss_utils (the student's tokens, with a server the teacher's); "
         "thunlp/OPD issues 5, 15 and 17; ms-swift issue 10079"
     ),
     check=check,

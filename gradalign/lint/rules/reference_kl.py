@@ -15,7 +15,7 @@ LITTLE, MUCH = 0.01, 0.1
 
 
 def check(subject: Subject) -> Finding | None:
-    """Find where c KL(P||Q) + b KL(P||reference) comes to rest: at Q^(c/(b+c)) reference^(b/(b+c))."""
+    """Find where c KL(P||Q) + b KL(P||R) rests: at Q^(c/(b+c)) R^(b/(b+c)), normalised."""
     held = {role: _number(subject.beside(role)) for role in ROLES}
     weight = sum(held.values())
     if weight <= 0.0 or subject.coefficient <= 0.0 or not np.any(subject.applied_NS):
@@ -29,9 +29,9 @@ def check(subject: Subject) -> Finding | None:
     return Finding(
         "warning" if left >= MUCH else "note",
         f"A KL to the reference of weight {weight:g} pulls back what the teacher's term of weight "
-        f"{subject.coefficient:g} pulls forth: the student comes to rest between the two.",
-        f"On the made-up nodes it rests where {left:.0%} of the reverse KL to the teacher is left; the "
-        f"reference has a share of {share:.0%} in the log-probabilities there.",
+        f"{subject.coefficient:g} pulls forth: the student rests between the two.",
+        f"On the made-up nodes {left:.0%} of the reverse KL to the teacher is left there; "
+        f"the reference has a share of {share:.0%} in the log-probabilities.",
         "Switch the KL to the reference off: the teacher is one already.",
         tuple(subject.key_of(role) for role in ROLES if held[role] > 0.0),
         {"left": left, "share": share},

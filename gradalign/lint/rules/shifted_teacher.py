@@ -12,8 +12,8 @@ def check(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "question",
-        "Does the served teacher say what it is believed to say? Log-probabilities one position off, "
-        "another checkpoint or another precision are not to be seen in a config.",
+        "Does the served teacher say what it is believed to say? A config does not show "
+        "log-probabilities one position off, another checkpoint or another precision.",
         fix=(
             "gradalign check-teacher --student STUDENT --teacher TEACHER --base-url http://HOST:PORT"
         ),

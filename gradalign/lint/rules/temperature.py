@@ -83,8 +83,8 @@ RULE = Rule(
     title="a temperature on one side, or ignored",
     levels=("warning", "note"),
     source=(
-        "verl experimental/teacher_loop/teacher_manager.py:41 at 1dda039b (teachers are read at 1); "
-        "miles rollout/on_policy_distillation.py:104; thunlp/OPD fsdp_workers.py:2249; ROLL "
+        "verl at 1dda039b experimental/teacher_loop/teacher_manager.py:41 (teachers are read at "
+        "1); miles rollout/on_policy_distillation.py:104; thunlp/OPD fsdp_workers.py:2249; ROLL "
         "distill_config.py:69; TRL 1.16 GKDConfig"
     ),
     check=check,

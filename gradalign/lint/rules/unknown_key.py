@@ -41,8 +41,8 @@ def check(subject: Subject) -> Finding | None:
     ]
     return Finding(
         "warning",
-        f"{subject.trainer.name} has no such setting as far as is known: {', '.join(named)}. It was "
-        "not taken for another one.",
+        f"As far as is known, {subject.trainer.name} has no setting {', '.join(named)}. It was not "
+        "taken for another one.",
         fix=f"See gradalign methods list --trainer {subject.trainer.name}.",
         keys=tuple(strange),
         numbers={"unknown": strange},

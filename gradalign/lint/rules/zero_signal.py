@@ -39,10 +39,10 @@ def check(subject: Subject) -> Finding | None:
     spread = float(np.sqrt(subject.teacher.squared_deviation(made_up().batch).sum()))
     return Finding(
         "error",
-        f"The teacher's term ({subject.teacher.spec}) is zero on average over the sampled token: "
-        "the teacher has no effect, and its single samples are noise.",
+        f"The teacher's term, {subject.teacher.spec}, is zero on average over the sampled token: "
+        "the teacher has no effect, and single samples of it are noise.",
         f"On {made_up().batch.num_nodes} made-up nodes the mean update is 0; one sample's is "
-        f"{spread / promised:.2g} times as long as the update of {subject.promise.spec}, at random.",
+        f"{spread / promised:.2g} times as long as the update of {subject.promise.spec}.",
         FIXES.get(subject.trainer.name, "Choose a loss that weighs each token by its own ratio."),
         KEYS,
         {"mean": 0.0, "sample": spread / promised, "noise": None if noise(subject.teacher) else 0},
@@ -61,8 +61,8 @@ RULE = Rule(
     title="the teacher's term is zero on average",
     levels=("error",),
     source=(
-        "radixark/miles issues 2352, 2362 and pull request 3116; AReaL areal/engine/ppo/actor.py at "
-        "cbff54d6; verl 0.9.1 workers/config/distillation.py, which refuses k1 without "
+        "radixark/miles issues 2352, 2362 and pull request 3116; AReaL at cbff54d6, "
+        "trainer/ppo/actor.py:654; verl 0.9.1 workers/config/distillation.py, which refuses k1 without "
         "use_policy_gradient"
     ),
     check=check,
