@@ -23,6 +23,7 @@ from gradalign.methods.aliases import (
     settings_of,
 )
 from gradalign.methods.distributions import Floats
+from gradalign.methods.dr_grpo import DrGRPO
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Source:
     def shown(self) -> str:
         """The path in words."""
         return {"": "the overrides", STANDARD_INPUT: "standard input"}.get(self.path, self.path)
+
+    def is_argument(self, key: str) -> bool:
+        """Whether a key is a setting, and no variable that a script has for itself."""
+        option = key.replace("_", "[-_]")
+        return (
+            Path(self.path).suffix in (".yaml", ".yml", ".json", ".toml")
+            or "." in key
+            or re.search(rf"--{option}\b", self.text) is not None
+        )
 
     def line(self, key: str) -> int:
         """Return the last line that sets a key, counted from 1; 1 where none does."""
@@ -84,8 +94,11 @@ class Subject:
 
     @property
     def rewarded(self) -> bool:
-        """Whether a task reward is in it too."""
-        return "continuations" in self.whole.expected_needs and "dr_grpo" in self.whole.spec
+        """Whether a task reward is in it too, as far as the file shows."""
+        parts = self.whole.parts if isinstance(self.whole, Mixture) else ()
+        joined = any(isinstance(part.method, DrGRPO) and part.coefficient for part in parts)
+        shown = "task_reward" not in self.trainer.beside or bool(self.beside("task_reward"))
+        return joined and shown
 
     @property
     def filled_in(self) -> dict[str, Any]:

@@ -9,6 +9,11 @@ from gradalign.lint.findings import Example, Finding, Rule
 from gradalign.lint.nodes import KINDS, agreed, made_up
 from gradalign.lint.subject import Subject
 
+MEASURED = {
+    "tinker/sdft": " Its authors measured no loss by it: tool use 68.0 with 20 tokens as with all."
+}
+"""What trainers' authors say of it."""
+
 LEAST = 0.01
 """Length of the update at agreement over that towards a teacher, from which on it counts."""
 
@@ -27,7 +32,8 @@ def check(subject: Subject) -> Finding | None:
     return Finding(
         "warning" if near > 0.5 else "note",
         "The set of tokens is not renormalised and has no tail. Where student and teacher agree, "
-        "tokens of the set are still pushed up, and all others down.",
+        "tokens of the set are still pushed up, and all others down."
+        + MEASURED.get(subject.trainer.name, ""),
         f"Where both models agree the update is {size:.2g} times as long as with the teachers, and "
         f"{near:.2g} times as long as with those near the student; pooled cosine to "
         f"{subject.promise.spec} {found.cosine:+.2f}.",
@@ -42,8 +48,8 @@ RULE = Rule(
     title="tokens outside the top-k are pushed down also where both models agree",
     levels=("warning", "note"),
     source=(
-        "verl issues 7806, 7855 and 7856; tinker-cookbook 0.6.1 distillation/sdft.py:299; axolotl "
-        "0.19.0 kd/topk_logprob/forward_kl.py"
+        "verl issues 7806, 7855 and 7856; tinker-cookbook 0.6.1 distillation/sdft.py:299 and "
+        "recipes/sdft/README.md; axolotl 0.19.0 kd/topk_logprob/forward_kl.py"
     ),
     check=check,
     example=Example("tinker/sdft", "run.json", '{"golden_answer": "answer", "topk": 20}\n'),

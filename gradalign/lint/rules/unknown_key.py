@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from gradalign.lint.findings import Example, Finding, Rule
 from gradalign.lint.subject import Subject
 
-NEARLY = 0.87
+NEARLY = 0.9
 """How alike two names are (difflib) from which on one is taken for a misspelling of the other."""
 
 SHORTEST = 5
@@ -23,7 +23,9 @@ def check(subject: Subject) -> Finding | None:
     strange: dict[str, str] = {}
     for name in subject.source.found:
         section, _, last = name.rpartition(".")
-        if name in there or name.startswith("_") or last in last_parts or last.startswith("_"):
+        if name in there or last in last_parts or last.startswith("_"):
+            continue
+        if not subject.source.is_argument(name):
             continue
         nearest = [
             one

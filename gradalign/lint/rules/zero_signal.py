@@ -62,8 +62,8 @@ RULE = Rule(
     levels=("error",),
     source=(
         "radixark/miles issues 2352, 2362 and pull request 3116; AReaL at cbff54d6, "
-        "trainer/ppo/actor.py:654; verl 0.9.1 workers/config/distillation.py, which refuses k1 without "
-        "use_policy_gradient"
+        "trainer/ppo/actor.py:654; verl 0.9.1 workers/config/distillation.py (k1 is refused "
+        "without use_policy_gradient)"
     ),
     check=check,
     example=Example(

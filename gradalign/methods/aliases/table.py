@@ -202,7 +202,7 @@ class Trainer:
         there = {}
         for key in self.known():
             for name in reversed(list(found)):
-                if name == key or name.endswith(f".{key}"):
+                if _is_named(name, key):
                     there[key] = name
                     break
         return there
@@ -309,7 +309,7 @@ def recognised(found: Mapping[str, Any], text: str = "") -> list[Trainer]:
         found: the file's settings.
         text: of the file, in which commands are looked for.
     """
-    scores: dict[str, tuple[bool, int]] = {}
+    scores: dict[str, tuple[bool, bool, int]] = {}
     for name, trainer in trainers().items():
         there = trainer.set_keys(found)
         if any(
@@ -318,8 +318,9 @@ def recognised(found: Mapping[str, Any], text: str = "") -> list[Trainer]:
         ):
             continue
         starts = bool(trainer.launch) and re.search(trainer.launch, text) is not None
-        if starts or any(key in there for key in trainer.tells if key not in trainer.weak):
-            scores[name] = (starts, len(there))
+        told = any(key in there for key in trainer.tells if key not in trainer.weak)
+        if starts or told:
+            scores[name] = (told, starts, len(there))
     best = max(scores.values(), default=None)
     return [trainers()[name] for name, score in scores.items() if score == best]
 
@@ -365,12 +366,17 @@ def _conditions(spelling: Spelling) -> str:
 
 
 def _value(found: Mapping[str, Any], names: Iterable[str]) -> tuple[bool, Any]:
-    """Look a key up by its whole dotted name or its last parts; the last one in the file counts."""
+    """Look a key up by its whole dotted name or parts of it; the last one in the file counts."""
     for name in names:
         for key in reversed(list(found)):
-            if key == name or key.endswith(f".{name}"):
+            if _is_named(key, name):
                 return True, found[key]
     return False, None
+
+
+def _is_named(key: str, name: str) -> bool:
+    """Whether a file's key is one of the table's, or a part of it where that is a section."""
+    return f".{name}." in f".{key}."
 
 
 def _among(value: Any, values: Iterable[Any]) -> bool:
