@@ -211,7 +211,7 @@ def subject_of(source: Source, trainer: str = "", version: str = "") -> Subject 
     settings = mine.filled(source.found, chosen_version)
     reason = mine.idle_because(source.found, settings)
     if reason:
-        return Unteaching(source, mine, f"{reason}, so that there is no teacher")
+        return Unteaching(source, mine, f"{mine.name} has no teacher at {reason}")
     spec, note = mine.spell(settings)
     whole = get(spec)
     teacher, coefficient = _of_teacher(whole)

@@ -19,7 +19,8 @@ def check(subject: Subject) -> Finding | None:
     known = subject.trainer.known()
     there = set(subject.trainer.set_keys(subject.source.found).values())
     sections = {key.rpartition(".")[0] for key in subject.trainer.tells if "." in key}
-    last_parts = sorted({key.rpartition(".")[2] for key in known})
+    last_parts = {key.rpartition(".")[2] for key in known}
+    alone = sorted(key for key in known if "." not in key)
     strange: dict[str, str] = {}
     for name in subject.source.found:
         section, _, last = name.rpartition(".")
@@ -27,12 +28,11 @@ def check(subject: Subject) -> Finding | None:
             continue
         if not subject.source.is_argument(name):
             continue
-        nearest = [
-            one
-            for one in get_close_matches(last, last_parts, n=1, cutoff=NEARLY)
-            if len(last) >= SHORTEST
-        ]
-        inside = any(section == one or section.endswith(f".{one}") for one in sections)
+        inside = [one for one in sections if section == one or section.endswith(f".{one}")]
+        near = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] in inside]
+        nearest = get_close_matches(last, near if inside else alone, n=1, cutoff=NEARLY)
+        if len(last) < SHORTEST:
+            nearest = []
         if nearest or (inside and last not in subject.trainer.others):
             strange[name] = nearest[0] if nearest else ""
     if not strange:

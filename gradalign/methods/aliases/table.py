@@ -209,13 +209,18 @@ class Trainer:
 
     def idle_because(self, found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         """Return why a file has no teacher, as KEY=VALUE; "" where it has one."""
+
+        def said(key: str, value: Any) -> str:
+            there = any(_value(found, (name,))[0] for name in self.names(key))
+            return f"{key}={_text(value)}{'' if there else ' by default'}"
+
         for key, values in self.teaches.items():
             there, value = _value(found, (key,))
             value = value if there else settings.get(key)
             if value in (None, "") or (values and not _among(value, values)):
-                return f"{key}={_text(value)}"
+                return said(key, value)
         if self.idle and all(_among(settings.get(key), v) for key, v in self.idle.items()):
-            return ", ".join(f"{key}={_text(settings.get(key))}" for key in self.idle)
+            return ", ".join(said(key, settings.get(key)) for key in self.idle)
         return ""
 
     def spelling(self, settings: Mapping[str, Any]) -> Spelling | None:
