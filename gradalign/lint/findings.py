@@ -7,10 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gradalign.lint.subject import Subject
+from gradalign.methods.distributions import Floats
 
 Level = Literal["error", "warning", "note", "question"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note", "question")
 """Worst first. A question is nothing found: a config cannot tell, and a command can."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a finding's evidence was computed from, for a picture.
+
+    Attributes:
+        meant_NS: what was meant, [N, S].
+        found_NS: what the file applies, [N, S].
+        meant: what the first is, in words.
+        found: what the second is.
+        columns: names of the columns; none where they are tokens.
+    """
+
+    meant_NS: Floats
+    found_NS: Floats
+    meant: str
+    found: str
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class Finding:
         fix: what to set instead, or the command that answers a question.
         keys: settings of the trainer that it comes from; the first that the file sets has the line.
         numbers: the evidence for programs.
+        drawn: the evidence for a picture; None where there is none.
     """
 
     level: Level
@@ -32,6 +53,7 @@ class Finding:
     fix: str = ""
     keys: tuple[str, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Drawn | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods import Method, get
@@ -31,7 +31,8 @@ def check(subject: Subject) -> Finding | None:
     if not clamps or not np.any(subject.applied_NS):
         return None
     free = _free(method)
-    found = compare(subject.applied_NS, ascent(free))
+    free_NS = ascent(free)
+    found = compare(subject.applied_NS, free_NS)
     clamped_N = np.array(["clamped" in reason for reason in _reasons(method)])
     zero = max(float(clamped_N.mean()), found.zero)
     lost = max(0.0, 1.0 - found.size * max(found.cosine, 0.0))
@@ -48,6 +49,7 @@ def check(subject: Subject) -> Finding | None:
         "(a tail bucket, k1 as a reward).",
         ("loss_max_clamp", "log_prob_min_clamp", "loss_mode"),
         {"zero": zero, "lost": lost, "cosine": found.cosine},
+        Drawn(free_NS, subject.applied_NS, "without clamps", "with them"),
     )
 
 

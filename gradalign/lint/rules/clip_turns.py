@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.subject import Subject
 from gradalign.methods.gkd import OPSD
 
@@ -17,7 +17,8 @@ def check(subject: Subject) -> Finding | None:
     method = subject.teacher
     if not isinstance(method, OPSD) or not method.clip:
         return None
-    found = compare(subject.applied_NS, ascent(replace(method, clip=0.0)))
+    free_NS = ascent(replace(method, clip=0.0))
+    found = compare(subject.applied_NS, free_NS)
     if found.turned < LEAST:
         return None
     return Finding(
@@ -31,6 +32,7 @@ def check(subject: Subject) -> Finding | None:
         "Score both: gradalign score --method opsd --method opsd:clip=0 (or a larger clip).",
         ("jsd_token_clip", "distillation_kl_clip"),
         {"turned": found.turned, "cosine": found.cosine, "by_kind": found.by_kind},
+        Drawn(free_NS, subject.applied_NS, "without the clip", "with it"),
     )
 
 

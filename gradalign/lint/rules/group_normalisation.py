@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.subject import Subject
 
 RATES = np.array([1 / 64, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 63 / 64])
@@ -30,6 +30,13 @@ def check(subject: Subject) -> Finding | None:
         "Switch the division off, as Dr. GRPO does.",
         (subject.key_of("group_std"),),
         {"weight": ratio, "cosine": cosine},
+        Drawn(
+            (plain / plain.max())[None],
+            (divided / divided.max())[None],
+            "Dr. GRPO",
+            "divided by the deviation",
+            tuple(f"{rate:.0%}" for rate in RATES),
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.subject import Subject
 
 LENGTHS = np.array([100, 200, 500, 1000, 2000, 5000])
@@ -34,6 +34,13 @@ def check(subject: Subject) -> Finding | None:
             "normalize_by_seq_length",
         ),
         {"weight": ratio, "cosine": cosine},
+        Drawn(
+            np.ones((1, lengths.size)),
+            (weight / weight.max())[None],
+            "mean over tokens",
+            "mean of means",
+            tuple(f"{length:,}" for length in LENGTHS),
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods.distributions import Floats
@@ -16,9 +16,10 @@ def check(subject: Subject) -> Finding | None:
     method = subject.teacher
     if not isinstance(method, OPSD) or not method.clip:
         return None  # no other loss of the table falls below zero on average
-    loss_N = _loss(method)
+    loss_N, free_N = _loss(method, method.clip), _loss(method, np.inf)
     if not (loss_N < 0.0).any():
         return None
+    order_N = np.argsort(loss_N)[:6]
     share, least = float((loss_N < 0.0).mean()), float(loss_N.min())
     return Finding(
         "note",
@@ -28,13 +29,20 @@ def check(subject: Subject) -> Finding | None:
         "Judge the training by success, not by this loss; without the clip it is a divergence.",
         ("jsd_token_clip",),
         {"negative": share, "least": least},
+        Drawn(
+            free_N[order_N][None],
+            loss_N[order_N][None],
+            "the divergence",
+            "the loss with its clip",
+            tuple(f"node {number}" for number in order_N),
+        ),
     )
 
 
-def _loss(method: OPSD) -> Floats:
+def _loss(method: OPSD, clip: float) -> Floats:
     """Return the clipped sum over the whole vocabulary at each node, [N]."""
     nodes = made_up().batch.at(method.temperature)
-    beta, clip = method.beta, method.clip
+    beta = method.beta
     log_p_NS, log_q_NS = nodes.log_p_NS, nodes.log_q_NS
     if beta in (0.0, 1.0):
         sides = (nodes.q_NS, nodes.r_NS) if beta == 0.0 else (nodes.p_NS, -nodes.r_NS)

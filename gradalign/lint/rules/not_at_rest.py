@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import KINDS, agreed, made_up
 from gradalign.lint.subject import Subject
 
@@ -40,6 +40,7 @@ def check(subject: Subject) -> Finding | None:
         "Renormalise both models on the set, add a tail bucket, or keep more tokens.",
         ("topk", "kd_online_topk", "kd_normalize_topk", "loss_mode", "zero_outside_topk"),
         {"at_agreement": size, "near": near, "cosine": found.cosine},
+        Drawn(np.zeros(rest_NS.shape), rest_NS, "both models agree: nothing", subject.teacher.spec),
     )
 
 

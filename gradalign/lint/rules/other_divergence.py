@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import KINDS, made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods import Method, get
@@ -48,6 +48,7 @@ def check(subject: Subject) -> Finding | None:
         "with use_policy_gradient=true, or k2 without).",
         ("loss_mode", "kl_direction", "kd_objective", "kl_type"),
         {"is": best, "cosine": found.cosine, "turned": found.turned, "alike": alike[best]},
+        Drawn(subject.promised_NS, subject.applied_NS, subject.promise.spec, subject.teacher.spec),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods import Method
@@ -51,6 +51,7 @@ def check(subject: Subject) -> Finding | None:
             "alpha",
         ),
         {"cosine": here, "swapped": there, "least_mass": mass},
+        Drawn(subject.promised_NS, subject.applied_NS, subject.promise.spec, method.spec),
     )
 
 

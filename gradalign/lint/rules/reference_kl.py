@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods.distributions import Floats, log_normalise
@@ -35,6 +35,7 @@ def check(subject: Subject) -> Finding | None:
         "Switch the KL to the reference off: the teacher is one already.",
         tuple(subject.key_of(role) for role in ROLES if held[role] > 0.0),
         {"left": left, "share": share},
+        Drawn(nodes.q_NS, np.exp(rest_NS), "the teacher", "where the student rests"),
     )
 
 

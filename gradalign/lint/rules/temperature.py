@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradalign.lint.evidence import ascent, compare
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import batch_of, made_up
 from gradalign.lint.subject import Subject
 from gradalign.methods import get
@@ -49,6 +49,7 @@ def _one_sided(subject: Subject, of_student: float, of_teacher: float) -> Findin
             if role in subject.trainer.beside
         ),
         {"cosine": found.cosine, "turned": found.turned, "at_agreement": left},
+        Drawn(both_NS, found_NS, "one temperature", "two temperatures"),
     )
 
 
@@ -67,6 +68,7 @@ def _ignored(subject: Subject) -> Finding | None:
         "If softened distributions are meant, take TRL's DistillationTrainer or GOLDTrainer.",
         (key,),
         {"cosine": found.cosine},
+        Drawn(meant, subject.applied_NS, f"temperature {value:g}", "temperature 1"),
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradalign.lint.evidence import noise
-from gradalign.lint.findings import Example, Finding, Rule
+from gradalign.lint.findings import Drawn, Example, Finding, Rule
 from gradalign.lint.nodes import made_up
 from gradalign.lint.subject import Subject
 
@@ -27,7 +26,7 @@ def check(subject: Subject) -> Finding | None:
     """Compare the mean update with what was promised; and with the size of a single sample's."""
     if subject.coefficient == 0.0:
         return Finding(
-            "error",
+            "warning",
             "The coefficient of the teacher's loss is 0: the teacher has no effect.",
             fix="Give the teacher's term a coefficient above 0, or leave the teacher out.",
             keys=KEYS,
@@ -45,7 +44,8 @@ def check(subject: Subject) -> Finding | None:
         f"{spread / promised:.2g} times as long as the update of {subject.promise.spec}.",
         FIXES.get(subject.trainer.name, "Choose a loss that weighs each token by its own ratio."),
         KEYS,
-        {"mean": 0.0, "sample": spread / promised, "noise": None if noise(subject.teacher) else 0},
+        {"mean": 0.0, "sample": spread / promised},
+        Drawn(_wanted(subject), subject.applied_NS, subject.promise.spec, subject.teacher.spec),
     )
 
 
@@ -59,7 +59,7 @@ def _wanted(subject: Subject) -> np.ndarray:
 RULE = Rule(
     name="zero-signal",
     title="the teacher's term is zero on average",
-    levels=("error",),
+    levels=("error", "warning"),
     source=(
         "radixark/miles issues 2352, 2362 and pull request 3116; AReaL at cbff54d6, "
         "trainer/ppo/actor.py:654; verl 0.9.1 workers/config/distillation.py (k1 is refused "
