@@ -24,6 +24,7 @@ class Drawn:
         meant: what the first is, in words.
         found: what the second is.
         columns: names of the columns; none where they are tokens.
+        axis: what the columns are.
     """
 
     meant_NS: Floats
@@ -31,6 +32,7 @@ class Drawn:
     meant: str
     found: str
     columns: tuple[str, ...] = ()
+    axis: str = "tokens of one node"
 
 
 @dataclass(frozen=True)

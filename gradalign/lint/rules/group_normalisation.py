@@ -36,6 +36,7 @@ def check(subject: Subject) -> Finding | None:
             "Dr. GRPO",
             "divided by the deviation",
             tuple(f"{rate:.0%}" for rate in RATES),
+            "success rate of a question",
         ),
     )
 

@@ -40,6 +40,7 @@ def check(subject: Subject) -> Finding | None:
             "mean over tokens",
             "mean of means",
             tuple(f"{length:,}" for length in LENGTHS),
+            "tokens of a response",
         ),
     )
 

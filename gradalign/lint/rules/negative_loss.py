@@ -34,7 +34,8 @@ def check(subject: Subject) -> Finding | None:
             loss_N[order_N][None],
             "the divergence",
             "the loss with its clip",
-            tuple(f"node {number}" for number in order_N),
+            tuple(map(str, order_N)),
+            "made-up nodes",
         ),
     )
 
