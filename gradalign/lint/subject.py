@@ -57,7 +57,7 @@ class Source:
     def line(self, key: str) -> int:
         """Return the last line that sets a key, counted from 1; 1 where none does."""
         last = re.escape(key.rpartition(".")[2]).replace("_", "[-_]")
-        setting = re.compile(rf"(?<![\w-]){last}[\"']?\s*[=: ]", flags=re.IGNORECASE)
+        setting = re.compile(rf"(?<!\w)(?<!\w-){last}[\"']?\s*[=: ]", flags=re.IGNORECASE)
         lines = [
             number
             for number, line in enumerate(self.text.splitlines(), 1)
@@ -126,11 +126,11 @@ class Subject:
 
     def line(self, keys: Iterable[str]) -> int:
         """Return the line of the first of some keys that the file sets; else 1."""
+        there = self.trainer.set_keys(self.source.found)
         for key in keys:
-            for name in self.trainer.names(key):
-                there = self.trainer.set_keys(self.source.found).get(name)
-                if there is not None:
-                    return self.source.line(there)
+            for name in (key, *self.trainer.names(key)):
+                if name in there or name in self.source.found:
+                    return self.source.line(there.get(name, name))
         return 1
 
     @cached_property
