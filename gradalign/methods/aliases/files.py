@@ -155,7 +155,8 @@ def _of_words(words: list[str], variables: dict[str, str]) -> Iterator[tuple[str
             variables[found[1]] = found[2]
             yield found[1].lower(), parse_value(found[2])
             inner = _words(found[2])
-            if len(inner) > 1 and any("=" in one or one.startswith("--") for one in inner):
+            flags = any(one.startswith("--") for one in inner)
+            if flags or (len(inner) > 1 and any("=" in one for one in inner)):
                 yield from _of_words(["", *inner], {**variables})  # arguments that are kept in it
         elif word.startswith("--"):
             yield _argument(word[2:], following)
