@@ -32,6 +32,7 @@ from .commands import (
     demo,
     diagnose,
     export,
+    lint,
     plan,
     recommend,
     rehearse,
@@ -63,6 +64,7 @@ rescore.add_to(app)
 show.add_to(app)
 compare.add_to(app)
 export.add_to(app)
+lint.add_to(app)
 catalogue.add_to(app)
 
 

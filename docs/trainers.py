@@ -24,7 +24,8 @@ leaves out has the trainer's default. `version=PART` takes the defaults of an ol
 Directions are those of the first, on-policy step: importance ratios are 1 there, and clips of them
 do nothing. `dr_grpo+NUMBER*METHOD` is a task reward beside the teacher; `dr_grpo` does not divide
 by the group's deviation, and most trainers do. `{key}` stands for the value in the file. The rows
-of a table are tried in order.
+of a table are tried in order. Where the trainer's own names say another thing than it does, the
+column "named as" has that: `gradalign lint` holds the two against each other.
 """
 
 
@@ -35,15 +36,17 @@ def text() -> str:
 
 def _section(record: dict[str, Any]) -> str:
     lines = [f"## {record['trainer']}", "", f"{record['title']}.", ""]
-    lines += ["| where | here | what differs |", "| --- | --- | --- |"]
+    lines += ["| where | here | named as | what differs |", "| --- | --- | --- | --- |"]
     for spelling in record["spellings"]:
         here = f"`{spelling['method']}`" if spelling["method"] else "none"
         where = f"`{spelling['where']}`" if spelling["where"] != "always" else "always"
-        lines.append(f"| {_cell(where)} | {_cell(here)} | {_cell(spelling['note'])} |")
+        named = f"`{spelling['promise']}`" if spelling["promise"] else ""
+        cells = map(_cell, (where, here, named, spelling["note"]))
+        lines.append(f"| {' | '.join(cells)} |")
     for version in record["versions"]:
         lines += ["", f"Defaults of {version['version']}, `{version['file']}`:"]
         values = [
-            f"`{key}={value if isinstance(value, str) else json.dumps(value)}`"
+            f"`{key}={_value(value)}`"
             + (
                 f" ({version['lines'][key].removeprefix(version['file'])})"
                 if key in version["lines"]
@@ -52,11 +55,21 @@ def _section(record: dict[str, Any]) -> str:
             for key, value in version["defaults"].items()
         ]
         lines.append(", ".join(values) + ".")
+    if record["beside"]:
+        beside = [
+            f"`{one['key']}={_value(one['default'])}` (" + (one["line"] or "not read") + ")"
+            for one in record["beside"].values()
+        ]
+        lines += ["", f"Beside the loss: {', '.join(beside)}."]
     lines += [
         "",
         "A file of it has one of: " + ", ".join(f"`{key}`" for key in record["keys"]) + ".",
     ]
     return "\n".join([*lines, ""])
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _cell(value: str) -> str:

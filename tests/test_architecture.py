@@ -25,6 +25,7 @@ ROOMS = (
     "report",
     "planning",
     "checkup",
+    "lint",
     "executors",
     "order",
     "diagnostics",

@@ -10,7 +10,7 @@ import pytest
 
 from gradalign.errors import UnknownNameError, UsageError
 from gradalign.methods import get
-from gradalign.methods.aliases import chosen, listed, read_settings, trainers
+from gradalign.methods.aliases import chosen, listed, read_settings, recognised, trainers
 
 DOCS = Path(__file__).parents[2] / "docs"
 ASKED = {
@@ -38,6 +38,8 @@ def test_defaults_are_a_method(name):
             assert keys <= set(version.defaults)
             assert spelling.method is not None or spelling.note
             assert all(len(part.split()) <= 25 for part in spelling.note.split(". "))
+            if spelling.promise is not None:
+                assert get(spelling.promised(version.defaults)).needs >= {"teacher"}
 
 
 def test_presets_have_the_trainers_defaults():
@@ -82,6 +84,12 @@ FILES = {
             {"distillation": {"distillation_loss": {"loss_mode": "k2", "use_task_rewards": False}}}
         ),
         "verl/k2",
+    ),
+    "reward.yaml": (
+        "verl",
+        "distillation_loss: {loss_mode: forward_kl_topk, topk: 8, use_policy_gradient: true,"
+        " use_task_rewards: false}\n",
+        "verl/topk_reward:top_k=8",
     ),
     "prime.toml": ("prime-rl", '[orchestrator.algo]\ntype = "opd"\n', "opd"),
     "sdft.yaml": (
@@ -187,6 +195,46 @@ def test_what_is_refused(tmp_path, spec, text, words):
         get(spec.format(path=path))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_settings_kept_in_a_variable_and_in_lists(tmp_path):
+    (path := tmp_path / "run.sh").write_text('A="--x 1 \\\n y.z=2"\nA+=" --flag"\nB="two words"\n')
+    found = read_settings(str(path))
+    assert {key: found[key] for key in ("x", "y.z", "flag")} == {"x": 1, "y.z": 2, "flag": True}
+    assert "two" not in found
+    (path := tmp_path / "a.toml").write_text("[[env]]\na = 1\n[[env]]\n[env.algo]\ntype = 'opd'\n")
+    assert read_settings(str(path)) == {"env.0.a": 1, "env.1.algo.type": "opd"}
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "names"),
+    [
+        ({"distillation.distillation_loss.loss_mode": "k1"}, "", ["verl"]),
+        ({"lr": 1}, "python -m verl.trainer.main_ppo lr=1", ["verl"]),
+        ({"rlhf_type": "gkd", "lmbda": 1}, "", ["swift/gkd"]),
+        ({"rlhf_type": "dpo", "beta": 0.1}, "swift rlhf --rlhf_type dpo", []),
+        ({"beta": 0.1, "lmbda": 0.5}, "", []),  # DPO and many others have these too
+        ({"use_opd": True}, "", ["slime", "miles", "roll/opd"]),
+        ({"use_opd": True, "opd_log_prob_top_k": 4}, "", ["miles"]),
+        ({"learning_rate": 1e-5}, "", []),
+    ],
+)
+def test_whose_file_it_is(found, text, names):
+    assert [one.name for one in recognised(found, text)] == names
+
+
+def test_what_stands_beside_a_loss():
+    (verl,) = chosen("verl")
+    kl = verl.beside["reference_kl"]
+    assert kl.value({"actor.kl_loss_coef": 0.5}) is None
+    assert kl.value({"actor.kl_loss_coef": 0.5, "actor.use_kl_loss": True}) == 0.5
+    assert kl.value({"actor.use_kl_loss": True}) == 0.001
+    length = verl.beside["length"]
+    assert length.value({}) == "token"
+    assert length.value({"actor.loss_agg_mode": "seq-mean-token-mean"}) == "sequence"
+    for trainer in trainers().values():
+        for one in trainer.beside.values():
+            assert one.line == "" or ":" in one.line
 
 
 def test_unknown_trainers_and_versions(tmp_path):

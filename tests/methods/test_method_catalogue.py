@@ -40,6 +40,7 @@ EXPECTED = {
     "trl/sdft",
     "verl/forward_kl_topk_tail",
     "verl/reverse_kl_topk",
+    "verl/topk_reward",
     "tinker/sdft",
     "swift/sdar",
     "swift/rlsd",

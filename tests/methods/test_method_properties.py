@@ -39,6 +39,8 @@ SMALL = {
     "trl/async_distillation:beta=0.4",
     "trl/sdft:top_k=3",
     "verl/reverse_kl_topk:top_k=3",
+    "verl/topk_reward:top_k=3",
+    "verl/topk_reward:loss_mode=reverse_kl_topk,top_k=3",
     "verl/forward_kl_topk_tail:top_k=3",
     "tinker/sdft:top_k=3,skip_first=0",
     "swift/rlsd:mix=1,negative_only=true",

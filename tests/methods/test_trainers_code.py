@@ -112,6 +112,10 @@ def test_verl_forward_kl_topk(monkeypatch, kind, top_k, least):
     assert fine.any()
     assert error(direction.ascent_NS[fine], wanted[fine]) < LIMIT
     assert np.abs(wanted[~fine]).max(initial=0.0) < 1e-12
+    # As a reward it is one number for whatever was drawn, which losses.py clamps too.
+    reward = found.clamp_min(0.0).clamp(max=0.3).detach()[:, None] * world.log_p
+    spec = f"verl/topk_reward:top_k={top_k},log_prob_min={least},max_clamp=0.3"
+    world.check_sampled(spec, reward)
 
 
 @pytest.mark.parametrize("kind", KINDS)

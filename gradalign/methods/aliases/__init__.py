@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-from gradalign.methods.aliases.files import read_settings
-from gradalign.methods.aliases.table import Spelling, Trainer, chosen, listed, spelled, trainers
+from gradalign.methods.aliases.files import (
+    STANDARD_INPUT,
+    overrides_of,
+    read_settings,
+    read_text,
+    settings_of,
+)
+from gradalign.methods.aliases.table import (
+    Beside,
+    Spelling,
+    Trainer,
+    Version,
+    chosen,
+    listed,
+    recognised,
+    spelled,
+    trainers,
+)
 
-__all__ = ["Spelling", "Trainer", "chosen", "listed", "read_settings", "spelled", "trainers"]
+__all__ = [
+    "STANDARD_INPUT",
+    "Beside",
+    "Spelling",
+    "Trainer",
+    "Version",
+    "chosen",
+    "listed",
+    "overrides_of",
+    "read_settings",
+    "read_text",
+    "recognised",
+    "settings_of",
+    "spelled",
+    "trainers",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -45,6 +45,8 @@ class Spelling:
         method: our spelling with {key} to be filled in; None where there is none.
         values: per key, what its values are called here.
         note: what differs, as a sentence; "" for nothing.
+        promise: our spelling of what the trainer's names say it is, with {key} to be filled in;
+            None where that is the method itself.
     """
 
     when: Mapping[str, tuple[Any, ...]]
@@ -52,6 +54,7 @@ class Spelling:
     method: str | None
     values: Mapping[str, Mapping[Any, str]]
     note: str
+    promise: str | None = None
 
     def holds(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is that of some settings."""
@@ -62,7 +65,13 @@ class Spelling:
 
     def filled(self, settings: Mapping[str, Any]) -> str:
         """Return the method with the settings put in."""
+        return self._put(self.method or "", settings)
 
+    def promised(self, settings: Mapping[str, Any]) -> str:
+        """Return what the trainer's names promise, with the settings put in; "" for the method."""
+        return self._put(self.promise or "", settings)
+
+    def _put(self, text: str, settings: Mapping[str, Any]) -> str:
         def value(match: re.Match[str]) -> str:
             found = settings.get(match[2])
             if match[1]:
@@ -70,7 +79,36 @@ class Spelling:
             names = {_text(key): name for key, name in self.values.get(match[2], {}).items()}
             return str(names.get(_text(found), _text(found)))
 
-        return _FIELD.sub(value, self.method or "")
+        return _FIELD.sub(value, text)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A setting that stands beside a trainer's loss and changes what it does.
+
+    Attributes:
+        key: of the trainer.
+        default: its value where a file does not set it.
+        line: FILE:LINE of the default; "" where it was not read.
+        values: what its values mean, {theirs: ours}.
+        only: settings a file must have for it to count.
+    """
+
+    key: str
+    default: Any
+    line: str
+    values: Mapping[str, Any]
+    only: Mapping[str, tuple[Any, ...]]
+
+    def value(self, found: Mapping[str, Any]) -> Any:
+        """Return what a file sets it to, or its default; None where it does not count."""
+        for key, values in self.only.items():
+            there, value = _value(found, (key,))
+            if not there or not _among(value, values):
+                return None
+        there, value = _value(found, (self.key,))
+        value = value if there else self.default
+        return self.values.get(_text(value), value)
 
 
 @dataclass(frozen=True)
@@ -85,6 +123,13 @@ class Trainer:
         aliases: other names of keys.
         spellings: the first that holds counts.
         mixed: what is made of it where the trainer joins it to a policy gradient.
+        weak: those of `tells` that other programs have too.
+        launch: a pattern of what starts this trainer, "" for none.
+        needs: settings that a file of it has, if it has them at all.
+        teaches: settings without which there is no teacher; each key's allowed values.
+        idle: settings at which there is no teacher, all at once.
+        beside: what stands beside the loss, by what it is.
+        others: settings in the loss's own section that do not change its direction.
     """
 
     name: str
@@ -94,6 +139,13 @@ class Trainer:
     aliases: Mapping[str, tuple[str, ...]]
     spellings: tuple[Spelling, ...]
     mixed: Spelling | None
+    weak: tuple[str, ...] = ()
+    launch: str = ""
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    teaches: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    idle: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    beside: Mapping[str, Beside] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     def version(self, asked: str = "") -> Version:
         """Return a version by a part of its name; the newest unless told.
@@ -118,11 +170,62 @@ class Trainer:
                 f"no setting of {self.name} is in the file.",
                 f"It has at least one of: {', '.join(self.tells)}.",
             )
+        return self.filled(found, version)
+
+    def filled(self, found: Mapping[str, Any], version: Version) -> dict[str, Any]:
+        """Return the value of every key, also where the file has none of them."""
         settings = {}
         for key, default in version.defaults.items():
-            there, value = _value(found, (*self.aliases.get(key, ()), key))
+            there, value = _value(found, self.names(key))
             settings[key] = value if there else default
         return settings
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return what a key is called in files."""
+        return (*self.aliases.get(key, ()), key)
+
+    def known(self) -> set[str]:
+        """Return every key of this trainer that is looked at, as files have it."""
+        keys = {
+            name
+            for version in self.versions
+            for key in version.defaults
+            for name in self.names(key)
+        }
+        keys |= {*self.tells, *self.needs, *self.teaches, *self.idle}
+        for one in self.beside.values():
+            keys |= {one.key, *one.only}
+        return keys
+
+    def set_keys(self, found: Mapping[str, Any]) -> dict[str, str]:
+        """Return which of its keys a file sets: what the file calls it, by our key."""
+        there = {}
+        for key in self.known():
+            for name in reversed(list(found)):
+                if _is_named(name, key):
+                    there[key] = name
+                    break
+        return there
+
+    def idle_because(self, found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+        """Return why a file has no teacher, as KEY=VALUE; "" where it has one."""
+
+        def said(key: str, value: Any) -> str:
+            there = any(_value(found, (name,))[0] for name in self.names(key))
+            return f"{key}={_text(value)}{'' if there else ' by default'}"
+
+        for key, values in self.teaches.items():
+            there, value = _value(found, (key,))
+            value = value if there else settings.get(key)
+            if value in (None, "") or (values and not _among(value, values)):
+                return said(key, value)
+        if self.idle and all(_among(settings.get(key), v) for key, v in self.idle.items()):
+            return ", ".join(said(key, settings.get(key)) for key in self.idle)
+        return ""
+
+    def spelling(self, settings: Mapping[str, Any]) -> Spelling | None:
+        """Return the first spelling that holds; None where none does."""
+        return next((one for one in self.spellings if one.holds(settings)), None)
 
     def spell(self, settings: Mapping[str, Any]) -> tuple[str, str]:
         """Return our spelling of some settings, and what differs.
@@ -130,9 +233,8 @@ class Trainer:
         Raises:
             UsageError: there is none; with the reason.
         """
-        for spelling in self.spellings:
-            if not spelling.holds(settings):
-                continue
+        spelling = self.spelling(settings)
+        if spelling is not None:
             if spelling.method is None:
                 raise UsageError(f"{self.name}: {spelling.note}", self._known())
             method, note = spelling.filled(settings), spelling.note
@@ -202,6 +304,32 @@ def chosen(name: str) -> list[Trainer]:
     return of_package
 
 
+def recognised(found: Mapping[str, Any], text: str = "") -> list[Trainer]:
+    """Return the trainers whose file this may be, all as likely; none where it is nobody's.
+
+    A file is a trainer's if it starts it, or sets a key that only trainers of distillation have.
+    Of several the one counts that knows more of the file's keys.
+
+    Args:
+        found: the file's settings.
+        text: of the file, in which commands are looked for.
+    """
+    scores: dict[str, tuple[bool, bool, int]] = {}
+    for name, trainer in trainers().items():
+        there = trainer.set_keys(found)
+        if any(
+            key in there and not _among(found[there[key]], values)
+            for key, values in trainer.needs.items()
+        ):
+            continue
+        starts = bool(trainer.launch) and re.search(trainer.launch, text) is not None
+        told = any(key in there for key in trainer.tells if key not in trainer.weak)
+        if starts or told:
+            scores[name] = (told, starts, len(there))
+    best = max(scores.values(), default=None)
+    return [trainers()[name] for name, score in scores.items() if score == best]
+
+
 def listed(names: Iterable[Trainer]) -> list[dict[str, Any]]:
     """Return a record per trainer, for listings and for programs."""
     return [
@@ -222,10 +350,15 @@ def listed(names: Iterable[Trainer]) -> list[dict[str, Any]]:
                 {
                     "where": _conditions(spelling) or "always",
                     "method": spelling.method,
+                    "promise": spelling.promise,
                     "note": spelling.note,
                 }
                 for spelling in (*trainer.spellings, *filter(None, (trainer.mixed,)))
             ],
+            "beside": {
+                role: {"key": one.key, "default": one.default, "line": one.line}
+                for role, one in trainer.beside.items()
+            },
         }
         for trainer in names
     ]
@@ -238,12 +371,17 @@ def _conditions(spelling: Spelling) -> str:
 
 
 def _value(found: Mapping[str, Any], names: Iterable[str]) -> tuple[bool, Any]:
-    """Look a key up by its whole dotted name or its last parts; the last one in the file counts."""
+    """Look a key up by its whole dotted name or parts of it; the last one in the file counts."""
     for name in names:
         for key in reversed(list(found)):
-            if key == name or key.endswith(f".{name}"):
+            if _is_named(key, name):
                 return True, found[key]
     return False, None
+
+
+def _is_named(key: str, name: str) -> bool:
+    """Whether a file's key is one of the table's, or a part of it where that is a section."""
+    return f".{name}." in f".{key}."
 
 
 def _among(value: Any, values: Iterable[Any]) -> bool:
@@ -270,7 +408,31 @@ def _trainer(row: Mapping[str, Any]) -> Trainer:
         aliases={key: tuple(names) for key, names in row.get("aliases", {}).items()},
         spellings=tuple(_spelling(spelling) for spelling in row["spellings"]),
         mixed=_spelling(row["mixed"]) if "mixed" in row else None,
+        weak=tuple(row.get("weak", ())),
+        launch=row.get("launch", ""),
+        needs=_conditions_of(row.get("needs", {})),
+        teaches=_conditions_of(row.get("teaches", {})),
+        idle=_conditions_of(row.get("idle", {})),
+        beside={role: _beside(one) for role, one in row.get("beside", {}).items()},
+        others=tuple(row.get("others", ())),
     )
+
+
+def _beside(row: Mapping[str, Any]) -> Beside:
+    default, line = row["default"]
+    return Beside(
+        key=row["key"],
+        default=default,
+        line=line or "",
+        values={_text(key): value for key, value in row.get("values", {}).items()},
+        only=_conditions_of(row.get("only", {})),
+    )
+
+
+def _conditions_of(row: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {
+        key: tuple(value) if isinstance(value, list) else (value,) for key, value in row.items()
+    }
 
 
 def _version(row: Mapping[str, Any]) -> Version:
@@ -286,16 +448,11 @@ def _version(row: Mapping[str, Any]) -> Version:
 
 
 def _spelling(row: Mapping[str, Any]) -> Spelling:
-    def conditions(name: str) -> dict[str, tuple[Any, ...]]:
-        return {
-            key: tuple(value) if isinstance(value, list) else (value,)
-            for key, value in row.get(name, {}).items()
-        }
-
     return Spelling(
-        when=conditions("when"),
-        when_not=conditions("when_not"),
+        when=_conditions_of(row.get("when", {})),
+        when_not=_conditions_of(row.get("when_not", {})),
         method=row["as"],
         values=row.get("values", {}),
         note=row.get("note", ""),
+        promise=row.get("promises"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradalign.methods.base import Ascent, Method, no_reasons, option
 from gradalign.methods.batch import NodeBatch
-from gradalign.methods.distributions import Floats
+from gradalign.methods.distributions import Distributions, Floats
 from gradalign.methods.identities import bucketed, centred, pulled
 from gradalign.methods.registry import register
 from gradalign.methods.sampled import Draws, SampledToken, scaled
@@ -154,20 +154,7 @@ class ForwardKLTopK(Method):
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient over the vocabulary."""
         nodes = batch.at(1.0)
-        inside_NS = nodes.top("teacher", self.top_k)
-        q_NS = np.where(inside_NS, nodes.q_NS, 0.0)
-        pull_NS, gap_NS = q_NS, nodes.r_NS
-        if np.isfinite(self.log_prob_min):
-            log_q_NS = np.maximum(nodes.log_q_NS, self.log_prob_min)
-            gap_NS = log_q_NS - np.maximum(nodes.log_p_NS, self.log_prob_min)
-            q_NS = np.where(inside_NS, np.exp(log_q_NS), 0.0)
-            # A clamped log probability is a constant: its token pulls no longer.
-            pull_NS = np.where(nodes.log_p_NS >= self.log_prob_min, q_NS, 0.0)
-        with np.errstate(invalid="ignore"):
-            gap_NS = np.where(q_NS > 0.0, gap_NS, 0.0)
-        loss_N = np.vecdot(q_NS, gap_NS)
-        if np.isinf(self.log_prob_min):
-            loss_N[((nodes.log_p_NS == -np.inf) & (q_NS > 0.0)).any(axis=1)] = np.inf
+        pull_NS, loss_N = _forward_sum(nodes, self.top_k, self.log_prob_min)
         nothing_N = np.zeros(batch.num_nodes)
         ascent_NS = pulled(pull_NS, nodes.p_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
         reason_N = no_reasons(batch.num_nodes)
@@ -221,25 +208,80 @@ class ReverseKLTopK(Method):
     def expected(self, batch: NodeBatch) -> Ascent:
         """Return the gradient over the vocabulary."""
         nodes = batch.at(1.0)
-        inside_NS = nodes.top("student", self.top_k) & (nodes.p_NS > 0.0)
-        gap_NS = nodes.r_NS
-        p_NS = np.where(inside_NS, nodes.p_NS, 0.0)
-        moves_NS = inside_NS
-        if np.isfinite(self.log_prob_min):
-            log_p_NS = np.maximum(nodes.log_p_NS, self.log_prob_min)
-            gap_NS = np.maximum(nodes.log_q_NS, self.log_prob_min) - log_p_NS
-            p_NS = np.where(inside_NS, np.exp(log_p_NS), 0.0)
-            # A clamped log probability is a constant.
-            moves_NS = inside_NS & (nodes.log_p_NS >= self.log_prob_min)
-        with np.errstate(invalid="ignore"):
-            loss_N = -np.where(inside_NS, p_NS * gap_NS, 0.0).sum(axis=1)
-            f_NS = np.where(moves_NS, gap_NS - 1.0, 0.0)
+        f_NS, loss_N = _reverse_sum(nodes, self.top_k, self.log_prob_min)
         nothing_N = np.zeros(batch.num_nodes)
         ascent_NS = centred(nodes.p_NS, f_NS, nodes.anchor_N, nodes.tail_p_N, nothing_N)
         reason_N = no_reasons(batch.num_nodes)
         reason_N[loss_N < 0.0] = "zero_method:the loss is negative and clamped at 0"
         reason_N[loss_N > self.max_clamp] = "zero_method:the loss is clamped from above"
         return scaled(nodes, ascent_NS, nodes.unit_N, reason_N)
+
+
+@register("verl/topk_reward")
+@dataclass(frozen=True)
+class TopKReward(SampledToken):
+    """A top-k KL taken as a reward (use_policy_gradient=true): one number for whatever was drawn.
+
+    The sum over the set does not depend on the sampled token, so that on average it moves nothing.
+    Its single-sample direction pushes what was sampled down where the models differ.
+    """
+
+    formula: ClassVar[str] = "single-sample: -(the set's KL) (e_y - P); on average 0"
+    source: ClassVar[str] = "verl 0.9.1 trainer/distillation/losses.py, distillation_loss"
+    zero_reason: ClassVar[str] = "a weight that does not depend on the token averages to nothing"
+
+    loss_mode: str = option(
+        "forward_kl_topk", "loss_mode", choices=("forward_kl_topk", "reverse_kl_topk")
+    )
+    top_k: int = option(32, "topk", low=1)
+    max_clamp: float = option(float("inf"), "loss_max_clamp", low=0.0, open_low=True)
+    log_prob_min: float = option(float("-inf"), "log_prob_min_clamp", high=0.0)
+
+    def draws(self, batch: NodeBatch) -> Draws:
+        """Return the same number for every token of a node."""
+        nodes = batch.at(1.0)
+        sums = _forward_sum if self.loss_mode == "forward_kl_topk" else _reverse_sum
+        _, loss_N = sums(nodes, self.top_k, self.log_prob_min)
+        reward_N = -np.clip(loss_N, 0.0, self.max_clamp)
+        mean_NS = np.repeat(reward_N, nodes.p_NS.shape[1]).reshape(nodes.p_NS.shape)
+        return Draws(nodes, mean_NS, reward_N)
+
+
+def _forward_sum(nodes: Distributions, top_k: int, least: float) -> tuple[Floats, Floats]:
+    """Return the weights of the tokens pulled up, [N, S], and the loss before clamps, [N]."""
+    inside_NS = nodes.top("teacher", top_k)
+    q_NS = np.where(inside_NS, nodes.q_NS, 0.0)
+    pull_NS, gap_NS = q_NS, nodes.r_NS
+    if np.isfinite(least):
+        log_q_NS = np.maximum(nodes.log_q_NS, least)
+        gap_NS = log_q_NS - np.maximum(nodes.log_p_NS, least)
+        q_NS = np.where(inside_NS, np.exp(log_q_NS), 0.0)
+        # A clamped log probability is a constant: its token pulls no longer.
+        pull_NS = np.where(nodes.log_p_NS >= least, q_NS, 0.0)
+    with np.errstate(invalid="ignore"):
+        gap_NS = np.where(q_NS > 0.0, gap_NS, 0.0)
+    loss_N = np.vecdot(q_NS, gap_NS)
+    if np.isinf(least):
+        loss_N[((nodes.log_p_NS == -np.inf) & (q_NS > 0.0)).any(axis=1)] = np.inf
+    return pull_NS, loss_N
+
+
+def _reverse_sum(nodes: Distributions, top_k: int, least: float) -> tuple[Floats, Floats]:
+    """Return the f of L1, [N, S], and the loss before clamps, [N]."""
+    inside_NS = nodes.top("student", top_k) & (nodes.p_NS > 0.0)
+    gap_NS = nodes.r_NS
+    p_NS = np.where(inside_NS, nodes.p_NS, 0.0)
+    moves_NS = inside_NS
+    if np.isfinite(least):
+        log_p_NS = np.maximum(nodes.log_p_NS, least)
+        gap_NS = np.maximum(nodes.log_q_NS, least) - log_p_NS
+        p_NS = np.where(inside_NS, np.exp(log_p_NS), 0.0)
+        # A clamped log probability is a constant.
+        moves_NS = inside_NS & (nodes.log_p_NS >= least)
+    with np.errstate(invalid="ignore"):
+        loss_N = -np.where(inside_NS, p_NS * gap_NS, 0.0).sum(axis=1)
+        f_NS = np.where(moves_NS, gap_NS - 1.0, 0.0)
+    return f_NS, loss_N
 
 
 def _k3(log_ratio: Floats) -> Floats:
