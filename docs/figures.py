@@ -20,7 +20,7 @@ import pandas as pd
 import gradalign
 from gradalign import Report
 from gradalign.alignment.value_interval import branch_interval
-from gradalign.report.plots import marked
+from gradalign.report.arms import marked
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
