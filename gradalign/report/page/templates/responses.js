@@ -27,11 +27,10 @@ const makeResponses = (data, arms, linkTo) => {
       ...(spine.correct === null ? [chip("not verified")] : [chip(spine.correct ? "correct" : "incorrect", spine.correct ? "ok" : "no"), chip("reward " + spine.reward)]),
       ...(spine.finish === "length" ? [chip("cut off", "no")] : []));
     const asked = data.questions[spine.q], about = [];
-    if (first) {
-      about.push(make("p", { class: "prompt" }, asked.asked + (asked.answer ? "   (answer: " + asked.answer + ")" : "")));
-      if (asked.prompt !== asked.asked) {
-        about.push(make("details", {}, make("summary", {}, "The prompt as the model sees it"), make("p", { class: "prompt" }, asked.prompt)));
-      }
+    if (first) {  // what is asked; opened, the prompt as the model sees it
+      const short = asked.asked + (asked.answer ? "   (answer: " + asked.answer + ")" : ""), whole = make("p", { class: "prompt" }, asked.prompt);
+      about.push(asked.prompt === asked.asked ? make("p", { class: "prompt" }, short)
+        : make("details", {}, make("summary", { class: "prompt", title: "The prompt as the model sees it" }, short), whole));
     }
     return make("article", { class: "spine" }, head, ...about,
       make("div", { class: "tokens" }, ...spine.tokens.map((text, position) => token(spine, text, position, nodes.get(position), arm))));

@@ -122,7 +122,7 @@
         type: "scatter", mode: "markers", name: kind, x: own.map(([, found]) => found[POOLED]),
         y: own.map(([arm]) => present.indexOf(arm) + (kinds.length > 1 ? 0.3 * k - 0.15 : 0)),
         text: own.map(([arm, found]) => plain(arm.name) + ", " + kind + "<br>" + between(found)), hoverinfo: "text",
-        marker: { size: 8, color: own.map(([arm]) => colour(arm.teacher)), symbol: kind === "correct" ? "circle" : "circle-open", line: { width: 2 } },
+        marker: { size: 8, color: own.map(([arm]) => colour(arm.teacher)), symbol: kind === "correct" ? "circle" : "circle-open", line: { width: kind === "correct" ? 0 : 2 } },
         error_x: { ...errorBars(own.map(([, found]) => [found[POOLED], found[LOW], found[HIGH]])), color: SOFT },
       };
     });
