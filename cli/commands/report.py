@@ -25,7 +25,7 @@ HELP = """Write one HTML file that shows a run: verdict, charts, tables, and the
 
 It needs no network and no server. Several runs make one page, a leaderboard of students, tasks,
 teachers, contexts and methods. With --format the result's table (md, csv, latex) or the main
-figure (png, svg) is written instead: `pip install 'gradalign[report]'` has what md and figures need.
+figure (png, svg) is written instead; md and figures need `pip install 'gradalign[report]'`.
 """
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COLOURS = ("#148a86", "#8a5fc9", "#a5770f", "#c4487f", "#4e8f3c", "#5b7fb0", "#a8604a")
 """Colours of teachers: each has a contrast above 3 to white and to the page's dark ground."""
 
+LONGEST_IN_FIGURE = 40
+"""Letters of a teacher's name at an axis; longer ones are replaced by their last part."""
+
 NO_TEACHER_COLOUR = "#7a7a7a"
 
 AWAY, TOWARDS = "#c9522c", "#1f5fad"
@@ -83,7 +86,7 @@ ROLES = ("candidate", "control", "reference")
 
 
 def ranked(summary: pd.DataFrame, split: str = "all") -> pd.DataFrame:
-    """Return a split's rows with their `role`: candidates, controls, references; best first in each.
+    """Return a split's rows with their `role`: candidates, controls, references, best first.
 
     Args:
         summary: a run's.
@@ -103,7 +106,7 @@ def ranked(summary: pd.DataFrame, split: str = "all") -> pd.DataFrame:
 
 def arm_names(rows: pd.DataFrame) -> list[str]:
     """Return METHOD @ TEACHER of every row, with the last part of long teachers' names."""
-    short = short_names(rows["teacher"].unique())
+    short = short_names(rows["teacher"].unique(), LONGEST_IN_FIGURE)
     return [
         f"{row['method']} @ {short.get(row['teacher'], row['teacher'])}"
         if row["teacher"]

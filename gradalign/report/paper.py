@@ -222,5 +222,3 @@ def write_table(report: Report, path: str, table_format: TableFormat) -> None:
 def is_ours(path: str, file_format: str) -> bool:
     """Whether a file of this format is one of ours."""
     return MARKS[file_format] in head_of(path)
-
-

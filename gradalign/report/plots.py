@@ -40,7 +40,8 @@ def plotly_objects() -> Any:
         return importlib.import_module("plotly.graph_objects")
     except ImportError as error:
         raise MissingDependencyError(
-            "figures for notebooks need plotly.", "Install it with: pip install 'gradalign[report]'."
+            "figures for notebooks need plotly.",
+            "Install it with: pip install 'gradalign[report]'.",
         ) from error
 
 

@@ -17,7 +17,7 @@ from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.value_interval import branch_interval, value_interval
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
-from gradalign.report.arms import COLOURS, best_arm, marked, teacher_colours
+from gradalign.report.arms import COLOURS, LONGEST_IN_FIGURE, best_arm, marked, teacher_colours
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in, directions, read_scores
 from gradalign.report.terminal.tables import short_names
@@ -77,7 +77,7 @@ def page_data(
 
 def _teachers(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return per teacher its short name, what is put behind it, and its colour."""
-    short = short_names(map(visible, names))
+    short = short_names(map(visible, names), LONGEST_IN_FIGURE)
     return {
         visible(name): {
             "short": short.get(visible(name), visible(name)),
@@ -269,9 +269,7 @@ def _spines(
     for shard, questions in report.shards(chosen).items():
         pointed = _pointed(report, shard)
         for question in questions:
-            spines += _question_spines(
-                report, arms, order[question], question, pointed, lengths
-            )
+            spines += _question_spines(report, arms, order[question], question, pointed, lengths)
     spines.sort(key=lambda spine: spine["q"])
     return spines[:max_spines]
 
@@ -385,7 +383,9 @@ def _node(
         "flat": bool(node["flat"]),
         "cos": [None if row is None else rounded(row["cosine"], 2) for row in own],
         "adds": [
-            None if row is None else rounded(row["weight"] * row["dot"] / lengths.get(arm, math.nan), 5)
+            None
+            if row is None
+            else rounded(row["weight"] * row["dot"] / lengths.get(arm, math.nan), 5)
             for arm, row in zip(arms, own, strict=True)
         ],
         "why": [None if row is None else visible(str(row["reason"] or "")) for row in own],

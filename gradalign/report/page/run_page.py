@@ -104,7 +104,7 @@ def facts(report: Report) -> dict[str, str]:
         "task": task,
         "split": _split(task, metadata.get("task", {}).get("evaluation")),
         "verifier": str(metadata.get("resolved", {}).get("verifier", "")),
-        "accuracy": f"{right:,} of {spines:,} responses ({right / spines:.0%})" if spines else "",
+        "accuracy": f"{right / spines:.0%} ({right:,} of {spines:,} responses)" if spines else "",
         "questions": f"{metadata.get('num_questions', 0):,}",
         "cost": f"{rough_duration(seconds)}, {totals.get('continuations', 0):,} targeted rollouts"
         if seconds

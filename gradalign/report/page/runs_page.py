@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gradalign.report.arms import COLOURS, ranked
+from gradalign.report.arms import COLOURS, LONGEST_IN_FIGURE, ranked
 from gradalign.report.format import visible
 from gradalign.report.page.run_data import rounded
 from gradalign.report.page.run_page import facts, page_path
@@ -43,7 +43,7 @@ def _render(reports: Sequence[Report], folder: str) -> str:
     about = [facts(report) for report in reports]
     rows = runs_data(reports, names)
     teachers = list(dict.fromkeys(row["teacher"] for row in rows))
-    short = short_names(teachers)
+    short = short_names(teachers, LONGEST_IN_FIGURE)
     return fill(
         "runs.html.j2",
         ("runs.js",),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import GradalignError
 from gradalign.estimates import Arm
-from gradalign.report.format import interval, number, share, visible
 from gradalign.report.arms import marked, teacher_colours
+from gradalign.report.format import interval, number, share, visible
 from gradalign.report.terminal.tables import (
     Column,
     Row,

@@ -11,6 +11,8 @@ const make = (tag, attributes, ...children) => {
   element.append(...children.map((child) => child instanceof Node ? child : document.createTextNode(String(child))));
   return element;
 };
+// Says what the short names of teachers stand for, where that cannot be seen.
+const named = (shorts) => Object.entries(shorts).filter(([name, short]) => !name.endsWith(short)).map(([name, short]) => short + " = " + name + ".").join(" ");
 const fail = (text) => { $("failure").textContent = text; $("failure").hidden = false; };
 const signed = (value, digits = 3) => value === null || value === undefined ? "-" : (value < 0 ? "" : "+") + value.toFixed(digits);
 const ranged = (value, low, high) =>
@@ -118,20 +120,24 @@ const errorBars = (points) => ({
 });
 
 // ---- Tables: sorted by a click on a title, saved as CSV.
-// Cells are texts or elements; columns from `numbers` on stand at the right.
-const table = (id, titles, rows, numbers = 2) => {
-  const kind = (i) => i >= numbers ? { class: "n" } : {};
+// Cells are texts or elements; columns [first, end) hold numbers and stand at the right.
+const table = (id, titles, rows, [first, end] = [2, Infinity]) => {
+  const kind = (i) => i >= first && i < end ? { class: "n" } : {};
   const head = make("tr", {}, ...titles.map((title, i) => make("th", kind(i), title)));
   const body = rows.map((cells) => make("tr", {}, ...cells.map((cell, i) => make("td", kind(i), cell instanceof Node ? cell : make("bdi", {}, cell)))));
   const made = make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
   $(id).replaceChildren(made);
   prepare(made, id);
 };
+// What scrolls sideways can be scrolled by keyboard, and shows that there is more.
+const scrolls = (element, label) => {
+  if (element.hasAttribute("role")) return;
+  for (const [name, value] of Object.entries({ tabindex: "0", role: "region", "aria-label": label })) element.setAttribute(name, value);
+  new ResizeObserver(() => element.classList.toggle("more", element.scrollWidth > element.clientWidth + 1)).observe(element);
+};
 const prepare = (table, id) => {
   const scroll = table.closest(".scroll"), name = fileName(id);
-  scroll.tabIndex = 0;
-  scroll.setAttribute("role", "region");
-  scroll.setAttribute("aria-label", "Table: " + name.replace("gradalign-", ""));
+  scrolls(scroll, "Table: " + name.replace("gradalign-", ""));
   table.querySelectorAll("th").forEach((cell, column) => {
     const button = make("button", { type: "button", class: "sort" }, ...cell.childNodes);
     button.addEventListener("click", () => sort(table, column));

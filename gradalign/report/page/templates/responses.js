@@ -89,7 +89,7 @@ const makeResponses = (data, arms, linkTo) => {
   const close = () => {
     document.querySelectorAll(".tok.open").forEach((other) => other.classList.remove("open"));
     $("panel").hidden = true;
-    document.body.style.paddingBottom = "";
+    document.body.style.paddingBottom = root.style.scrollPaddingBottom = "";
     opened = null;
   };
   // Show what was tried at a token; null closes the panel.
@@ -99,12 +99,14 @@ const makeResponses = (data, arms, linkTo) => {
     const [spine, node] = nodeAt.get(key), { arm } = now, cosine = node.cos[arm.index];
     const place = now.spines.indexOf(spine);
     if (place >= limit) { limit = place + 1; drawList(); }
+    const tried = make("div", { class: "scroll" }, candidates(node, arm));
+    scrolls(tried, "Candidates");
     $("node").replaceChildren(
       make("h2", {}, make("bdi", {}, spine.id + ", position " + node.t + ": " + spine.tokens[node.t])),
       make("p", { class: "note" }, "alignment " + (cosine === null ? "undefined (" + (node.why[arm.index] || "no such node") + ")" : signed(cosine, 2)) + " under " + arm.name
         + "; adds " + signed(node.adds[arm.index], 5) + " to pooled; success here " + (node.value === null ? "-" : node.value.toFixed(2) + ends(...node.ends)) + "; " + node.rollouts
         + " rollouts forced here; candidates cover " + Math.round(100 * (node.coverage || 0)) + " % of P; entropy " + (node.entropy || 0).toFixed(3) + " nats"),
-      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Candidates" }, candidates(node, arm)),
+      tried,
       make("p", { class: "note" }, "V: success after forcing the token, with Wilson's interval, which few continuations (n) make wide and draw towards one half. Ideal and methods: where they push each token, scaled to length 1. Methods that use rollouts themselves are shown with all of them; their alignment compares halves."));
     const at = now.keys.indexOf(key);
     $("previous").disabled = at <= 0;
@@ -112,7 +114,7 @@ const makeResponses = (data, arms, linkTo) => {
     $("panel").hidden = false;
     opened = key;
     // The token stays in sight above the panel, which takes the keyboard.
-    document.body.style.paddingBottom = $("panel").offsetHeight + 32 + "px";
+    document.body.style.paddingBottom = root.style.scrollPaddingBottom = $("panel").offsetHeight + 32 + "px";
     const link = linkOf(key);
     if (link) { link.classList.add("open"); link.scrollIntoView({ block: "center" }); }
     $("panel").focus({ preventScroll: true });

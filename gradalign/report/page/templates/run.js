@@ -71,13 +71,14 @@
     // An interval without a value is no finding: it is in the table, and in no chart.
     const open = some.filter((arm) => { const found = row(split, arm); return found && found[POOLED] === null && (found[LOW] !== null || found[HIGH] !== null); });
     if (open.length) notes.push("Without a value, in the table only: too few questions.");
+    notes.push(named(Object.fromEntries(drawn.map(([{ teacher }]) => [teacher, data.teachers[teacher].short]))));
     $("methods-note").textContent = notes.join(" ");
     const listed = [...candidates, ...open.map((arm) => [arm, row(split, arm)]), ...controls, ...references];
     const levels = listed.some(([, found]) => found[GLOW] !== null) ? [["gain per step", GAIN, GLOW, GHIGH]] : [];
     table("table-methods", ["teacher", "method", "role", "pooled", ...levels.map(([title]) => title), "mean", "above 0", "coverage", "positions", "flat"],
       listed.map(([arm, found]) => [nameOf(arm.teacher), arm.method, arm.role, between(found),
         ...levels.map(([, value, low, high]) => between(found, value, low, high)), between(found, MEAN, MLOW, MHIGH),
-        percent(found[POSITIVE]), percent(found[COVERAGE]), found[NODES], found[FLAT]]), 3);
+        percent(found[POSITIVE]), percent(found[COVERAGE]), found[NODES], found[FLAT]]), [3, Infinity]);
   };
 
   const DASHES = ["solid", "dash", "longdash", "dashdot", "longdashdot"];
@@ -152,7 +153,7 @@
     })) : [], { barmode: "stack", bargap: 0.06, height: 320, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" },
       xaxis: { title: { text: "cosine with the ideal gradient" }, range: [-1, 1] }, yaxis: { title: { text: "positions" } } });
     table("table-distribution", ["from", "to", ...wanted.map(([name]) => name)],
-      centres.map((centre, i) => [(centre - width / 2).toFixed(2), (centre + width / 2).toFixed(2), ...wanted.map(([, k]) => counts[k][i])]), 0);
+      centres.map((centre, i) => [(centre - width / 2).toFixed(2), (centre + width / 2).toFixed(2), ...wanted.map(([, k]) => counts[k][i])]), [0, Infinity]);
   };
 
   const drawLines = (id, kind, names, about, some, method) => {

@@ -27,8 +27,9 @@
     const drawn = rows.filter((row) => row.pooled[0] !== null).slice(0, MOST);
     const several = (name) => new Set(rows.map((row) => row[name])).size > 1;
     const label = (row) => plain([row.method + (row.teacher ? " @ " + data.short[row.teacher] : ""), ...(several("run") ? [row.run] : [])].join(" · "));
-    $("board-note").textContent = "Pooled alignment with 95 % intervals over questions, best first"
-      + (drawn.length < rows.length ? "; the best " + drawn.length + " of " + rows.length + " are drawn." : ".");
+    $("board-note").textContent = ["Pooled alignment with 95 % intervals over questions, best first.",
+      ...(drawn.length < rows.length ? [drawn.length + " of " + rows.length + " rows of the table are drawn: the best that have a value."] : []),
+      named(Object.fromEntries(drawn.map(({ teacher }) => [teacher, data.short[teacher]])))].join(" ");
     const names = [...new Set(drawn.map((row) => row.run))];
     plot("chart-board", names.map((name) => {
       const own = drawn.filter((row) => row.run === name);
@@ -42,9 +43,9 @@
       yaxis: { tickvals: drawn.map((_, i) => i), ticktext: drawn.map(label), range: [drawn.length - 0.4, -0.6], zeroline: false },
     });
     const gain = rows.some((row) => row.gain[0] !== null);
-    table("table-board", ["run", "student", "task", "teacher", "context", "method", "role", "accuracy", "questions", "pooled alignment", ...(gain ? ["gain per step"] : [])],
-      rows.map((row) => [row.run, row.student, row.task, row.teacher || "(no teacher)", row.context || "-", row.method, row.role, row.accuracy, row.questions,
-        ranged(...row.pooled), ...(gain ? [ranged(...row.gain)] : [])]), 7);
+    table("table-board", ["run", "teacher", "method", "pooled", ...(gain ? ["gain per step"] : []), "accuracy", "questions", "context", "student", "task", "role"],
+      rows.map((row) => [row.run, row.teacher || "(no teacher)", row.method, ranged(...row.pooled), ...(gain ? [ranged(...row.gain)] : []), row.accuracy, row.questions,
+        row.context || "-", row.student, row.task, row.role]), [3, gain ? 7 : 6]);
     root.dataset.ready = "yes";
   };
   const changed = () => { writeAddress(filters, chosen()); draw(); };
