@@ -1,4 +1,4 @@
-"""A run's result for papers and pull requests: its table as md, csv or latex, its figure as png, svg.
+"""A run's result for papers and pull requests: its table, and its main figure.
 
 Tables are written by pandas, figures by matplotlib (extra `report`).
 """
@@ -152,9 +152,9 @@ def main_figure(report: Report, splits: Sequence[str] = ("all",)) -> Any:
             at = places.get((row["teacher"], row["method"]))
             if at is None or not np.isfinite(row["pooled"]):
                 continue
-            error = [[row["pooled"] - row["pooled_low"]], [row["pooled_high"] - row["pooled"]]]
+            reach = [[row["pooled"] - row["pooled_low"]], [row["pooled_high"] - row["pooled"]]]
             axes.errorbar(
-                row["pooled"], at, xerr=np.nan_to_num(np.maximum(error, 0)), ms=5, lw=1.4,
+                row["pooled"], at, xerr=np.nan_to_num(np.maximum(reach, 0)), ms=5, lw=1.4,
                 capsize=2, fmt="D" if row["role"] == "control" else "o",
                 color=colours[row["teacher"]],
             )  # fmt: skip

@@ -262,6 +262,7 @@ def _bars(rows: pd.DataFrame) -> dict[str, Any]:
 def _laid_out(figure: Any, title: str, x: str, y: str) -> Any:
     figure.update_layout(
         title=title, xaxis_title=x, yaxis_title=y, template="plotly_white",
-        margin={"l": 60, "r": 20, "t": 90, "b": 50}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+        margin={"l": 60, "r": 20, "t": 90, "b": 50},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
     return figure

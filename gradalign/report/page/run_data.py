@@ -1,4 +1,4 @@
-"""What the HTML page shows, as plain JSON values.
+"""What the page of a run shows, as plain JSON values.
 
 Numbers are rounded to what can be seen; text has its control and direction marks made visible.
 """

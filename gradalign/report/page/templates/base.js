@@ -177,10 +177,10 @@ setTheme(preferred.matches);
 preferred.addEventListener("change", (event) => setTheme(event.matches));
 $("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
 
-// ---- What is printed has every table open.
+// ---- What is printed has every table open, but for the long ones.
 let opened = [];
 window.addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
+  opened = [...document.querySelectorAll("details:not([open], .numbers)")];
   opened.forEach((part) => { part.open = true; });
 });
 window.addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));
