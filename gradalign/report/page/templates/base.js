@@ -152,7 +152,8 @@ const sort = (table, column) => {
   const head = table.tHead.rows[0].cells[column], rows = [...table.tBodies[0].rows];
   const text = (row) => row.cells[column] ? row.cells[column].textContent.trim() : "";
   const number = (row) => { const found = /^[+-]?\d[\d,]*\.?\d*(e[+-]?\d+)?/i.exec(text(row)); return found ? Number(found[0].replace(/,/g, "")) : null; };
-  const numeric = rows.some((row) => number(row) !== null) && rows.every((row) => number(row) !== null || ["-", ""].includes(text(row)));
+  const missing = (row) => /^(-( |$)|$)/.test(text(row));
+  const numeric = rows.some((row) => number(row) !== null) && rows.every((row) => number(row) !== null || missing(row));
   const before = head.getAttribute("aria-sort");
   const order = before ? (before === "ascending" ? "descending" : "ascending") : (numeric ? "descending" : "ascending");
   const sign = order === "ascending" ? 1 : -1;
@@ -180,7 +181,7 @@ $("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark
 // ---- What is printed has every table open, but for the long ones.
 let opened = [];
 window.addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open], .numbers)")];
+  opened = [...document.querySelectorAll("details:not([open], .numbers, .spine details)")];
   opened.forEach((part) => { part.open = true; });
 });
 window.addEventListener("afterprint", () => opened.forEach((part) => { part.open = false; }));
