@@ -193,7 +193,7 @@ def test_every_diagnostic_and_its_advice_is_on_the_page(informed_run, informed_p
     curve = gram & whole["diagnostic"].astype(str).isin(("alignment", "weights_gain"))
     assert curve.any()
     whole = whole[~curve]  # it is drawn
-    listed = re.findall(r'<tr data-mechanism="(\w+)" data-teacher="([^"]*)"', text)
+    listed = re.findall(r"<tr data-mechanism=\"(\w+)\" data-teachers='\[([^\]]*)\]'", text)
     assert len(listed) == len(whole)
 
 

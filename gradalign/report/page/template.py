@@ -58,6 +58,8 @@ def page_file(path: str) -> Iterator[Path]:
     try:
         with replacing(path, is_page) as target:
             yield Path(target)
+    except RunError:  # which is an OSError too
+        raise
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror}.", "Give another --output."
