@@ -18,7 +18,7 @@ from gradalign.diagnostics import chosen
 from gradalign.report.format import visible
 from gradalign.report.page import write_page
 from gradalign.report.page.run_data import choose_questions, page_data
-from gradalign.report.page.run_page import MAX_BYTES, render
+from gradalign.report.page.run_page import MAX_BYTES, facts, render
 from gradalign.report.report import Report
 from gradalign.store.folder import RunFolder
 from gradalign_cli.main import main
@@ -210,3 +210,29 @@ def test_a_run_in_which_nothing_depends_on_any_token_says_so(flat_run, capsys):
     out = capsys.readouterr().out
     assert "best candidate" not in out
     assert "incorrect" in out
+
+
+def test_a_page_of_forty_questions_is_under_two_megabytes(ample_page, ample_run):
+    assert len(packed(ample_page.read_text())["spines"]) == 160 == len(ample_run.spines)
+    assert ample_page.stat().st_size < 2_000_000
+
+
+def test_the_head_says_what_a_reader_has_to_know(ample_page, ample_run):
+    told = facts(ample_run)
+    right = int(ample_run.spines["correct"].sum())
+    assert told["accuracy"] == f"{right / 160:.0%} ({right} of 160 responses)"
+    assert told["verifier"] == "demo:addition"
+    assert told["questions"] == "40"
+    assert f"{len(ample_run.continuations):,} targeted rollouts" in told["cost"]
+    assert told["command"].startswith("gradalign score --config ")
+    text = html.unescape(ample_page.read_text())
+    body = text[text.index('class="facts"') : text.index("</dl>")]
+    assert all(said in body for said in told.values())
+
+
+def test_the_split_is_named_where_the_task_has_one(ample_run, monkeypatch):
+    config = {**ample_run.metadata["config"], "task": "gsm8k:split=train,size=3"}
+    monkeypatch.setitem(ample_run.metadata, "config", config)
+    assert facts(ample_run)["split"] == "train"
+    monkeypatch.setitem(ample_run.metadata, "task", {"evaluation": "test split of gsm8k"})
+    assert facts(ample_run)["split"] == "test split of gsm8k"
