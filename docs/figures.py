@@ -1,6 +1,7 @@
 """Draw the README's pictures from a finished run: python docs/figures.py RUN [FOLDER [NAME]].
 
-With a NAME it draws pooled alignment alone, as NAME.svg.
+With a NAME it draws pooled alignment alone, as NAME.svg. The tutorial's figure is that of
+`gradalign report --format svg`.
 
 The picture of the page needs Chromium (apt-get install chromium) and playwright.
 """
@@ -20,46 +21,18 @@ import pandas as pd
 import gradalign
 from gradalign import Report
 from gradalign.alignment.value_interval import branch_interval
-from gradalign.report.plots import marked
+from gradalign.report.arms import teacher_colours
+from gradalign.report.paper import write_figure
 
 mpl.use("svg")
 mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "gradalign", "axes.spines.top": False})
-COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a6fb0")
 
 
 def pooled_figure(report: Report, path: Path) -> None:
-    """Pooled alignment with intervals, by teacher and method; all, correct and incorrect."""
-    summary = report.summary
-    teachers = [name for name in summary["teacher"].unique() if name]
-    chosen = summary["teacher"].isin(teachers)
-    names = list(summary[chosen]["method"].unique())
-    known = summary[chosen & summary["pooled"].notna()]["split"].unique()
-    splits = [split for split in ("all", "correct", "incorrect") if split in known]
-    figure, grid = plt.subplots(
-        1, len(splits), figsize=(3 + 2 * len(splits), 2.6), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    axes = grid[0]
-    for axis, split in zip(axes, splits, strict=True):
-        for t, teacher in enumerate(teachers):
-            rows = summary[(summary["split"] == split) & (summary["teacher"] == teacher)]
-            rows = rows.set_index("method").loc[names]
-            y = np.arange(len(names)) + 0.18 * (t - (len(teachers) - 1) / 2)
-            error = [rows["pooled"] - rows["pooled_low"], rows["pooled_high"] - rows["pooled"]]
-            axis.errorbar(
-                rows["pooled"], y, xerr=np.maximum(error, 0), fmt="o", ms=4, lw=1.4,
-                color=COLOURS[t], label=teacher.rpartition("/")[2] + marked(teacher),
-            )  # fmt: skip
-        axis.axvline(0, color="0.6", lw=0.8)
-        axis.set_title({"all": "all spines"}.get(split, f"{split} spines"), fontsize=9)
-        axis.set_xlim(-1, 1.05)
-        axis.set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
-    axes[len(splits) // 2].set_xlabel("pooled alignment with the ideal gradient")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    """Pooled alignment with intervals, best first; all, correct and incorrect responses."""
+    rows = report.summary.query("teacher != '' and pooled == pooled")
+    splits = [split for split in ("all", "correct", "incorrect") if split in set(rows["split"])]
+    write_figure(report, str(path), "svg", splits)
 
 
 def node_figure(report: Report, path: Path) -> None:
@@ -67,6 +40,7 @@ def node_figure(report: Report, path: Path) -> None:
     node = _telling_node(report)
     rows = report.branches[report.branches["node_id"] == node].head(5)
     teachers = [t for t in report.summary["teacher"].unique() if t and "weak" not in t][:2]
+    colours = teacher_colours(report.summary["teacher"])
     figure, axes = plt.subplots(
         1, 3, figsize=(9, 2.4), layout="constrained", width_ratios=(1, 1, 1.4)
     )
@@ -77,7 +51,7 @@ def node_figure(report: Report, path: Path) -> None:
         q = report.branch_teachers
         own = q[(q["node_id"] == node) & (q["teacher"] == teacher)].set_index("token_id")
         values = own.loc[rows["token_id"], "teacher_prob"]
-        axes[0].bar(x + 0.27 * t, values, 0.26, color=COLOURS[t], label=f"Q of {teacher}")
+        axes[0].bar(x + 0.27 * t, values, 0.26, color=colours[teacher], label=f"Q of {teacher}")
     axes[0].set_ylim(0, 1.45)  # room for the legend
     axes[0].set_yticks(np.linspace(0, 1, 6))
     axes[0].legend(frameon=False, fontsize=7, loc="upper right")
@@ -92,7 +66,7 @@ def node_figure(report: Report, path: Path) -> None:
     for t, teacher in enumerate(teachers):
         direction = _forward_kl(report, node, rows, teacher)
         axes[2].bar(
-            x + 0.27 * t, direction / np.abs(direction).max(), 0.26, color=COLOURS[t],
+            x + 0.27 * t, direction / np.abs(direction).max(), 0.26, color=colours[teacher],
             label=f"forward KL, {teacher}",
         )  # fmt: skip
     axes[2].axhline(0, color="0.6", lw=0.8)
@@ -141,5 +115,6 @@ if __name__ == "__main__":
     name = sys.argv[3] if len(sys.argv) > 3 else ""
     pooled_figure(run, folder / f"{name or 'demo'}.svg")
     if not name:
+        write_figure(run, str(folder / "demo-main.svg"), "svg")
         node_figure(run, folder / "node.svg")
         page_picture(run, folder / "page.png")

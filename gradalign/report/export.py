@@ -25,9 +25,9 @@ from gradalign.alignment.findings import TOO_FEW
 from gradalign.alignment.scores import pooling_columns
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
+from gradalign.report.arms import shown_arm
 from gradalign.report.format import interval, visible
 from gradalign.report.node_scores import arms_in, directions
-from gradalign.report.plots import shown_arm
 from gradalign.store.output_file import head_of, replacing
 
 if TYPE_CHECKING:

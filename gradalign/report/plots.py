@@ -9,9 +9,16 @@ import numpy as np
 
 from gradalign.errors import MissingDependencyError, UsageError
 from gradalign.estimates import Arm
+from gradalign.report.arms import (
+    DIVERGING,
+    arm_names,
+    marked,
+    ranked,
+    shown_arm,
+    teacher_colours,
+)
 from gradalign.report.format import visible
 from gradalign.report.node_scores import arms_in
-from gradalign.report.verdict import role_of
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -19,8 +26,8 @@ if TYPE_CHECKING:
 
     from gradalign.report.report import Report
 
-COLOURS = ("#2f6fb7", "#d1603d", "#3f9b6d", "#8d6cc0", "#c99a2e", "#4aa3b5", "#b5487e", "#7a7a7a")
-DIVERGING = ((0.0, "#c9522c"), (0.5, "#f4f1ea"), (1.0, "#1f5fad"))
+SYMBOLS = {"candidate": "circle", "control": "diamond", "reference": "square"}
+DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot")
 
 
 def plotly_objects() -> Any:
@@ -33,47 +40,9 @@ def plotly_objects() -> Any:
         return importlib.import_module("plotly.graph_objects")
     except ImportError as error:
         raise MissingDependencyError(
-            "figures and pages need plotly.", "Install it with: pip install 'gradalign[report]'."
+            "figures for notebooks need plotly.",
+            "Install it with: pip install 'gradalign[report]'.",
         ) from error
-
-
-def best_arm(summary: pd.DataFrame) -> Arm:
-    """Return the teacher and method with the highest pooled alignment; no control beside others.
-
-    Raises:
-        UsageError: no teacher has one.
-    """
-    rows = _led(summary)
-    rows = rows[np.isfinite(rows["pooled"].to_numpy(dtype=float))]
-    if not len(rows):
-        raise UsageError(
-            "no teacher has a pooled alignment in this run.",
-            "Name a teacher and a method, or take more questions.",
-        )
-    top = rows.sort_values("pooled", ascending=False, kind="stable").iloc[0]
-    return Arm(str(top["teacher"]), str(top["method"]))
-
-
-def _led(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of arms with a teacher; controls only where there are no others."""
-    rows = summary[(summary["split"] == "all") & (summary["teacher"] != "")]
-    arms = map(Arm, rows["teacher"].astype(str), rows["method"].astype(str))
-    is_control = [role_of(arm) == "control" for arm in arms]
-    return rows if all(is_control) else rows[~np.array(is_control, dtype=bool)]
-
-
-def marked(teacher: str) -> str:
-    """Return what is put behind the name of a teacher that was told something false."""
-    return " (control)" if role_of(Arm(teacher, "")) == "control" else ""
-
-
-def shown_arm(summary: pd.DataFrame) -> Arm:
-    """Return the best arm, or where none can be said to be, the first that looks at a teacher."""
-    rows = summary[summary["split"] == "all"]
-    led = _led(summary)
-    if led["pooled"].notna().any():
-        return best_arm(summary)
-    return arms_in(led if len(led) else rows)[0]
 
 
 class Plots:
@@ -83,27 +52,42 @@ class Plots:
         self._report = report
 
     def methods(self, split: str = "all") -> Any:
-        """Draw the pooled alignment of every method with its interval, coloured by teacher.
+        """Draw the pooled alignment of every teacher and method with its interval, best first.
+
+        Colours are the teachers' own in all figures. Controls and references stand apart.
 
         Args:
             split: all, correct, incorrect, or any other split of the summary.
+
+        Raises:
+            UsageError: the summary has no such split.
         """
         go = plotly_objects()
-        rows = self._split(split)
+        rows = ranked(self._report.summary, split)
+        rows = rows.assign(name=[visible(name) for name in arm_names(rows)])
         figure = go.Figure()
-        for i, teacher in enumerate(rows["teacher"].unique()):
-            own = rows[rows["teacher"] == teacher].sort_values("pooled")
+        for teacher, colour in self._colours().items():
+            own = rows[rows["teacher"] == teacher]
+            if not len(own):
+                continue
             figure.add_scatter(
-                x=own["pooled"],
-                y=[visible(method) for method in own["method"]],
-                mode="markers",
+                x=own["pooled"], y=own["name"], mode="markers", error_x=_bars(own),
                 name=visible(teacher or "(no teacher)") + marked(teacher),
-                marker={"size": 9, "color": COLOURS[i % len(COLOURS)]},
-                error_x=_bars(own),
-            )
+                marker={
+                    "size": 9, "color": colour,
+                    "symbol": [SYMBOLS[role] for role in own["role"]],
+                },
+            )  # fmt: skip
         figure.add_vline(0, line_color="grey", line_width=1)
+        for after in np.flatnonzero(rows["role"].ne(rows["role"].shift(-1)))[:-1]:
+            figure.add_hline(after + 0.5, line_color="grey", line_width=0.5, line_dash="dot")
+        figure.update_xaxes(rangemode="tozero")
+        figure.update_yaxes(
+            categoryorder="array", categoryarray=rows["name"], range=[len(rows) - 0.4, -0.6]
+        )
+        figure.update_layout(height=150 + 24 * len(rows))
         title = "Pooled alignment" + ("" if split == "all" else f", {visible(split)}")
-        return _laid_out(figure, title, "pooled alignment with the ideal gradient", "method")
+        return _laid_out(figure, title, "pooled alignment with the ideal gradient", "")
 
     def positions(self, method: str | None = None) -> Any:
         """Draw the pooled alignment by position in the response, a line per teacher.
@@ -134,21 +118,22 @@ class Plots:
         if not curves:
             raise UsageError("the run has no rehearsal.", "gradalign.rehearse(report) adds one.")
         figure = go.Figure()
-        for i, (arm, points) in enumerate(curves.items()):
-            colour = COLOURS[i % len(COLOURS)]
+        methods = list(dict.fromkeys(arm.method for arm in curves))
+        for arm, points in curves.items():
+            colour = self._colours()[arm.teacher]
+            dashed = DASHES[methods.index(arm.method) % len(DASHES)]
             trusted = [point for point in points if point.trusted]
             beyond = [*trusted[-1:], *(point for point in points if not point.trusted)]
-            for some, dash in ((trusted, "solid"), (beyond, "dot")):
-                if len(some) < 1 + (dash == "dot"):
+            for some, ends in ((trusted, False), (beyond, True)):
+                if len(some) < 1 + ends:
                     continue
+                start = [] if ends else [0.0]
                 figure.add_scatter(
-                    x=[0, *(p.steps for p in some)] if dash == "solid" else [p.steps for p in some],
-                    y=[0, *(p.gain.value for p in some)] if dash == "solid" else [
-                        p.gain.value for p in some
-                    ],
-                    name=visible(str(arm)) + (" (trust ends)" if dash == "dot" else ""),
-                    mode="lines+markers", line={"color": colour, "dash": dash},
-                    legendgroup=str(arm), showlegend=dash == "solid",
+                    x=[*start, *(p.steps for p in some)],
+                    y=[*start, *(p.gain.value for p in some)],
+                    name=visible(str(arm)) + (" (trust ends)" if ends else ""),
+                    mode="lines+markers", legendgroup=str(arm), showlegend=not ends,
+                    line={"color": colour, "dash": "dot" if ends else dashed},
                 )  # fmt: skip
             if measured is not None:
                 is_arm = (measured["teacher"].fillna("") == arm.teacher) & (
@@ -170,18 +155,14 @@ class Plots:
         table = self._report.table("alignment", ["teacher", "method", "correct", "cosine"])
         own = table[(table["teacher"] == arm.teacher) & (table["method"] == arm.method)]
         figure = go.Figure()
-        for correct, name, colour in (
-            (True, "correct", "#1f5fad"),
-            (False, "incorrect", "#c9522c"),
-        ):
+        for correct, name, pattern in ((True, "correct", ""), (False, "incorrect", "/")):
             figure.add_histogram(
                 x=own.loc[own["correct"] == correct, "cosine"].dropna(),
                 name=name,
-                marker_color=colour,
-                opacity=0.65,
+                marker={"color": self._colours()[arm.teacher], "pattern": {"shape": pattern}},
                 xbins={"start": -1, "end": 1.0001, "size": 0.1},
             )
-        figure.update_layout(barmode="overlay")
+        figure.update_layout(barmode="stack")
         return _laid_out(figure, f"Cosines of nodes: {visible(str(arm))}", "cosine", "nodes")
 
     def tokens(self, spine_id: str, teacher: str | None = None) -> Any:
@@ -232,25 +213,21 @@ class Plots:
         rows = summary[(summary["method"] == method) & summary["split"].str.startswith(kind)]
         if not len(rows):
             raise UsageError(f"no method {method!r} in this run.", _known(summary))
-        for i, teacher in enumerate(rows["teacher"].unique()):
+        for teacher in rows["teacher"].unique():
             own = rows[rows["teacher"] == teacher].set_index("split")
             own = own.reindex([f"{kind}:{name}" for name in names])
             figure.add_scatter(
                 x=list(names), y=own["pooled"], name=visible(teacher or "(no teacher)"),
                 mode="lines+markers", marker={"size": 8},
-                line={"color": COLOURS[i % len(COLOURS)]}, error_y=_bars(own),
+                line={"color": self._colours()[teacher]}, error_y=_bars(own),
             )  # fmt: skip
         figure.add_hline(0, line_color="grey", line_width=1)
         return _laid_out(
             figure, f"Pooled alignment of {visible(method)}", title, "pooled alignment"
         )
 
-    def _split(self, split: str) -> pd.DataFrame:
-        summary = self._report.summary
-        rows = summary[summary["split"] == split]
-        if not len(rows):
-            raise UsageError(f"no split {split!r} in this run.", "See report.summary['split'].")
-        return rows
+    def _colours(self) -> dict[str, str]:
+        return teacher_colours(self._report.summary["teacher"])
 
     def _arm(self, teacher: str | None, method: str | None) -> Arm:
         summary = self._report.summary
@@ -285,6 +262,7 @@ def _bars(rows: pd.DataFrame) -> dict[str, Any]:
 def _laid_out(figure: Any, title: str, x: str, y: str) -> Any:
     figure.update_layout(
         title=title, xaxis_title=x, yaxis_title=y, template="plotly_white",
-        margin={"l": 60, "r": 20, "t": 50, "b": 50}, legend={"orientation": "h", "y": -0.25},
+        margin={"l": 60, "r": 20, "t": 90, "b": 50},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
     return figure

@@ -368,7 +368,6 @@ class Report:
             The file's path.
 
         Raises:
-            MissingDependencyError: plotly is not installed.
             UsageError: `max_spines` is below 1.
             RunError: the file cannot be written, or is there and is no page of gradalign's.
         """

@@ -374,7 +374,7 @@ def test_what_narrows_a_question_needs_one(capsys, small_run):
 def test_export_says_whom_it_chose_and_why(capsys, small_run, tmp_path):
     import json
 
-    from gradalign.report.plots import shown_arm
+    from gradalign.report.arms import shown_arm
 
     pooled = small_run.summary.query("split == 'all'").set_index(["teacher", "method"])["pooled"]
     for index, asked in enumerate(([], ["--teacher", "demo:strong"], ["--method", "gkd"],

@@ -13,8 +13,8 @@ import gradalign
 from gradalign.config import ScoreConfig
 from gradalign.contexts import CONTROL, controls_beside
 from gradalign.errors import UsageError
+from gradalign.report.arms import best_arm, shown_arm
 from gradalign.report.gate import check, check_ahead
-from gradalign.report.plots import best_arm, shown_arm
 from gradalign.stages.preparation.start import check_only
 
 WITH = {**SMALL, "control": True}

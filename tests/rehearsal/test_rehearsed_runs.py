@@ -264,7 +264,7 @@ def test_the_page_and_the_notebook_draw_it(report, tmp_path):
     from gradalign.report.measured import read_measured
     from gradalign.report.node_scores import arms_in
     from gradalign.report.page import write_page
-    from gradalign.report.page_data import page_data
+    from gradalign.report.page.run_data import page_data
 
     table = tmp_path / "gains.csv"
     table.write_text(

@@ -11,7 +11,6 @@ from gradalign.errors import RunError
 from gradalign.report.export import SCHEMA, is_export
 from gradalign.store.folder import RunFolder
 from gradalign.store.output_file import PAGE_MARK, is_page, remove_page, replacing
-from tests.requires import require
 
 
 def put(path: str, text: str) -> None:
@@ -67,7 +66,6 @@ def test_what_is_an_export(tmp_path):
 
 
 def test_pages(small_run, tmp_path):
-    require("plotly")
     from gradalign.report.page import write_page
     from gradalign.report.report import read_report
 

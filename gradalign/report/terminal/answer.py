@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gradalign.errors import GradalignError
 from gradalign.estimates import Arm
+from gradalign.report.arms import marked, teacher_colours
 from gradalign.report.format import interval, number, share, visible
-from gradalign.report.plots import marked
 from gradalign.report.terminal.tables import (
     Column,
     Row,
@@ -113,10 +113,11 @@ def summary_table(report: Report) -> Table:
             yield Column(title, right=True, whole=True, priority=5, once=True)
 
     ordered = main.sort_values("pooled", ascending=False, kind="stable").to_dict("records")
+    colours = teacher_colours(summary["teacher"])
     rows: list[Row] = []
     for teacher in dict.fromkeys(row["teacher"] for row in ordered if row["teacher"]):
         own = [row for row in ordered if row["teacher"] == teacher]
-        rows += [Section(f"{teacher}{marked(teacher)}"), *map(cells, own)]
+        rows += [Section(f"{teacher}{marked(teacher)}", colours[teacher]), *map(cells, own)]
     for role, title in WITHOUT_TEACHER.items():
         own = [
             row for row in ordered if not row["teacher"] and role_of(Arm("", row["method"])) == role

@@ -8,6 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from gradalign.diagnostics.base import Consequence
+from gradalign.estimates import Arm
+from gradalign.report.verdict import role_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,13 +46,19 @@ class Finding:
 def findings(summary: pd.DataFrame) -> list[Finding]:
     """Return what calls for something to be done, the gravest first.
 
+    Nothing is to be done about a teacher that was told something false, where there are others.
+
     Args:
         summary: the table `diagnostics_summary`. Of a run that does not hold consequences all
             advice is returned.
     """
     rows = summary[(summary["split"].astype(str) == "all") & (summary["advice"].astype(str) != "")]
     alike: dict[tuple[int, str, tuple[str, ...]], dict[str, str]] = {}
-    for row in rows.to_dict("records"):
+    teachers = summary["teacher"].astype(str).unique()
+    controls = {name for name in teachers if role_of(Arm(name, "")) == "control"}
+    if controls >= set(teachers) - {""}:
+        controls = set()
+    for row in rows[~rows["teacher"].astype(str).isin(controls)].to_dict("records"):
         known = row["consequence"] == row["consequence"] and row["consequence"] is not None
         consequence = int(row["consequence"]) if known else int(Consequence.MORE_DATA)
         text = str(row["advice"])

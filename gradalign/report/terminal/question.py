@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradalign.alignment.value_interval import branch_interval
 from gradalign.errors import UsageError
 from gradalign.estimates import Arm
+from gradalign.report.arms import AWAY, TOWARDS
 from gradalign.report.export import choose_arm
 from gradalign.report.format import number, visible
 from gradalign.report.terminal.tables import Column, make_table
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gradalign.report.report import Report
-
-_AWAY, _TOWARDS = (201, 82, 44), (31, 95, 173)
 
 
 def show_question(
@@ -224,7 +223,7 @@ def _mark(spine: dict[Any, Any]) -> Text:
 
 def colour(cosine: float) -> str:
     """Return an rgb colour for a cosine: orange away from success, blue towards it, grey at 0."""
-    end = _AWAY if cosine < 0 else _TOWARDS
+    end = bytes.fromhex((AWAY if cosine < 0 else TOWARDS).removeprefix("#"))
     share = min(abs(cosine), 1.0)
     mixed = (round(70 + (value - 70) * share) for value in end)
     return "#" + "".join(f"{value:02x}" for value in mixed)

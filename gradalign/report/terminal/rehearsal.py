@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from gradalign.errors import RunError
 from gradalign.estimates import Arm
+from gradalign.report.arms import marked, teacher_colours
 from gradalign.report.format import interval
-from gradalign.report.plots import marked
 from gradalign.report.terminal.answer import WITHOUT_TEACHER
 from gradalign.report.terminal.tables import Column, Row, Section, Table, make_table
 from gradalign.report.verdict import role_of
@@ -38,11 +38,12 @@ def rehearsal_table(report: Report) -> Table:
         at = {point.steps: point for point in curves[arm]}
         return (arm.method, *(_cell(at.get(number)) for number in steps))
 
+    colours = teacher_colours(report.summary["teacher"])
     rows: list[Row] = []
     led = sorted((arm for arm in curves if arm.teacher), key=lambda arm: -_order(curves[arm]))
     for teacher in dict.fromkeys(arm.teacher for arm in led):
         own = [arm for arm in led if arm.teacher == teacher]
-        rows += [Section(f"{teacher}{marked(teacher)}"), *map(cells, own)]
+        rows += [Section(f"{teacher}{marked(teacher)}", colours[teacher]), *map(cells, own)]
     for role, title in WITHOUT_TEACHER.items():
         own = [arm for arm in curves if not arm.teacher and role_of(arm) == role]
         if own:

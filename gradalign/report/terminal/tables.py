@@ -56,9 +56,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A line of its own that says what the rows below it have in common, such as a teacher."""
+    """A line of its own that says what the rows below it have in common, such as a teacher.
+
+    Attributes:
+        title: the line.
+        style: rich's style of it, beside bold; such as the teacher's colour in figures.
+    """
 
     title: str
+    style: str = ""
 
 
 Row = Sequence[str] | Section | None
@@ -230,7 +236,7 @@ class Table:
             if row is None:
                 yield rule
             elif isinstance(row, Section):
-                yield Text(row.title, style="bold", overflow="fold")
+                yield Text(row.title, style=f"bold {row.style}".strip(), overflow="fold")
             else:
                 texts = [
                     self.cell(row, at, folded=layout.folded, short=layout.short)
@@ -331,7 +337,7 @@ def _row(row: Row, columns: Sequence[Column]) -> Row:
     if row is None:
         return None
     if isinstance(row, Section):
-        return Section(visible(row.title))
+        return replace(row, title=visible(row.title))
     return tuple(
         visible(text, newlines=not column.whole) for text, column in zip(row, columns, strict=True)
     )

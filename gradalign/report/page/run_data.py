@@ -1,10 +1,11 @@
-"""What the HTML page shows, as plain JSON values.
+"""What the page of a run shows, as plain JSON values.
 
 Numbers are rounded to what can be seen; text has its control and direction marks made visible.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradalign.alignment import pooled_of_sums
 from gradalign.alignment.value_interval import branch_interval, value_interval
 from gradalign.errors import RunError, UsageError
 from gradalign.estimates import Arm
+from gradalign.report.arms import COLOURS, LONGEST_IN_FIGURE, best_arm, marked, teacher_colours
 from gradalign.report.format import visible
-from gradalign.report.node_scores import arms_in, directions
-from gradalign.report.plots import best_arm, marked
+from gradalign.report.node_scores import arms_in, directions, read_scores
+from gradalign.report.terminal.tables import short_names
+from gradalign.report.verdict import role_of
 from gradalign.store.splits import ENTROPY_NAMES, QUARTERS
 
 if TYPE_CHECKING:
@@ -56,17 +60,31 @@ def page_data(
     chosen = choose_questions(report, max_spines)
     return {
         "arms": [[visible(arm.teacher), visible(arm.method)] for arm in arms],
-        "marks": {visible(arm.teacher): marked(arm.teacher) for arm in arms},
+        "roles": [role_of(arm) for arm in arms],
+        "teachers": _teachers([arm.teacher for arm in arms]),
+        "palette": COLOURS,
         "best": _best(summary, arms),
         "summary": _summary(summary, arms, chosen),
         "histograms": _histograms(report, arms),
         "curves": _curves(report, arms),
         "measured": _measured(measured, arms),
-        "diagnostics": diagnostics(report),
         "mixtures": mixtures(report),
         "questions": _questions(report, chosen),
         "spines": _spines(report, arms, chosen, max_spines),
         "num_questions": len(report.question_ids),
+    }
+
+
+def _teachers(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return per teacher its short name, what is put behind it, and its colour."""
+    short = short_names(map(visible, names), LONGEST_IN_FIGURE)
+    return {
+        visible(name): {
+            "short": short.get(visible(name), visible(name)),
+            "mark": marked(name),
+            "colour": colour,
+        }
+        for name, colour in teacher_colours(names).items()
     }
 
 
@@ -217,30 +235,56 @@ def diagnostics(report: Report) -> list[dict[str, Any]]:
 def _questions(report: Report, chosen: Sequence[str]) -> list[dict[str, str]]:
     out = []
     for question in chosen:
-        table = report.table("questions", ["question_id", "prompt", "answer"], question)
+        table = report.table("questions", ["question_id", "prompt", "answer", "record"], question)
         for row in table.to_dict("records"):
             answer = row["answer"]
+            whole = visible(str(row["prompt"]), newlines=True)
             out.append(
                 {
                     "id": visible(question),
-                    "prompt": visible(str(row["prompt"]), newlines=True),
+                    "asked": _asked(row["record"]) or whole,
+                    "prompt": whole,
                     "answer": visible(answer) if isinstance(answer, str) else "",
                 }
             )
     return out
 
 
+def _asked(record: Any) -> str:
+    """Return what a question asks without its template: the last message, or the whole text."""
+    try:
+        prompt = json.loads(record)["prompt"]
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    except (ValueError, TypeError, LookupError):  # a record that we did not write
+        return ""
+    return visible(str(text), newlines=True)
+
+
 def _spines(
     report: Report, arms: Sequence[Arm], chosen: Sequence[str], max_spines: int
 ) -> list[dict[str, Any]]:
     spines: list[dict[str, Any]] = []
+    lengths = _lengths(report)
     order = {question: i for i, question in enumerate(chosen)}
     for shard, questions in report.shards(chosen).items():
         pointed = _pointed(report, shard)
         for question in questions:
-            spines += _question_spines(report, arms, order[question], question, pointed)
+            spines += _question_spines(report, arms, order[question], question, pointed, lengths)
     spines.sort(key=lambda spine: spine["q"])
     return spines[:max_spines]
+
+
+def _lengths(report: Report) -> dict[Arm, float]:
+    """Return what the sum over nodes of weight * dot is divided by for an arm's pooled alignment.
+
+    NaN where there is none. A node's own weight * dot by it is what the node adds to the alignment.
+    """
+    scores = read_scores(report)
+    return {
+        arm: float(sums[0] / pooled) if (pooled := float(pooled_of_sums(sums))) else math.nan
+        for arm in scores.arms
+        for sums in [scores.sums(arm).sum(axis=0)]
+    }
 
 
 def _pointed(report: Report, shard: str) -> dict[tuple[str, str, str], dict[int, float]]:
@@ -271,6 +315,7 @@ def _question_spines(
     number: int,
     question: str,
     pointed: dict[tuple[str, str, str], dict[int, float]],
+    lengths: Mapping[Arm, float],
 ) -> list[dict[str, Any]]:
     said = report.table("tokens", ["spine_id", "position", "token"], question)
     said = said.drop_duplicates(["spine_id", "position"]).sort_values(["spine_id", "position"])
@@ -296,7 +341,7 @@ def _question_spines(
                 "finish": str(spine["finish_reason"]),
                 "tokens": [visible(token) for token in tokens],
                 "nodes": [
-                    _node(node, arms, resolved, branches, aligned, teachers, pointed)
+                    _node(node, arms, resolved, branches, aligned, teachers, pointed, lengths)
                     for node in nodes
                     if str(node["spine_id"]) == name
                 ],
@@ -313,6 +358,7 @@ def _node(
     aligned: dict[str, list[dict[Any, Any]]],
     teachers: dict[tuple[str, int], dict[str, float]],
     pointed: dict[tuple[str, str, str], dict[int, float]],
+    lengths: Mapping[Arm, float],
 ) -> dict[str, Any]:
     node_id = str(node["node_id"])
     rows = branches.get(node_id, [])
@@ -336,6 +382,12 @@ def _node(
         "rollouts": int(node["num_continuations"]),
         "flat": bool(node["flat"]),
         "cos": [None if row is None else rounded(row["cosine"], 2) for row in own],
+        "adds": [
+            None
+            if row is None
+            else rounded(row["weight"] * row["dot"] / lengths.get(arm, math.nan), 5)
+            for arm, row in zip(arms, own, strict=True)
+        ],
         "why": [None if row is None else visible(str(row["reason"] or "")) for row in own],
         "candidates": [
             [
