@@ -74,16 +74,16 @@ def read(node: NodeMasses, teacher: TableTeacher, most: int = 10**9) -> Masses:
 
 
 def enumerated(
-    student: BytePairs, teacher: TableTeacher, begun: bytes, before: int | None
+    student: BytePairs, teacher: TableTeacher, begun: bytes, cut: bool
 ) -> tuple[Floats, Floats, float]:
-    """Return Q and B of every token of the student, and the share of texts that keep the begin.
+    """Return Q and B of every token of the student, and the share of texts that keep its begin.
 
-    By their definitions: each text is cut by the student's tokenizer, from its token before the
-    node on.
+    By their definitions: each text is cut by the student's tokenizer, whole, or from a node on at
+    which a token without text stands (`cut` is False).
     """
     size, end = len(student.pieces), len(student.pieces) - 1
     q, b, seen = np.zeros(size), np.zeros(size), 0.0
-    start = student.pieces[before] or b"" if before is not None else b""
+    own = student.encode(begun) if cut else []
     for text, prob in teacher.texts():
         if not text.startswith(begun):
             continue
@@ -92,9 +92,7 @@ def enumerated(
         for token in range(size):
             piece = student.pieces[token]
             b[token] += prob if (rest.startswith(piece) if piece else not rest) else 0.0
-        tokens = [*student.encode(start + rest), end]
-        if not start:
-            q[tokens[0]] += prob
-        elif tokens[0] == before:
-            q[tokens[1]] += prob
+        tokens = [*student.encode(text if cut else rest), end]
+        if tokens[: len(own)] == own:
+            q[tokens[len(own)]] += prob
     return q / q.sum(), b / seen, float(q.sum() / seen)

@@ -39,7 +39,7 @@ def test_equal_to_the_enumeration_of_all_texts(name: str, begun: bytes, kept: bo
     """Where all sequences are read, Q and B are exact, and the bound says so."""
     teacher = TableTeacher(TEACHERS[name], 5, np.random.default_rng(len(begun)))
     before = STUDENT.encode(begun)[-1] if begun and kept else None
-    q, b, share = enumerated(STUDENT, teacher, begun, before)
+    q, b, share = enumerated(STUDENT, teacher, begun, before is not None)
     found = read(node(teacher, begun, before, most=None, worth=0.0, settle_bytes=True), teacher)
     np.testing.assert_allclose(found.q_C, q, atol=1e-9)
     np.testing.assert_allclose(found.byte_C, b, atol=1e-9)
@@ -58,7 +58,7 @@ def test_within_the_bound_however_little_is_read(
     """What is not read lies within the bound."""
     teacher = TableTeacher(TEACHERS[name], 5, np.random.default_rng(7 + len(begun)))
     before = STUDENT.encode(begun)[-1] if begun else None
-    q, b, _ = enumerated(STUDENT, teacher, begun, before)
+    q, b, _ = enumerated(STUDENT, teacher, begun, before is not None)
     found = read(node(teacher, begun, before, most=most, worth=0.0), teacher, reads)
     assert found.reads <= reads
     assert (np.abs(np.nan_to_num(found.q_C) - q) <= found.q_bound_C + 1e-12).all()
