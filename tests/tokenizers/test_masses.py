@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from gradalign.tokenizers.masses import NodeMasses
-from tests.tokenizers.enumerated import TableTeacher, enumerated, made_pairs, read
+from gradalign.tokenizers.response import ByteResponse
+from tests.tokenizers.enumerated import Floats, TableTeacher, enumerated, made_pairs, read
 
 STUDENT = made_pairs([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"c", b"c")], b"abc")
 END = len(STUDENT.pieces) - 1
@@ -64,3 +67,36 @@ def test_within_the_bound_however_little_is_read(
     assert (np.abs(np.nan_to_num(found.q_C) - q) <= found.q_bound_C + 1e-12).all()
     assert (np.abs(np.nan_to_num(found.byte_C) - b) <= found.byte_bound_C + 1e-12).all()
     assert np.nansum(found.q_C) <= 1 + 1e-12
+
+
+class CanonicalTeacher(TableTeacher):
+    """A teacher with the student's tokenizer that only writes what this makes of a text."""
+
+    def distribution(self, sequence: Sequence[int]) -> Floats:
+        """See `TableTeacher`."""
+        log_prob_V = super().distribution(sequence).copy()
+        for token in range(END):
+            if sequence and not STUDENT.stable(sequence[-1], token):
+                log_prob_V[token] = -np.inf
+        return log_prob_V - np.logaddexp.reduce(log_prob_V)
+
+
+@pytest.mark.parametrize("written", [b"abcab", b"ccca", b"bcabc", b"aab", b"cabcc"])
+def test_same_tokenizer_is_read_as_it_says(written: bytes) -> None:
+    """Where all mass is canonical, Q is the teacher's own distribution behind the same tokens."""
+    teacher = CanonicalTeacher(STUDENT.pieces, 6, np.random.default_rng(len(written)))
+    ids = STUDENT.encode(written)
+    response = ByteResponse(STUDENT, STUDENT, ids, {})
+    assert response.teacher_ids == ids
+    for position in range(len(ids)):
+        place = response.at(position)
+        assert place is not None
+        path = response.teacher_ids[: place.index]
+        here = node(teacher, place.begun, place.before, most=None, worth=0.0)
+        while wanted := here.wanted(10):
+            for sequence in wanted:
+                here.give(sequence, teacher.distribution([*path, *sequence]))
+        found = here.masses()
+        direct = np.exp(teacher.distribution(ids[:position]))
+        np.testing.assert_allclose(found.q_C, direct, atol=1e-9)
+        assert found.q_bound_C.max() < 1e-9
