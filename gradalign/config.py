@@ -221,6 +221,11 @@ class ScoreConfig(BaseModel):
         {}, "models", "JSON passed to the teachers' chat template.", form="json"
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
+    require_same_tokenizer: bool = _setting(
+        False,
+        "models",
+        "Refuse a teacher whose tokens have other ids or other pieces of text than the student's.",
+    )
     alignment: list[str] = _setting(
         ["pooled"],
         "nodes",

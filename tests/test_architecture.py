@@ -33,6 +33,7 @@ ROOMS = (
     "stages",
     "engines",
     "models",
+    "tokenizers",
     "tasks",
     "contexts",
     "verifiers",

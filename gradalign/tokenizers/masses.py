@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gradalign.tokenizers.matching import ByteMatching
 from gradalign.tokenizers.pairs import BytePairs
 from gradalign.tokenizers.vocabulary import Vocabulary
 
@@ -40,6 +41,7 @@ class Masses:
         token_C: the student's tokens, those asked for in their order.
         q_C: Q_j; of what is not decided, as if the text ended there.
         q_bound_C: how far Q_j may be from its value over all sequences from the boundary on.
+        tail: Q of all other tokens.
         byte_C: B_j, of what is sure.
         byte_bound_C: how much more B_j may be.
         kept: the share of texts that begin with x in which the student has a token's end there.
@@ -49,6 +51,7 @@ class Masses:
     token_C: Ints
     q_C: Floats
     q_bound_C: Floats
+    tail: float
     byte_C: Floats
     byte_bound_C: Floats
     kept: float
@@ -152,9 +155,12 @@ class NodeMasses:
         begun = (target for target in self._targets.values() if target.startswith(found.text))
         return self._settle_bytes and any(target != found.text for target in begun)
 
+    def _parts(self) -> list[Found | Rest]:
+        return [*self._open.values(), *self._rest]
+
     def _tally(self) -> tuple[float, dict[int, float]]:
         """Return the mass that may begin with x, and that may go on with each candidate."""
-        parts = [*self._open.values(), *self._rest]
+        parts = self._parts()
         seen = sum(part.mass for part in parts)
         by_token = {
             token: sum(part.mass for part in parts if _may_begin(part, target))
@@ -218,8 +224,8 @@ class NodeMasses:
         """Return what is known so far."""
         q, q_open, byte, byte_open = (dict.fromkeys(self._candidates, 0.0) for _ in range(4))
         silent = [candidate for candidate in self._candidates if candidate not in self._targets]
-        seen = kept = doubt = unseen = 0.0
-        for part in (*self._open.values(), *self._rest):
+        seen = kept = doubt = unseen = tail = 0.0
+        for part in self._parts():
             token, sure, keeps = self._next(part)
             for candidate, target in self._targets.items():
                 if part.text.startswith(target):
@@ -239,7 +245,9 @@ class NodeMasses:
             doubt += 0.0 if keeps else part.mass
             if token in q:
                 q[token] += part.mass
-        return self._result((q, q_open, byte, byte_open), seen, kept, doubt, unseen)
+            elif token != LOST:
+                tail += part.mass
+        return self._result((q, q_open, byte, byte_open), seen, kept, doubt, unseen, tail)
 
     def _next(self, part: Found | Rest) -> tuple[int, bool, bool]:
         """Return the student's next token in a part, and whether it, and its begin, are sure."""
@@ -266,6 +274,7 @@ class NodeMasses:
         kept: float,
         doubt: float,
         unseen: float,
+        tail: float,
     ) -> Masses:
         """Divide. |N/D - n/d| <= (|N - n| + n/d |D - d|) / D, and D may be less by the doubt."""
         q_C, q_open_C, byte_C, byte_open_C = (
@@ -283,6 +292,7 @@ class NodeMasses:
             token_C=np.array(self._candidates, dtype=np.int64),
             q_C=q_C,
             q_bound_C=np.where(np.isnan(q_bound_C), 1.0, np.minimum(q_bound_C, 1.0)),
+            tail=tail / kept if kept else np.nan,
             byte_C=byte_C,
             byte_bound_C=np.where(np.isnan(byte_bound_C), 1.0, np.minimum(byte_bound_C, 1.0)),
             kept=kept / seen if seen else 0.0,
@@ -300,3 +310,36 @@ def _may_begin(part: Found | Rest, target: bytes) -> bool:
     if isinstance(part, Rest) or _ended(part):
         return part.text.startswith(target)
     return part.text.startswith(target) or target.startswith(part.text)
+
+
+def likely(
+    matching: ByteMatching,
+    before: int | None,
+    begun: bytes,
+    log_prob_V: npt.ArrayLike,
+    most: int,
+) -> list[int]:
+    """Return the student's tokens that a teacher's most probable ones begin with behind a node.
+
+    Args:
+        matching: both tokenizers.
+        before: as of `NodeMasses`.
+        begun: as of `NodeMasses`.
+        log_prob_V: the teacher's log-probabilities at the boundary.
+        most: how many are wanted at most, the most probable first.
+    """
+    log_prob_V = np.asarray(log_prob_V, dtype=np.float64)
+    found: dict[int, None] = {}
+    silent = [token for token in matching.ends if token < len(log_prob_V)]
+    order = matching.teacher.order[matching.teacher.beginning_with(begun)]
+    order = np.concatenate([order, np.array([] if begun else silent, dtype=np.int64)])
+    order = order[order < len(log_prob_V)]
+    for token in order[np.argsort(-log_prob_V[order], kind="stable")][: 2 * most].tolist():
+        if np.isneginf(log_prob_V[token]) or len(found) == most:
+            break
+        text = (matching.teacher.pieces[token] or b"")[len(begun) :]
+        if token in matching.ends:
+            found[matching.ends[token]] = None
+        elif text and (first := matching.student.first(before, text).token) >= 0:
+            found[first] = None
+    return list(found)

@@ -186,9 +186,7 @@ class BytePairs(Vocabulary):
         return begin + max(place for place in range(len(tail) + 1) if place not in inside)
 
 
-def merged(
-    symbols: Sequence[int], merges: Mapping[tuple[int, int], tuple[int, int]]
-) -> list[int]:
+def merged(symbols: Sequence[int], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[int]:
     """Merge neighbours until none is left to merge, the lowest rank and then the leftmost first.
 
     Args:
@@ -201,7 +199,7 @@ def merged(
     alive = [True] * len(tokens)
 
     def found(place: int) -> Iterator[tuple[int, int, int, int, int]]:
-        if 0 <= place and after[place] < len(tokens):
+        if place >= 0 and after[place] < len(tokens):
             pair = (tokens[place], tokens[after[place]])
             if pair in merges:
                 yield (merges[pair][0], place, merges[pair][1], *pair)

@@ -38,7 +38,7 @@ def byte_pairs(tokenizer: Any, label: str) -> BytePairs:
     Raises:
         TokenizerMismatchError: it is no byte-pair encoding, or changes texts before it cuts them.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     settings = json.loads(backend.to_str()) if backend is not None else {"model": {}}
     model = settings["model"]
     wrong = sorted(set(_kinds(settings.get("normalizer"))) - _NORMALISERS)
@@ -74,9 +74,7 @@ def byte_pairs(tokenizer: Any, label: str) -> BytePairs:
         joined = vocabulary.get(left + right)
         if joined is not None and left in vocabulary and right in vocabulary:
             merges.setdefault((vocabulary[left], vocabulary[right]), (rank, joined))
-    symbols = (
-        _byte_symbols(vocabulary, alphabet) if over_bytes else _character_symbols(vocabulary)
-    )
+    symbols = _byte_symbols(vocabulary, alphabet) if over_bytes else _character_symbols(vocabulary)
     return BytePairs(
         pieces,
         merges,

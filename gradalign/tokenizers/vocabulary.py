@@ -36,7 +36,9 @@ class Vocabulary:
         """Return where in `order` the tokens are that begin with a text, itself included."""
         begin = bisect_left(self._sorted, text)
         after = _after(text)
-        return slice(begin, len(self._sorted) if after is None else bisect_left(self._sorted, after))
+        return slice(
+            begin, len(self._sorted) if after is None else bisect_left(self._sorted, after)
+        )
 
     def within(self, text: bytes) -> list[int]:
         """Return the tokens that a text begins with and goes on after, the shortest first."""

@@ -28,8 +28,7 @@ def made_pairs(merges: Sequence[tuple[bytes, bytes]], letters: bytes) -> BytePai
 
 
 class TableTeacher:
-    """A teacher that writes `length` tokens at most; what comes next depends on how many and
-    which the last was.
+    """A teacher of short texts: what comes next depends on how many tokens came and on the last.
 
     Args:
         pieces: its tokens; the last one is the end.
@@ -55,7 +54,9 @@ class TableTeacher:
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(prob_V))
 
-    def texts(self, sequence: tuple[int, ...] = (), prob: float = 1.0) -> Iterator[tuple[bytes, float]]:
+    def texts(
+        self, sequence: tuple[int, ...] = (), prob: float = 1.0
+    ) -> Iterator[tuple[bytes, float]]:
         """Yield every text that it may write, once per sequence of tokens, with its probability."""
         prob_V = np.exp(self.distribution(sequence))
         yield self.vocabulary.text(sequence), prob * float(prob_V[self._end])
