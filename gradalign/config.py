@@ -201,6 +201,11 @@ class ScoreConfig(BaseModel):
         128, "nodes", "Top tokens of student and of teacher kept at a node."
     )
 
+    matched_candidates: Annotated[int, Field(ge=8, le=limits.MOST)] = _setting(
+        16,
+        "nodes",
+        "Of a teacher with other pieces of text: top tokens of each model that it is read on.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "models", "Weights of all models; auto: the checkpoint's, float32 on CPU."
     )

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 Int32s = npt.NDArray[np.int32]
 
-CANDIDATES = 16
-"""The most probable tokens of each model that are matched at a node, beside the drawn one."""
-
 ROUNDS = 3
 """How often further tokens are read at the nodes of a response, at most."""
 
@@ -52,6 +49,7 @@ def matched_masses(
     positions: Sequence[int],
     candidates: Sequence[Sequence[int]],
     *,
+    num_top: int,
     batch_tokens: int = 16384,
 ) -> list[Masses | None]:
     """Return what a model says of the student's tokens at nodes of a response.
@@ -62,8 +60,8 @@ def matched_masses(
         response: the response in both tokenizers.
         matching: both tokenizers.
         positions: the nodes: how many of the student's tokens come before each.
-        candidates: per node, the student's tokens that are asked for; the most probable ones of
-            the teacher are added.
+        candidates: per node, the student's tokens that are asked for.
+        num_top: how many of the teacher's most probable ones are added.
         batch_tokens: tokens per forward pass at most.
 
     Returns:
@@ -88,7 +86,7 @@ def matched_masses(
         if place is None:
             nodes.append(None)
             continue
-        top = likely(matching, place.before, place.begun, _numbers(trunk, place.index), CANDIDATES)
+        top = likely(matching, place.before, place.begun, _numbers(trunk, place.index), num_top)
         sums = NodeMasses(
             matching.student,
             matching.teacher,

@@ -21,7 +21,6 @@ from gradalign.engines.held import HeldEngine
 from gradalign.errors import UsageError
 from gradalign.methods import Method
 from gradalign.models.event_space import EventSpace
-from gradalign.models.matched import CANDIDATES
 from gradalign.models.sampling import SamplingSettings
 from gradalign.store.folder import RunFolder
 
@@ -186,7 +185,7 @@ class Run:
     def kept_tokens(self, label: str) -> int:
         """Return how many of each model's most probable tokens are kept of a teacher's nodes."""
         size = self.config.support_size
-        return min(CANDIDATES, size) if self.matched_by_bytes(label) else size
+        return min(self.config.matched_candidates, size) if self.matched_by_bytes(label) else size
 
     def why_left_out(self, label: str, method: Method) -> str:
         """Say why a method is not scored under a teacher, by its label; "" where it is.

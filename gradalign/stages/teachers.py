@@ -22,7 +22,7 @@ from gradalign.models.distributions import (
     top_tokens,
 )
 from gradalign.models.event_space import EventSpace, only
-from gradalign.models.matched import CANDIDATES, matched_masses
+from gradalign.models.matched import matched_masses
 from gradalign.models.numbers import at_index
 from gradalign.models.sampling import SamplingSettings
 from gradalign.stages.base import Run
@@ -201,6 +201,7 @@ class ByteReader:
 
     def __init__(self, run: Run, model: torch.nn.Module, matching: ByteMatching) -> None:
         self._run, self._model, self._matching = run, model, matching
+        self._num_top = min(run.config.matched_candidates, run.config.support_size)
 
     def readings(
         self,
@@ -212,7 +213,7 @@ class ByteReader:
         for i, (sequence, student) in enumerate(zip(sequences, students, strict=True)):
             ids = [int(token) for token in sequence.response_ids]
             asked = [
-                [*top[:CANDIDATES].tolist(), ids[position]]
+                [*top[: self._num_top].tolist(), ids[position]]
                 for position, top in zip(student.chosen, student.node_top_ids, strict=True)
             ]
             matching = self._matching
@@ -223,7 +224,8 @@ class ByteReader:
                     ByteResponse(matching.student, matching.teacher, ids, matching.roles),
                     matching,
                     student.chosen.tolist(),
-                    asked,
+                    [list(filter(matching.known, tokens)) for tokens in asked],
+                    num_top=self._num_top,
                     batch_tokens=self._run.config.batch_tokens,
                 )
             yield i, _matched_reading(student, ids, asked, masses, temperatures)
@@ -242,7 +244,8 @@ def _matched_reading(
     tails: list[float] = []
     logprob_L = np.full(len(ids), np.nan, dtype=np.float32)
     for position, tokens, found in zip(student.chosen.tolist(), asked, masses, strict=True):
-        union = np.unique(tokens if found is None else found.token_C).astype(np.int32)
+        known = () if found is None else found.token_C
+        union = np.unique([*tokens, *known]).astype(np.int32)
         values = np.full(len(union), np.nan, dtype=np.float32)
         if found is not None:
             with np.errstate(divide="ignore"):

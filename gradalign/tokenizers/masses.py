@@ -13,6 +13,7 @@ Axes: _C candidates, _V the teacher's vocabulary.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -121,6 +122,7 @@ class NodeMasses:
             token: begun + piece for token in candidates if (piece := student.pieces[token])
         }
         self._candidates = list(candidates)
+        self._sorted = sorted((target, token) for token, target in self._targets.items())
         self._open: dict[tuple[int, ...], Found] = {(): Found(1.0, b"")}
         self._rest: list[Rest] = []
         self._reads = 0
@@ -139,8 +141,7 @@ class NodeMasses:
             if found.end is None and self._unsettled(found):
                 shares = [
                     found.mass / max(by_token[token], np.finfo(float).tiny)
-                    for token, target in self._targets.items()
-                    if _may_begin(found, target)
+                    for token in self._may_begin(found)
                 ]
                 if len(found.text) <= len(self._begun):
                     shares.append(found.mass / max(seen, np.finfo(float).tiny))
@@ -155,6 +156,26 @@ class NodeMasses:
         begun = (target for target in self._targets.values() if target.startswith(found.text))
         return self._settle_bytes and any(target != found.text for target in begun)
 
+    def _may_begin(self, part: Found | Rest) -> list[int]:
+        """Return the candidates that some texts of a part may go on with."""
+        text, found = part.text, []
+        for end in range(len(self._begun) + 1, len(text) + 1):
+            found += self._at(text[:end])
+        if isinstance(part, Found) and not _ended(part):
+            place = bisect_right(self._sorted, (text, len(self._student.pieces)))
+            while place < len(self._sorted) and self._sorted[place][0].startswith(text):
+                found.append(self._sorted[place][1])
+                place += 1
+        return found
+
+    def _at(self, target: bytes) -> list[int]:
+        """Return the candidates that are all of a text behind the node."""
+        place, found = bisect_left(self._sorted, (target, -1)), []
+        while place < len(self._sorted) and self._sorted[place][0] == target:
+            found.append(self._sorted[place][1])
+            place += 1
+        return found
+
     def _parts(self) -> list[Found | Rest]:
         return [*self._open.values(), *self._rest]
 
@@ -162,10 +183,10 @@ class NodeMasses:
         """Return the mass that may begin with x, and that may go on with each candidate."""
         parts = self._parts()
         seen = sum(part.mass for part in parts)
-        by_token = {
-            token: sum(part.mass for part in parts if _may_begin(part, target))
-            for token, target in self._targets.items()
-        }
+        by_token = dict.fromkeys(self._targets, 0.0)
+        for part in parts:
+            for token in self._may_begin(part):
+                by_token[token] += part.mass
         return seen, by_token
 
     def _beyond(self, text: bytes) -> bytes:
@@ -227,12 +248,10 @@ class NodeMasses:
         seen = kept = doubt = unseen = tail = 0.0
         for part in self._parts():
             token, sure, keeps = self._next(part)
-            for candidate, target in self._targets.items():
-                if part.text.startswith(target):
-                    byte[candidate] += part.mass
-                elif not _ended(part) and _may_begin(part, target):
-                    byte_open[candidate] += part.mass
-                if not sure and _may_begin(part, target):
+            for candidate in self._may_begin(part):
+                has = part.text.startswith(self._targets[candidate])
+                (byte if has else byte_open)[candidate] += part.mass
+                if not sure:
                     q_open[candidate] += part.mass
             if isinstance(part, Found) and not _ended(part) and self._begun.startswith(part.text):
                 for candidate in silent:
@@ -303,13 +322,6 @@ class NodeMasses:
 def _ended(part: Found | Rest) -> bool:
     """Whether a text ends here."""
     return isinstance(part, Found) and part.end is not None
-
-
-def _may_begin(part: Found | Rest, target: bytes) -> bool:
-    """Whether some texts of a part may begin with a target."""
-    if isinstance(part, Rest) or _ended(part):
-        return part.text.startswith(target)
-    return part.text.startswith(target) or target.startswith(part.text)
 
 
 def likely(

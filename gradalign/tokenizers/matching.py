@@ -25,6 +25,10 @@ THINKING = (
 """Names of the tokens that open and close thinking, in chat models' vocabularies."""
 
 
+OTHER_ROLES = ("bos_token_id", "pad_token_id", "unk_token_id")
+"""What tokenizers call tokens without text that end no response."""
+
+
 def kind_of(student: Any, teacher: Any) -> Kind:
     """Say how a teacher's tokens answer to the student's.
 
@@ -98,6 +102,10 @@ class ByteMatching:
     roles: Mapping[int, int]
     ends: Mapping[int, int]
 
+    def known(self, token: int) -> bool:
+        """Whether a token of the student is text, or has a counterpart."""
+        return bool(self.student.pieces[token]) or token in self.ends.values()
+
 
 def byte_matching(
     student: Any,
@@ -123,13 +131,21 @@ def byte_matching(
     if student_ends and teacher_ends:
         roles = dict.fromkeys(student_ends, teacher_ends[0])
         ends = dict.fromkeys(teacher_ends, student_ends[0])
+    same: list[tuple[int | None, int | None]] = [
+        (getattr(student, name), getattr(teacher, name)) for name in OTHER_ROLES
+    ]
     for names in THINKING:
-        own, others = (
-            [token for text, token in item.get_added_vocab().items() if text in names]
-            for item in (student, teacher)
-        )
-        if own and others:
-            roles[own[0]], ends[others[0]] = others[0], own[0]
+        same.append((_added(student, names), _added(teacher, names)))
+    for own, other in same:
+        if own is not None and other is not None:
+            roles.setdefault(own, other)
+            ends.setdefault(other, own)
     return ByteMatching(
         byte_pairs(student, "the student"), byte_pairs(teacher, f"teacher {label}"), roles, ends
     )
+
+
+def _added(tokenizer: Any, names: frozenset[str]) -> int | None:
+    """Return an added token of one of these names, None if there is none."""
+    added = tokenizer.get_added_vocab()
+    return next((int(added[name]) for name in sorted(names) if name in added), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from gradalign.errors import TokenizerMismatchError
 from gradalign.tokenizers.pairs import BytePairs
@@ -92,10 +92,10 @@ class ByteResponse:
         number = bisect_right([first for first, _ in self._segments], position) - 1
         first, start = self._segments[number][0], self._starts[number]
         text = self._student.text(self._ids[first:position])
-        lengths = (len(self._teacher.pieces[token] or b"") for token in self.teacher_ids[start:])
+        pieces = (self._teacher.pieces[token] for token in self.teacher_ids[start:])
+        lengths = (len(piece) for piece in takewhile(bool, pieces) if piece)
         ends = list(accumulate(lengths, initial=0))
-        certain = self._teacher.boundary(text)
-        index = bisect_right(ends, certain) - 1
+        index = bisect_right(ends, self._teacher.boundary(text)) - 1
         return Place(
             index=start + index,
             begun=text[ends[index] :],

@@ -105,19 +105,32 @@ def test_masses_of_candidates_are_disjoint_and_bytes_nested(
 
 
 @settings(max_examples=80, deadline=None)
-@given(pairs(), pairs(), st.text(ALPHABET, min_size=1, max_size=12))
+@given(
+    pairs(),
+    pairs(),
+    st.text(ALPHABET, min_size=1, max_size=12),
+    st.lists(st.integers(0, 50), max_size=3),
+)
 def test_places_of_a_response_are_the_same_bytes(
-    student: BytePairs, teacher: BytePairs, written: str
+    student: BytePairs, teacher: BytePairs, written: str, silent: list[int]
 ) -> None:
-    """At every node the teacher's tokens and the bytes behind them are the student's."""
+    """At every node the teacher's tokens and the bytes behind them are the student's.
+
+    So they are with tokens without text in between, which stay where they are.
+    """
     ids = student.encode(written.encode())
-    response = ByteResponse(student, teacher, ids, {})
+    end, other = len(student.pieces) - 1, len(teacher.pieces) - 1
+    for place in sorted((item % (len(ids) + 1) for item in silent), reverse=True):
+        ids.insert(place, end)
+    response = ByteResponse(student, teacher, ids, {end: other})
     assert teacher.text(response.teacher_ids) == written.encode()
     for position in range(len(ids)):
-        place = response.at(position)
-        assert place is not None
-        told = teacher.text(response.teacher_ids[: place.index]) + place.begun
-        assert told == student.text(ids[:position])
+        place_ = response.at(position)
+        assert place_ is not None
+        path = response.teacher_ids[: place_.index]
+        assert teacher.text(path) + place_.begun == student.text(ids[:position])
+        assert path.count(other) == ids[:position].count(end)
+        assert (place_.before is None) == (position == 0 or ids[position - 1] == end)
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,6 @@ from gradalign.config import ScoreConfig, chosen_diagnostics
 from gradalign.errors import UsageError
 from gradalign.models.checkpoints.tokenizers import check_agreement
 from gradalign.models.event_space import EventSpace
-from gradalign.models.matched import CANDIDATES
 from gradalign.stages.base import Run
 from gradalign.stages.preparation.reader import Reader
 from gradalign.stages.servers import teacher_servers
@@ -93,8 +92,9 @@ def matching_lines(run: Run) -> list[str]:
         if not run.matched_by_bytes(label):
             continue
         lines.append(
-            f"teacher {label} has another tokenizer: matched by bytes, on the {CANDIDATES} most "
-            "probable tokens of each model per node and the drawn one"
+            f"teacher {label} has another tokenizer: matched by bytes, on the "
+            f"{run.kept_tokens(label)} most probable tokens of each model per node (and the drawn "
+            "one)"
         )
         why = {method.spec: run.why_left_out(label, method) for method in looking}
         if looking and all(why.values()):

@@ -59,6 +59,7 @@ from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.stages.weights.gradients import derivative_way
 from gradalign.tasks import Task, load_task
+from gradalign.tokenizers.matching import kind_of
 from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
@@ -389,8 +390,8 @@ def _stops(config: ScoreConfig, student: Reader) -> tuple[int, ...]:
 def _other_ends(student: Reader, teacher: CheckedTeacher, stops: Sequence[int]) -> list[str]:
     """Say that a teacher ends responses with other tokens than the student, if it does."""
     reader = teacher.reader
-    if reader.model == student.model:
-        return []
+    if reader.model == student.model or kind_of(student.tokenizer, reader.tokenizer) != "same":
+        return []  # with another tokenizer, its ends are the student's
     # What it was trained to end with; the tokenizer's own may be a base model's.
     own = reader.generation_stops or stop_token_ids(
         reader.tokenizer, chat_template=reader.template, template_kwargs=reader.template_kwargs
