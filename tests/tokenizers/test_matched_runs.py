@@ -83,7 +83,7 @@ def test_what_needs_more_of_the_teacher_is_refused(tmp_path: Path, other: str) -
     """No method is left, or the teacher would be sampled from: said before any work."""
     with pytest.raises(UsageError, match="every --method needs more of a teacher"):
         gradalign.plan(**settings(tmp_path / "run", other), methods=["minillm", "opd:top_k=64"])
-    with pytest.raises(UsageError, match="--teacher-accuracy: teacher .* has another tokenizer"):
+    with pytest.raises(UsageError, match=r"--teacher-accuracy: teacher .* has another tokenizer"):
         gradalign.plan(**settings(tmp_path / "run", other), teacher_accuracy=4)
     with pytest.raises(UsageError, match="is on servers"):
         gradalign.plan(
