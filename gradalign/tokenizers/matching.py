@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ OTHER_ROLES = ("bos_token_id", "pad_token_id", "unk_token_id")
 """What tokenizers call tokens without text that end no response."""
 
 
+@lru_cache(maxsize=16)
 def kind_of(student: Any, teacher: Any) -> Kind:
     """Say how a teacher's tokens answer to the student's.
 

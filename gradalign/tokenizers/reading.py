@@ -12,6 +12,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import Any
 
 from gradalign.errors import TokenizerMismatchError
@@ -25,6 +26,7 @@ _STAND_IN = "\u00aa"
 """A letter in the place of bytes that are no whole character."""
 
 
+@lru_cache(maxsize=4)
 def byte_pairs(tokenizer: Any, label: str) -> BytePairs:
     """Return a tokenizer of transformers over bytes.
 
