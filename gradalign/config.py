@@ -201,6 +201,11 @@ class ScoreConfig(BaseModel):
         128, "nodes", "Top tokens of student and of teacher kept at a node."
     )
 
+    matched_candidates: Annotated[int, Field(ge=8, le=limits.MOST)] = _setting(
+        16,
+        "nodes",
+        "Of a teacher with other pieces of text: top tokens of each model that it is read on.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _setting(
         "auto", "models", "Weights of all models; auto: the checkpoint's, float32 on CPU."
     )
@@ -221,6 +226,11 @@ class ScoreConfig(BaseModel):
         {}, "models", "JSON passed to the teachers' chat template.", form="json"
     )
     response_prefix: str = _setting("", "models", "Text that every response starts with.")
+    require_same_tokenizer: bool = _setting(
+        False,
+        "models",
+        "Refuse a teacher whose tokens have other ids or other pieces of text than the student's.",
+    )
     alignment: list[str] = _setting(
         ["pooled"],
         "nodes",

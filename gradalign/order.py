@@ -91,10 +91,15 @@ def analysis_stages(run: Run, names: Sequence[str]) -> list[Stage]:
 
 def scoring_stages(run: Run) -> list[Stage]:
     """Return the stages that score continuations, if a method or a diagnostic looks at them."""
-    if not (run.needs_continuation_scores or looks_ahead(run)):
+    by_model = {
+        model: group
+        for model, group in run.teachers_by_model.items()
+        if run.resolved.matching.get(model) != "bytes"  # known at the nodes only
+    }
+    if not by_model or not (run.needs_continuation_scores or looks_ahead(run)):
         return []
     return [
         StudentContinuations(),
         *(StudentContinuations(model) for model in run.lacking_models()),
-        *(TeacherContinuations(model, group) for model, group in run.teachers_by_model.items()),
+        *(TeacherContinuations(model, group) for model, group in by_model.items()),
     ]

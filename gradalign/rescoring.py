@@ -14,6 +14,7 @@ from gradalign import methods as catalogue
 from gradalign.config import ScoreConfig
 from gradalign.contexts import parse_any
 from gradalign.errors import RunError, UsageError
+from gradalign.models.event_space import EventSpace
 from gradalign.pipeline import run_held
 from gradalign.progress import Reporter
 from gradalign.report.report import Report
@@ -57,6 +58,7 @@ REHEARSED = ("rehearsal_trials", "rehearsals")
 
 PER_TEACHER = (
     "supports",
+    "matches",
     "distributions",
     "tokens",
     "continuation_scores",
@@ -181,7 +183,7 @@ def _rescore_held(
         stale = [name for name in table_names() if name not in kept]
     if tempering(Run(before, resolved)) != tempering(Run(after, resolved)):
         # The tails were stored at the temperatures of the methods then: read them again.
-        stale += ["supports", "distributions", "tokens"]
+        stale += ["supports", "matches", "distributions", "tokens"]
     if verifier is not None:
         stale += _judged_anew(Run(before, resolved), reporter)
         # From here on rollouts are not sampled again, whatever else is cut off.
@@ -272,10 +274,9 @@ def _common_tokens(log: RunLog, checked: Checked) -> dict[str, list[list[int]]]:
     resolved = Resolved(**log.resolved)
     own = Run(checked.config, resolved).tokens
     return {
-        teacher.reader.model: [list(pair) for pair in own.common(teacher.reader.tokens).ranges]
-        for teacher in checked.teachers
-        if teacher.reader.model not in resolved.common_token_ranges
-        and teacher.reader.model != checked.config.student
+        model: [list(pair) for pair in own.common(EventSpace.stored(ranges)).ranges]
+        for model, ranges in checked.resolved.common_token_ranges.items()
+        if model not in resolved.common_token_ranges and model != checked.config.student
     }
 
 
@@ -292,6 +293,7 @@ def _record(log: RunLog, config: ScoreConfig, checked: Checked) -> None:
     log.data["workload"] = asdict(workload_of(checked))
     # The student's own tokens stay those that it was sampled and read on.
     log.data["resolved"]["common_token_ranges"].update(_common_tokens(log, checked))
+    log.data["resolved"].setdefault("matching", {}).update(checked.resolved.matching)
     log.data["resolved"]["warnings"] = list(checked.resolved.warnings)
     log.data["config"] = config.model_dump(mode="json")
     log.data["status"] = "running"

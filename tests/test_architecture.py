@@ -34,6 +34,7 @@ ROOMS = (
     "stages",
     "engines",
     "models",
+    "tokenizers",
     "tasks",
     "contexts",
     "verifiers",

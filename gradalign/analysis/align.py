@@ -16,7 +16,6 @@ from gradalign.alignment.ideal import teacher_advantage
 from gradalign.analysis.derivatives import AlongIdeal, read_derivatives
 from gradalign.analysis.node_views import Bools, NodeTable, NodeView, ShardViews
 from gradalign.analysis.scoring import NodeScores, score_arm
-from gradalign.contexts import is_delta
 from gradalign.estimates import Arm
 from gradalign.methods import BestMixture, Method
 from gradalign.stages.base import Run
@@ -79,7 +78,7 @@ def question_ids(run: Run) -> list[str]:
 def arms_of(run: Run) -> list[Arm]:
     """Return the arm of every direction of a run, those without a teacher first.
 
-    A difference of teachers has none of a method that needs more than its distributions at nodes.
+    A teacher has none of a method that needs more of it than is known (`Run.why_left_out`).
     """
     chosen = [methods.get(spec) for spec in run.config.methods]
     labels = (NO_TEACHER, *(teacher.label for teacher in run.teachers))
@@ -89,7 +88,7 @@ def arms_of(run: Run) -> list[Arm]:
         for method in chosen
         if not isinstance(method, BestMixture)
         and method.of_teacher == (label != NO_TEACHER)
-        and not (is_delta(label) and method.beyond_nodes)
+        and not (label != NO_TEACHER and run.why_left_out(label, method))
     ]
 
 

@@ -238,7 +238,7 @@ def teacher_view(run: Run, shard: str, nodes: NodeTable, label: str) -> NodeView
                 )
                 for i, temperature in enumerate(tempering(run))
             },
-            top_limit=min(run.config.support_size, run.compared_tokens(label).size),
+            top_limit=min(run.kept_tokens(label), run.compared_tokens(label).size),
         )
     )
     support = _one_model(support, run.resolved.pass_dtype)

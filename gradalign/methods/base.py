@@ -222,6 +222,11 @@ class Method(ABC):
         return "it reads the teacher at another temperature" if self.temperatures else ""
 
     @property
+    def top_tokens(self) -> int:
+        """How many of a model's most probable tokens it looks at; 0 if it looks at no top set."""
+        return int(getattr(self, "top_k", 0))
+
+    @property
     def uses_continuations(self) -> bool:
         """Whether it shares noise with the ideal gradient and has to be cross-fitted."""
         return "continuations" in self.expected_needs

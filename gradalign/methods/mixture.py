@@ -107,6 +107,11 @@ class _OfParts(Method):
         """What the first such part needs."""
         return next((p.method.beyond_nodes for p in self.parts if p.method.beyond_nodes), "")
 
+    @property
+    def top_tokens(self) -> int:
+        """The most of any part."""
+        return max((part.method.top_tokens for part in self.parts), default=0)
+
     def _any(self, needs: Callable[[Method], frozenset[str]]) -> frozenset[str]:
         return frozenset().union(*(needs(part.method) for part in self.parts))
 

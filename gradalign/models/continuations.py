@@ -99,6 +99,69 @@ def offshoot_logprobs(
     return scores
 
 
+class Trunk:
+    """A sequence that is read once, and what comes after other tokens behind its beginnings.
+
+    Args:
+        model: a causal language model of transformers.
+        token_ids: the sequence.
+        keep: how many of its last positions' distributions are kept.
+
+    Attributes:
+        log_probs_LV: log-probabilities behind each of the last `keep` tokens, in float32.
+
+    Raises:
+        NotNumbersError: a position has no distribution.
+    """
+
+    def __init__(self, model: torch.nn.Module, token_ids: Sequence[int], keep: int) -> None:
+        self._model, self._token_ids = model, list(token_ids)
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        if _copies_columns(model) and copies_agree(model):
+            logits_LV, self._layers = _read_whole(model, self._token_ids, keep)
+        else:
+            logits_LV = last_logits(model, [self._token_ids], keep)[0]
+        logits_LV = logits_LV.float()
+        check_logits(logits_LV, 0)
+        self.log_probs_LV = response_distribution(logits_LV, None)
+
+    def behind(
+        self, offshoots: Sequence[Offshoot], batch_tokens: int = 16384
+    ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+        """Yield (index, log-probabilities behind the last token of that offshoot), in any order.
+
+        Args:
+            offshoots: each starts inside the trunk and has a token at least.
+            batch_tokens: new tokens per forward pass at most.
+
+        Raises:
+            NotNumbersError: there is no distribution; its index is that of the offshoot.
+        """
+        model, layers = self._model, self._layers
+        order = sorted(
+            range(len(offshoots)),
+            key=lambda i: (offshoots[i].start, len(offshoots[i].token_ids)),
+        )
+        if layers is None:
+            for i in order:
+                item = offshoots[i]
+                row = [*self._token_ids[: item.start], *item.token_ids]
+                yield i, _last(last_logits(model, [row], 1)[0, -1], i)
+            return
+        for batch in _batches(order, offshoots, layers, batch_tokens, _vocab_size(model)):
+            logits_BTV = _read_offshoots(model, layers, [offshoots[i] for i in batch])
+            for place, i in enumerate(batch):
+                yield i, _last(logits_BTV[place, len(offshoots[i].token_ids) - 1], i)
+
+
+def _last(logits_V: torch.Tensor, index: int) -> npt.NDArray[np.float64]:
+    """Return log-probabilities of one position."""
+    import torch
+
+    check_logits(logits_V[None], index)
+    return torch.log_softmax(logits_V.float(), dim=-1).double().cpu().numpy()
+
+
 def _copies_columns(model: Any) -> bool:
     """Whether every layer keeps one key and one value per token, which can be copied."""
     config = model.config.get_text_config(decoder=True)
@@ -170,19 +233,26 @@ def _read_trunk(
     model: torch.nn.Module, trunk: list[int]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return each layer's keys and values of the trunk, [heads, columns, head size]."""
+    return _read_whole(model, trunk, 1)[1]
+
+
+def _read_whole(
+    model: torch.nn.Module, trunk: list[int], keep: int
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Return the logits of the last `keep` positions, and each layer's keys and values."""
     import torch
     from transformers.cache_utils import DynamicCache
 
     device = next(model.parameters()).device
     cache = DynamicCache()
     with torch.no_grad(), model_pass(device):
-        model(
+        logits: torch.Tensor = model(
             input_ids=torch.tensor([trunk], device=device),
             **taken_arguments(
-                model, {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+                model, {"past_key_values": cache, "use_cache": True, "logits_to_keep": keep}
             ),
-        )
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+        ).logits
+    return logits[0, -keep:], [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
 
 def _read_offshoots(

@@ -78,6 +78,10 @@ class EventSpace:
         ]
         return EventSpace(tuple(sorted(piece for piece in pieces if piece[0] < piece[1])))
 
+    def ids(self) -> Ints:
+        """Return the ids, rising."""
+        return np.flatnonzero(self.mask(np.arange(self.end)))
+
     def missing(self, num_rows: int) -> Ints:
         """Return the ids below `num_rows` that are not in the space, rising."""
         every = np.arange(num_rows)

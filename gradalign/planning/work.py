@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gradalign.analysis.gradients import WeightGradients
 from gradalign.analysis.steps import AdamwSteps
 from gradalign.engines.vllm.settings import CPU_BLOCK, CPU_ROWS, GPU_BLOCK, SURE_ROWS
+from gradalign.models.matched import ROUNDS as MATCHING_ROUNDS
 from gradalign.models.training_step import parse_step
 from gradalign.planning.figures import Figures
 from gradalign.planning.pace import TRIALS, Load
@@ -142,6 +143,8 @@ class Work:
         if isinstance(stage, DeltaTables):  # arithmetic on tables
             return Load(0.0, 0.0)
         if isinstance(stage, TeacherPositions):
+            if self.run.resolved.matching.get(stage.model) == "bytes":
+                return self._matched(stage)
             return self._passes(self._shown_tokens(stage), len(stage.teachers)) + TRIALS
         if isinstance(stage, TeacherContinuations):
             return self._offshoots(self._shown_tokens(stage), len(stage.teachers))
@@ -176,6 +179,16 @@ class Work:
             points = len(self.run.config.rehearse_steps)
             return 1 + len(stage.arms) * (LEAPS * (1 + BACKWARD) + points)
         return 0.0
+
+    def _matched(self, stage: TeacherPositions) -> Load:
+        """Return the passes of a teacher that is matched by bytes: every spine by itself.
+
+        A token is read behind each of the matched ones, at most, of which most need none.
+        """
+        spines = len(stage.teachers) * self.figures.spines
+        kept = sum(self.run.kept_tokens(teacher.label) for teacher in stage.teachers)
+        tokens = self._shown_tokens(stage) + self.figures.nodes * kept
+        return Load(tokens, spines * (1 + MATCHING_ROUNDS)) + TRIALS
 
     def _shown_tokens(self, stage: TeacherPositions | TeacherContinuations) -> float:
         """Return the tokens of a checkpoint's prompts and of the spines, in all its contexts."""

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -19,6 +19,7 @@ from gradalign.contexts import CONTEXTS, DeltaSpec, TeacherSpec, models_read, pa
 from gradalign.contexts import get as get_context
 from gradalign.engines.held import HeldEngine
 from gradalign.errors import UsageError
+from gradalign.methods import Method
 from gradalign.models.event_space import EventSpace
 from gradalign.models.sampling import SamplingSettings
 from gradalign.store.folder import RunFolder
@@ -67,6 +68,8 @@ class Resolved:
         common_token_ranges: the same of the tokens that each teacher checkpoint has too.
         warnings: what to mind, in words.
         controls: what is scored beside the named teachers.
+        matching: how the tokens of a teacher checkpoint answer to the student's, where they are not
+            the same ids: `ids` or `bytes`.
         allocated_by: the verifier that rollouts were made under, where another (or the same once
             more) has judged them since; empty otherwise.
     """
@@ -86,6 +89,7 @@ class Resolved:
     warnings: Sequence[str]
     controls: Sequence[str] = ()
     allocated_by: str = ""
+    matching: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,33 @@ class Run:
         if isinstance(teacher, DeltaSpec):  # both of its teachers are compared on the same
             return self.compared_tokens(teacher.first)
         return self.common_tokens(self.model_of(teacher))
+
+    def matched_by_bytes(self, label: str) -> bool:
+        """Whether a teacher, by its label, has other pieces of text than the student."""
+        teacher = self._teacher(label)
+        if isinstance(teacher, DeltaSpec):
+            return self.matched_by_bytes(teacher.first) or self.matched_by_bytes(teacher.second)
+        return self.resolved.matching.get(self.model_of(teacher)) == "bytes"
+
+    def kept_tokens(self, label: str) -> int:
+        """Return how many of each model's most probable tokens are kept of a teacher's nodes."""
+        size = self.config.support_size
+        return min(self.config.matched_candidates, size) if self.matched_by_bytes(label) else size
+
+    def why_left_out(self, label: str, method: Method) -> str:
+        """Say why a method is not scored under a teacher, by its label; "" where it is.
+
+        Of a difference of teachers, and of one that is matched by bytes, only what it says at the
+        nodes is known, and of the latter on few tokens.
+        """
+        delta = isinstance(self._teacher(label), DeltaSpec)
+        if "teacher" not in method.needs or not (delta or self.matched_by_bytes(label)):
+            return ""
+        if method.beyond_nodes or not self.matched_by_bytes(label):
+            return method.beyond_nodes
+        most = self.kept_tokens(label)
+        more = method.top_tokens > most
+        return f"it looks at {method.top_tokens} top tokens, and {most} are known" if more else ""
 
     def _teacher(self, label: str) -> TeacherSpec | DeltaSpec:
         return next(item for item in self.teachers if item.label == label)

@@ -18,6 +18,7 @@ from gradalign.models.numbers import naming
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
+    ByteReader,
     LocalReader,
     ServedReader,
     open_student_model,
@@ -147,13 +148,14 @@ class TeacherContinuations:
 
 def _score(
     run: Run,
-    reader: LocalReader | ServedReader,
+    reader: LocalReader | ServedReader | ByteReader,
     shard: str,
     stored: Shard,
     asked: _Asked,
     prompts: Mapping[str, Sequence[int] | None],
     tick: Tick,
 ) -> Counter[str]:
+    assert not isinstance(reader, ByteReader), "such a teacher is known at the nodes only"
     spines = {spine.spine_id: spine for spine in stored.spines}
     forced = {
         spine_id: _known_to(run, asked.model, item)
@@ -169,8 +171,9 @@ def _score(
         question_id = spines[spine_id].question_id
         with naming(asked.words, lambda _, name=question_id: name):  # type: ignore[misc]
             scores = reader.offshoot_logprobs(
-                [*prompt, *spines[spine_id].token_ids.tolist()],
-                [Offshoot(len(prompt) + position, ids) for position, ids in item.offshoots],
+                prompt,
+                spines[spine_id].token_ids.tolist(),
+                [Offshoot(position, ids) for position, ids in item.offshoots],
                 run.sampling if asked.sampling else None,
             )
         rows.add(

@@ -39,6 +39,7 @@ from gradalign.models.output_layer import logits_of, repeats_logits
 from gradalign.stages.base import Run, StageKind, Tick, Work, teacher_file
 from gradalign.stages.student import Prompter
 from gradalign.stages.teachers import (
+    ByteReader,
     LocalReader,
     Reading,
     ServedReader,
@@ -54,6 +55,7 @@ from gradalign.store.shard import (
     read_shard,
 )
 from gradalign.store.table_builder import Rows
+from gradalign.tokenizers.masses import Masses
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +64,8 @@ Int32s = npt.NDArray[np.int32]
 
 COMMON = "common_positions"
 """The student cut to the tokens of a teacher that lacks some."""
+
+_OVERLAPS = ("ratio", "mass_student", "mass_teacher", "advantage", "advantage_verl")
 
 OWN = ("hidden", "positions")
 """Tables of the student on all of its tokens, in the order in which they are written."""
@@ -239,7 +243,11 @@ class TeacherPositions:
 
 
 def _teacher_shard(
-    run: Run, reader: LocalReader | ServedReader, prompter: Prompter, shard: str, tick: Tick
+    run: Run,
+    reader: LocalReader | ServedReader | ByteReader,
+    prompter: Prompter,
+    shard: str,
+    tick: Tick,
 ) -> Counter[str]:
     label = prompter.teacher.label
     stored = read_shard(run.folder, shard)
@@ -253,7 +261,8 @@ def _teacher_shard(
     )
     read = [spine for spine in shown if len(spine.token_ids)]
     tokens, supports = {}, {}
-    for i, (view, unions, at) in _readings(
+    matched: dict[int, Rows] = {}
+    for i, (view, unions, at, masses) in _readings(
         reader,
         label,
         read,
@@ -262,9 +271,6 @@ def _teacher_shard(
         tempering(run),
     ):
         spine, student = read[i], positions[read[i].spine_id]
-        shared = overlap(
-            student.top_ids_LW, student.top_logprobs_LW, view.top_ids_LW, view.top_logprobs_LW
-        )
         tokens[i] = Rows("tokens")
         tokens[i].add(
             len(spine.token_ids),
@@ -279,11 +285,7 @@ def _teacher_shard(
             student_entropy=student.entropy_L,
             teacher_logprob=view.logprob_L,
             teacher_entropy=view.entropy_L,
-            overlap_ratio=shared.ratio_L,
-            overlap_mass_student=shared.mass_student_L,
-            overlap_mass_teacher=shared.mass_teacher_L,
-            overlap_advantage=shared.advantage_L,
-            overlap_advantage_verl=shared.advantage_verl_L,
+            **_overlap(student, view, everywhere=not masses),
         )
         tick(len(tokens), len(read), 1)
         supports[i] = Rows("supports")
@@ -300,14 +302,57 @@ def _teacher_shard(
             teacher_log_tail=at.log_tail_N,
             teacher_tail_powers=power_columns(at.tail_powers, len(student.chosen)),
         )
+        if masses:
+            matched[i] = _match_rows(spine, label, student.chosen.tolist(), masses)
+    if run.matched_by_bytes(label):
+        run.folder.write_table("matches", teacher_file(shard, label), _in_order("matches", matched))
     for name, pieces in (("tokens", tokens), ("supports", supports)):
         if not run.folder.has_table(name, teacher_file(shard, label)):
             run.folder.write_table(name, teacher_file(shard, label), _in_order(name, pieces))
     return Counter(teacher_passes=len(shown), skipped_pairs=len(spines) - len(shown))
 
 
+def _overlap(student: SpinePositions, view: PositionView, *, everywhere: bool) -> dict[str, Any]:
+    """Return the columns on both models' top tokens; NaN where these are known at nodes only."""
+    if not everywhere:
+        nothing = np.full(len(view.logprob_L), np.nan)
+        return {f"overlap_{name}": nothing for name in _OVERLAPS}
+    shared = overlap(
+        student.top_ids_LW, student.top_logprobs_LW, view.top_ids_LW, view.top_logprobs_LW
+    )
+    return {f"overlap_{name}": getattr(shared, f"{name}_L") for name in _OVERLAPS}
+
+
+def _match_rows(
+    spine: StoredSpine, label: str, chosen: Sequence[int], masses: Sequence[Masses | None]
+) -> Rows:
+    """Return what a teacher with another tokenizer says at a spine's nodes, as far as it reads."""
+    found = [item for item in zip(chosen, masses, strict=True) if item[1] is not None]
+    rows = Rows("matches")
+    columns: dict[str, Any] = {
+        "token_ids": [at.token_C.astype(np.int32) for _, at in found if at],
+        "mass": [at.q_C for _, at in found if at],
+        "bound": [at.q_bound_C for _, at in found if at],
+        "byte_mass": [at.byte_C for _, at in found if at],
+        "byte_bound": [at.byte_bound_C for _, at in found if at],
+        "matched": [1.0 - at.tail for _, at in found if at],
+        "kept": [at.kept for _, at in found if at],
+        "reads": [at.reads for _, at in found if at],
+    }
+    rows.add(
+        len(found),
+        question_id=spine.question_id,
+        spine_id=spine.spine_id,
+        position=[position for position, _ in found],
+        node_id=[node_id(spine.spine_id, position) for position, _ in found],
+        teacher=label,
+        **columns,
+    )
+    return rows
+
+
 def _readings(
-    reader: LocalReader | ServedReader,
+    reader: LocalReader | ServedReader | ByteReader,
     label: str,
     spines: Sequence[StoredSpine],
     sequences: Sequence[ForcedSequence],

@@ -192,8 +192,10 @@ class Prompter:
             run.revision_of(run.config.student),
             run.config.trust_remote_code,
         )
-        own = set(self._tokenizer.get_vocab().values())
-        self._foreign = set(student.get_vocab().values()) - own
+        self._foreign: set[int] = set()
+        if run.resolved.matching.get(model) != "bytes":  # which reads whatever text there is
+            known = run.common_tokens(model)
+            self._foreign = {i for i in student.get_vocab().values() if i not in known}
 
     def spine_prompts(self, shard: Shard) -> dict[str, list[int] | None]:
         """Return the teacher's prompt for every spine of a shard; None: context not available.

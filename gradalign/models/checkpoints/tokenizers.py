@@ -112,7 +112,8 @@ def check_agreement(student: Any, teacher: Any, teacher_label: str) -> None:
     raise TokenizerMismatchError(
         f"teacher {teacher_label} has another tokenizer than the student: {len(different)} ids "
         f"differ. {shown}.",
-        "Choose a teacher of the student's family: it has to score the student's own token ids.",
+        "Choose a teacher of the student's family, or have it matched by bytes: leave out "
+        "--require-same-tokenizer.",
     )
 
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from gradalign import methods
 from gradalign.config import ScoreConfig, chosen_diagnostics
@@ -31,28 +30,36 @@ from gradalign.models import (
     vocab_size,
 )
 from gradalign.models.checkpoints.generation import end_token_ids
-from gradalign.models.checkpoints.tokenizers import check_agreement, load_tokenizer
+from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.checkpoints.weight_check import check_weights
-from gradalign.models.event_space import EventSpace, event_space
+from gradalign.models.event_space import event_space
 from gradalign.models.frequencies import length_note
 from gradalign.models.optimizer_state import FIRST, read_moments
-from gradalign.models.prompts.render import render, special_token_ids, stop_token_ids
+from gradalign.models.prompts.render import special_token_ids, stop_token_ids
 from gradalign.models.training_step import parse_step
 from gradalign.models.weight_space import parameter_shapes, parse_space
-from gradalign.questions import Attempt, Prompt, Question
-from gradalign.stages.base import Resolved, read_template
+from gradalign.questions import Attempt, Question
+from gradalign.stages.base import Resolved, Run, read_template
 from gradalign.stages.ends import end_warning
 from gradalign.stages.preparation.difference_checks import (
     check_made,
     check_parts,
     delta_warnings,
 )
+from gradalign.stages.preparation.matching_checks import (
+    check_matching,
+    common_tokens,
+    matching_lines,
+    matchings,
+)
 from gradalign.stages.preparation.precision import pass_dtype
-from gradalign.stages.preparation.prompt_checks import PromptNotes, check_rows, naming, sketch
+from gradalign.stages.preparation.prompt_checks import PromptNotes, sketch
+from gradalign.stages.preparation.reader import Reader
 from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.stages.weights.gradients import derivative_way
 from gradalign.tasks import Task, load_task
+from gradalign.tokenizers.matching import kind_of
 from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048
@@ -60,62 +67,6 @@ DEFAULT_MAX_TOKENS = 2048
 
 LEAST_REHEARSED = 4
 """Questions of a rehearsal at least: two move the student, and two say what it gains."""
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A model as a reader of prompts.
-
-    Attributes:
-        label: the words for it in messages, such as "teacher demo:strong".
-        model: its checkpoint.
-        tokenizer: its tokenizer.
-        template: the text of a chat template of the user's own, if any.
-        template_kwargs: what its chat template is given.
-        limit: its context length, None if unknown.
-        limit_note: why that is less than its configuration says, for messages; mostly empty.
-        vocab_size: size of its output layer.
-        commit: the hub commit of its configuration, None for a folder.
-        generation_stops: end tokens of its generation_config.json.
-        clock: the moment that its chat template is told when it asks for the time.
-        notes: where to put what is to be minded about its chat template.
-        tokens: what it can say.
-    """
-
-    label: str
-    model: str
-    tokenizer: Any
-    template: str | None
-    template_kwargs: dict[str, Any]
-    limit: int | None
-    limit_note: str
-    vocab_size: int
-    commit: str | None
-    generation_stops: tuple[int, ...]
-    clock: str
-    notes: PromptNotes
-    tokens: EventSpace
-
-    def render(self, question: Question, prompt: Prompt, response_prefix: str) -> list[int]:
-        """Turn a prompt into token ids that the model has rows for.
-
-        Raises:
-            UsageError: it cannot be rendered, or not without loss; the question is named.
-        """
-        with naming(question.id, self.label):
-            ids = render(
-                self.tokenizer,
-                prompt,
-                chat_template=self.template,
-                template_kwargs=self.template_kwargs,
-                response_prefix=response_prefix,
-                clock=self.clock,
-            )
-            check_rows(ids, self.vocab_size, self.tokenizer, self.model)
-            self.notes.look(
-                self.label, prompt, self.tokenizer, self.template, self.template_kwargs, self.clock
-            )
-        return ids
 
 
 @dataclass(frozen=True)
@@ -201,7 +152,7 @@ def check(
         model = config.student if spec.model == "self" else spec.model
         label = f"teacher {spec.label}"
         readers.append(_reader(config, model, label, clock, notes, teacher=True))
-        check_agreement(student.tokenizer, readers[-1].tokenizer, spec.label)
+        check_matching(config, student, readers[-1], spec.label)
     weights = _weights(config, engine, [config.student, *(reader.model for reader in readers)])
     questions = task.questions(config.limit, config.sample_ids, config.seed)
     if not questions:
@@ -228,7 +179,7 @@ def check(
     teachers += made
     check_made(
         config,
-        {item.spec.label: student.tokens.common(item.reader.tokens) for item in teachers},
+        {item.spec.label: common_tokens(config, student, item.reader) for item in teachers},
         why_none,
     )
     resolved = _resolve(config, engine, verifier, questions, prompts, student, teachers)
@@ -240,6 +191,7 @@ def check(
             *_evaluation(task),
             *why_none,
             *delta_warnings(config, student.tokens.size),
+            *matching_lines(Run(config, resolved)),
             *resolved.warnings,
         ),
     )
@@ -388,9 +340,10 @@ def _resolve(
         pass_dtype=pass_dtype(config),
         token_ranges=student.tokens.ranges,
         common_token_ranges={
-            teacher.reader.model: student.tokens.common(teacher.reader.tokens).ranges
+            teacher.reader.model: common_tokens(config, student, teacher.reader).ranges
             for teacher in teachers
         },
+        matching=matchings(student, [teacher.reader for teacher in teachers]),
         warnings=tuple(
             line for teacher in teachers for line in _other_ends(student, teacher, stops)
         ),
@@ -437,8 +390,8 @@ def _stops(config: ScoreConfig, student: Reader) -> tuple[int, ...]:
 def _other_ends(student: Reader, teacher: CheckedTeacher, stops: Sequence[int]) -> list[str]:
     """Say that a teacher ends responses with other tokens than the student, if it does."""
     reader = teacher.reader
-    if reader.model == student.model:
-        return []
+    if reader.model == student.model or kind_of(student.tokenizer, reader.tokenizer) != "same":
+        return []  # with another tokenizer, its ends are the student's
     # What it was trained to end with; the tokenizer's own may be a base model's.
     own = reader.generation_stops or stop_token_ids(
         reader.tokenizer, chat_template=reader.template, template_kwargs=reader.template_kwargs

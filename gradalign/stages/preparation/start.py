@@ -12,7 +12,8 @@ from gradalign.models.prompts.render import template_hash
 from gradalign.stages.base import Resolved, Run
 from gradalign.stages.preparation.growth import grow, grows, with_old_limit, write_questions
 from gradalign.stages.preparation.identity import check_identity, model_files, record_identity
-from gradalign.stages.preparation.preflight import Checked, Reader, check
+from gradalign.stages.preparation.preflight import Checked, check
+from gradalign.stages.preparation.reader import Reader
 from gradalign.stages.preparation.refusals import other_settings
 from gradalign.stages.preparation.retake import (
     changed_rewards,
