@@ -66,6 +66,8 @@ class Pair:
         tuned_on: the configuration on which the step size is tuned.
         selective: configurations for which selections of tokens are compared.
         dtype: precision of its models.
+        at_once: questions whose responses go through the models together in a step of training;
+            None for all. It bounds the memory, and changes no gradient.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Pair:
     tuned_on: Configuration
     selective: tuple[Configuration, ...] = ()
     dtype: str = "float32"
+    at_once: int | None = None
 
     @property
     def teachers(self) -> tuple[str, ...]:

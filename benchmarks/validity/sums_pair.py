@@ -256,4 +256,5 @@ def smollm2(original: Path, folder: Path) -> Pair:
         ),
         tuned_on=Configuration(better, REVERSE),
         dtype="bfloat16",
+        at_once=2,
     )

@@ -9,7 +9,7 @@ _V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -92,6 +92,13 @@ class Rollout:
     questions: list[Question]
     response_ids: list[npt.NDArray[np.int32]]
     reward_B: npt.NDArray[np.float64]
+
+    def parts(self, responses: int | None) -> Iterator[Rollout]:
+        """Yield it in pieces of so many responses; whole if None."""
+        size = responses or len(self.questions)
+        for begin in range(0, len(self.questions), size):
+            some = slice(begin, begin + size)
+            yield Rollout(self.questions[some], self.response_ids[some], self.reward_B[some])
 
 
 @dataclass(frozen=True)
@@ -274,12 +281,13 @@ def train(
         rolled = rollout(pair, model, asked, settings.group, seed)
         if settings.group > 1 and hasattr(method, "group"):
             method = replace(method, group=settings.group)
-        student = logits_of(pair, model, rolled)
-        teacher_NV = (
-            None if teacher is None else teacher_log_probs(pair, teacher, configuration, rolled)
-        )
-        batch = node_batch(rolled, student, teacher_NV, settings.group)
-        student.push(method.ascent(batch, configuration.estimator))  # type: ignore[arg-type]
+        for part in rolled.parts(pair.at_once and pair.at_once * settings.group):
+            student = logits_of(pair, model, part)
+            teacher_NV = (
+                None if teacher is None else teacher_log_probs(pair, teacher, configuration, part)
+            )
+            batch = node_batch(part, student, teacher_NV, settings.group)
+            student.push(method.ascent(batch, configuration.estimator))  # type: ignore[arg-type]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         watch(step + 1, model)

@@ -8,6 +8,7 @@ TRL's.
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import warnings
@@ -63,6 +64,8 @@ def train_with_trl(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Watcher)
         trainer.train()
+        del trainer
+    gc.collect()  # a trainer is in circles, which keep models and optimisers for long
     return model.eval().requires_grad_(False)
 
 
@@ -129,7 +132,7 @@ def _grpo(
             scale_rewards="none",
             beta=0.0,
             num_generations=settings.group,
-            steps_per_generation=1,
+            steps_per_generation=settings.prompts // (pair.at_once or settings.prompts),
             mask_truncated_completions=False,
             **_common(pair, settings, seed, folder),
         ),
@@ -146,10 +149,11 @@ def _grpo(
 
 def _common(pair: Pair, settings: TrainSettings, seed: int, folder: str) -> dict[str, Any]:
     """Return what both configurations are told; nothing is logged, saved or clipped."""
+    at_once = pair.at_once or settings.prompts
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": settings.prompts * settings.group,
-        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": at_once * settings.group,
+        "gradient_accumulation_steps": settings.prompts // at_once,
         "max_steps": settings.steps,
         "max_completion_length": pair.max_tokens,
         "temperature": 1.0,

@@ -209,6 +209,33 @@ def test_trl_takes_the_steps_of_the_plain_loop(teacher, method, estimator):
     assert float(cosine) > (0.9 if method == "gkd:beta=0" else 0.25)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_parts_of_a_step_bound_the_memory_and_change_no_gradient():
+    require("trl")
+    from dataclasses import replace
+
+    from validity.pairs import ADDITION, Configuration, load_model
+    from validity.training import TrainSettings, train
+    from validity.trl_training import train_with_trl
+
+    settings = TrainSettings(0.02, checkpoints=(1,), prompts=6, group=4)
+    before = torch.cat([p.flatten() for p in load_model("demo:student").parameters()])
+    parts = replace(ADDITION, at_once=2)
+    for loop, item in (
+        (train, Configuration("demo:strong", "gkd")),
+        (train, Configuration("", "dr_grpo", "sampled")),
+        (train_with_trl, Configuration("demo:strong", "gkd")),
+        (train_with_trl, Configuration("", "dr_grpo", "sampled")),
+    ):
+        whole, moved = (
+            torch.cat([p.detach().flatten() for p in loop(pair, item, settings, 3).parameters()])
+            for pair in (ADDITION, parts)
+        )
+        assert torch.linalg.vector_norm(moved - whole) < 0.01 * torch.linalg.vector_norm(
+            whole - before
+        ), (loop, item)
+
+
 def test_trl_is_not_asked_for_what_it_does_not_implement():
     from validity.pairs import ADDITION, Configuration
     from validity.training import TrainSettings
