@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ ROOMS = (
     "stages",
     "engines",
     "models",
-    "tokenizers",
+    "tokenization",
     "tasks",
     "contexts",
     "verifiers",
@@ -192,3 +193,8 @@ def test_folders_can_be_taken_in_at_a_glance():
         if (count := sum(1 for path in folder.glob("*.py") if path.name != "__init__.py")) > MOST
     }
     assert not full
+
+
+def test_no_module_has_the_name_of_an_installed_one():
+    """Workers of engines find what lies beside their own modules first."""
+    assert not set(ROOMS) & set(packages_distributions())

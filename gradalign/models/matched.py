@@ -1,7 +1,7 @@
 """What a model in memory says of the student's tokens where its own are other pieces of text.
 
 A response is read once, cut by the model's own tokenizer. At each node the sums of
-`gradalign.tokenizers.masses` ask for what comes behind further tokens: those of the response are
+`gradalign.tokenization.masses` ask for what comes behind further tokens: those of the response are
 known already, and all others, of all nodes, are read together from copies of its keys and values.
 
 Axes: _V the model's vocabulary.
@@ -19,9 +19,9 @@ import numpy.typing as npt
 from gradalign.errors import ContextOverflowError
 from gradalign.models.checkpoints.loading import context_length
 from gradalign.models.continuations import Offshoot, Trunk
-from gradalign.tokenizers.masses import Masses, NodeMasses, likely
-from gradalign.tokenizers.matching import ByteMatching
-from gradalign.tokenizers.response import ByteResponse, Place
+from gradalign.tokenization.masses import Masses, NodeMasses, likely
+from gradalign.tokenization.matching import ByteMatching
+from gradalign.tokenization.response import ByteResponse, Place
 
 if TYPE_CHECKING:
     import torch

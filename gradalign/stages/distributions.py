@@ -55,7 +55,7 @@ from gradalign.store.shard import (
     read_shard,
 )
 from gradalign.store.table_builder import Rows
-from gradalign.tokenizers.masses import Masses
+from gradalign.tokenization.masses import Masses
 
 if TYPE_CHECKING:
     import torch

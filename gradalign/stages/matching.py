@@ -11,7 +11,7 @@ from gradalign.models.checkpoints.tokenizers import load_tokenizer
 from gradalign.models.event_space import EventSpace, event_space
 from gradalign.models.prompts.render import stop_token_ids
 from gradalign.stages.base import Run
-from gradalign.tokenizers.matching import ByteMatching, Ints, byte_matching, other_ids
+from gradalign.tokenization.matching import ByteMatching, Ints, byte_matching, other_ids
 
 
 def ids_of(run: Run, model: str) -> Ints | None:

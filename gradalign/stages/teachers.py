@@ -29,9 +29,9 @@ from gradalign.stages.base import Run
 from gradalign.stages.matching import bytes_of, ids_of, teacher_tokens
 from gradalign.stages.servers import open_served_teacher, teacher_servers
 from gradalign.store.shard import TOP_K, SpinePositions
-from gradalign.tokenizers.masses import Masses
-from gradalign.tokenizers.matching import ByteMatching, Ints
-from gradalign.tokenizers.response import ByteResponse
+from gradalign.tokenization.masses import Masses
+from gradalign.tokenization.matching import ByteMatching, Ints
+from gradalign.tokenization.response import ByteResponse
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from gradalign.models.event_space import EventSpace
 from gradalign.stages.base import Run
 from gradalign.stages.preparation.reader import Reader
 from gradalign.stages.servers import teacher_servers
-from gradalign.tokenizers.matching import kind_of, other_ids
-from gradalign.tokenizers.reading import byte_pairs
+from gradalign.tokenization.matching import kind_of, other_ids
+from gradalign.tokenization.reading import byte_pairs
 
 
 def check_matching(config: ScoreConfig, student: Reader, teacher: Reader, label: str) -> None:

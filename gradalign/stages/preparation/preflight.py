@@ -59,7 +59,7 @@ from gradalign.stages.preparation.rendered import RenderedPrompts
 from gradalign.stages.servers import check_servers, teacher_servers
 from gradalign.stages.weights.gradients import derivative_way
 from gradalign.tasks import Task, load_task
-from gradalign.tokenizers.matching import kind_of
+from gradalign.tokenization.matching import kind_of
 from gradalign.verifiers import get_checked as get_verifier
 
 DEFAULT_MAX_TOKENS = 2048

@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradalign.tokenizers.vocabulary import Vocabulary
+from gradalign.tokenization.vocabulary import Vocabulary
 
 Split = Callable[[bytes], list[bytes]]
 """Cuts a text into the parts that are encoded by themselves."""

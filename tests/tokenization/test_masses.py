@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gradalign.tokenizers.masses import NodeMasses
-from gradalign.tokenizers.response import ByteResponse
-from tests.tokenizers.enumerated import Floats, TableTeacher, enumerated, made_pairs, read
+from gradalign.tokenization.masses import NodeMasses
+from gradalign.tokenization.response import ByteResponse
+from tests.tokenization.enumerated import Floats, TableTeacher, enumerated, made_pairs, read
 
 STUDENT = made_pairs([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"c", b"c")], b"abc")
 END = len(STUDENT.pieces) - 1

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gradalign.demo.tokenizer import build_tokenizer
 from gradalign.errors import TokenizerMismatchError
-from gradalign.tokenizers.reading import byte_pairs
+from gradalign.tokenization.reading import byte_pairs
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog, then 12 + 34 = 46 and 1234 - 5 = 1229.",

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.tokenizers.masses import Masses, NodeMasses
-from gradalign.tokenizers.pairs import BytePairs
-from gradalign.tokenizers.vocabulary import Vocabulary
+from gradalign.tokenization.masses import Masses, NodeMasses
+from gradalign.tokenization.pairs import BytePairs
+from gradalign.tokenization.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float64]
 

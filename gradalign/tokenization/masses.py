@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.tokenizers.matching import ByteMatching
-from gradalign.tokenizers.pairs import BytePairs
-from gradalign.tokenizers.vocabulary import Vocabulary
+from gradalign.tokenization.matching import ByteMatching
+from gradalign.tokenization.pairs import BytePairs
+from gradalign.tokenization.vocabulary import Vocabulary
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, takewhile
 
 from gradalign.errors import TokenizerMismatchError
-from gradalign.tokenizers.pairs import BytePairs
+from gradalign.tokenization.pairs import BytePairs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradalign.errors import TokenizerMismatchError
-from gradalign.tokenizers.masses import NodeMasses
-from gradalign.tokenizers.pairs import BytePairs
-from gradalign.tokenizers.response import ByteResponse
-from tests.tokenizers.enumerated import TableTeacher, made_pairs, read
+from gradalign.tokenization.masses import NodeMasses
+from gradalign.tokenization.pairs import BytePairs
+from gradalign.tokenization.response import ByteResponse
+from tests.tokenization.enumerated import TableTeacher, made_pairs, read
 
 ALPHABET = "ab 1\u00e9\u65e5\U0001f642"
 """Of one to four bytes."""

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from gradalign.errors import TokenizerMismatchError
-from gradalign.tokenizers.pairs import BytePairs
+from gradalign.tokenization.pairs import BytePairs
 
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")

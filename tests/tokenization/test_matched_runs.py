@@ -10,7 +10,7 @@ import pytest
 
 import gradalign
 from gradalign.errors import TokenizerMismatchError, UsageError
-from tests.tokenizers.checkpoints import renumbered
+from tests.tokenization.checkpoints import renumbered
 
 METHODS = ["gkd", "gkd:beta=0", "opd", "opd:top_k=16,support=teacher", "minillm"]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradalign.tokenizers.pairs import BytePairs
-from gradalign.tokenizers.reading import byte_pairs
+from gradalign.tokenization.pairs import BytePairs
+from gradalign.tokenization.reading import byte_pairs
 
 Ints = npt.NDArray[np.int64]
 
