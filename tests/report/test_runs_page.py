@@ -90,6 +90,8 @@ def test_the_command_takes_many_runs(runs, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.browser
 def test_the_board_in_a_browser(open_page, board, runs):
+    from playwright.sync_api import expect
+
     tab = open_page(board)
     rows = tab.locator("#table-board tbody tr")
     # The best method of each teacher that is a candidate.
@@ -103,7 +105,7 @@ def test_the_board_in_a_browser(open_page, board, runs):
     again = open_page(board, tab.evaluate("location.hash"))
     assert again.locator("#table-board").inner_text() == tab.locator("#table-board").inner_text()
     tab.click("#filters button[type=reset]")
-    tab.wait_for_function("document.querySelectorAll('#table-board tbody tr').length === 4")
+    expect(rows).to_have_count(4)
     assert tab.evaluate("location.hash") in ("", "#")
 
 
