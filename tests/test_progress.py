@@ -252,6 +252,19 @@ def test_bars_of_libraries_are_not_drawn():
     assert {name: os.environ.get(name) for name in SWITCHES} == before
 
 
+def test_blocks_may_end_in_the_order_in_which_they_began():
+    one, other = quiet_bars(), quiet_bars()
+    for block in (one, other):
+        block.__enter__()
+    one.__exit__(None, None, None)
+    hidden = io.StringIO()
+    list(tqdm(range(2), file=hidden, disable=False))
+    other.__exit__(None, None, None)
+    out = io.StringIO()
+    list(tqdm(range(2), file=out, disable=False))
+    assert (hidden.getvalue(), bool(out.getvalue())) == ("", True)
+
+
 def test_errors_pass_and_bars_come_back():
     with pytest.raises(ZeroDivisionError), quiet_bars():
         raise ZeroDivisionError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,14 +46,34 @@ def quiet_bars() -> Iterator[None]:
         except ImportError:  # nothing to silence
             yield
             return
-        begin = tqdm.__init__
-
-        def begin_hidden(self: Any, *arguments: Any, **options: Any) -> None:
-            begin(self, *arguments, **{**options, "disable": True})
-
-        # Every variant of tqdm, the libraries' own among them, begins here.
-        tqdm.__init__ = begin_hidden
-        try:
+        with _hidden(tqdm):
             yield
-        finally:
-            tqdm.__init__ = begin
+
+
+_LOCK = threading.Lock()
+_BLOCKS = 0
+"""How many blocks hide bars now: threads may end them in any order."""
+
+
+@contextmanager
+def _hidden(tqdm: Any) -> Iterator[None]:
+    """Hide what begins, until the last of the blocks has ended."""
+    global _BLOCKS
+    with _LOCK:
+        _BLOCKS += 1
+        if _BLOCKS == 1:
+            begin = tqdm.__init__
+
+            def begin_hidden(self: Any, *arguments: Any, **options: Any) -> None:
+                begin(self, *arguments, **{**options, "disable": True})
+
+            begin_hidden.shown = begin  # type: ignore[attr-defined]
+            # Every variant of tqdm, the libraries' own among them, begins here.
+            tqdm.__init__ = begin_hidden
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _BLOCKS -= 1
+            if _BLOCKS == 0:
+                tqdm.__init__ = tqdm.__init__.shown

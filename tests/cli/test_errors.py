@@ -91,7 +91,8 @@ def test_a_teacher_with_other_token_ids(command, tmp_path):
         for one, other in ("12", "34", "56", "78"):
             vocab[one], vocab[other] = vocab[other], vocab[one]
 
-    status, text = command(teachers=[changed_tokenizer(tmp_path, swap)])
+    teacher = changed_tokenizer(tmp_path, swap)
+    status, text = command(None, "--require-same-tokenizer", teachers=[teacher])
     assert status == 2
     assert "token" in text
     assert sum(f"'{digit}'" in text or f'"{digit}"' in text for digit in "12345678") >= 3, text

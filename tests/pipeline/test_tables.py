@@ -20,8 +20,9 @@ from gradalign.store.schema import schema, table_names
 # see tests/rehearsal; those of teachers that lack tokens of the student: see
 # tests/models/test_event_space.py; those of responses that are verified anew: see
 # tests/stages/test_gate.py and tests/cli/test_rescore_verifier.py; teachers' own answers: see
-# tests/diagnostics/test_rivals.py.
-ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts", "teacher_answers"}
+# tests/diagnostics/test_rivals.py; teachers with another tokenizer:
+# tests/tokenization/test_matched_runs.py.
+ASKED_FOR = {"summary", "common_positions", "sampled", "verdicts", "teacher_answers", "matches"}
 IN_WEIGHTS = {"gradients", "ideal_updates", "derivatives", "steps", "answer_gradients"}
 REHEARSED = {"rehearsal_trials", "rehearsals"}
 ALWAYS = [
