@@ -117,6 +117,7 @@ def _lint(
 
 def _print(one: Any) -> None:
     """Print what a file applies, and then what is to be said of it."""
+    from rich.padding import Padding
     from rich.text import Text
 
     console = open_console()
@@ -164,7 +165,8 @@ def _print(one: Any) -> None:
         found = hit.finding
         parts = (found.text, found.evidence, f"Met in: {hit.rule.source}.", found.fix)
         for part in filter(None, parts):
-            console.print(Text(visible(f"  {part}"), overflow="fold"))
+            text = Text(visible(part), overflow="fold")
+            console.print(Padding(text, (0, 0, 0, 2), expand=False))
     if not one.findings:
         console.print("nothing found")
 
