@@ -390,11 +390,12 @@ def drawn(folder: Path, problem_list: Sequence[Problem], draws: int) -> Drawn:
         ideal.append(own_QD[order])
         groups = [batch.questions for batch in batches(run) if batch.whole]
         of_batch += [own_QD[[ids.index(name) for name in group]].mean(axis=0) for group in groups]
+        by_arm = adamw_sketches(run)
         for arm in ARMS:
             for split, own in question_updates(run, arm).items():
                 pieces = updates.setdefault((arm, split), [])
                 pieces.append((own.sketch_QD[order], own.length2_Q[order]))
-            found = adamw_sketches(run, arm)
+            found = by_arm[arm]
             steps[arm].append(np.stack([found[(f"q{index}",)] for index in range(len(rows))]))
             on_batch[arm] += [found[group] for group in groups]
         print("run", seed, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,21 +69,25 @@ def weights_level(run: Run) -> dict[tuple[Arm, str], WeightsEstimate]:
 
     A question that a teacher was not shown counts as an update of 0. The settings' batch is
     `weights_batch` questions, each with `num_rollouts` responses. Of a split, the update is what
-    its nodes alone ask for, and the ideal one is whole. Memory is two sketches per question.
+    its nodes alone ask for, and the ideal one is whole. Memory is two sketches per question, and
+    those of all steps of AdamW where they were asked for.
     """
     ideal_QD = ideal_sketches(run)
     ideal_QQ = ideal_QD @ ideal_QD.T
     found = {}
+    steps = {} if run.config.weights_adamw is None else adamw_sketches(run)
     for arm in arms_of(run):
         for split, own in question_updates(run, arm).items():
             found[arm, split] = _estimate(run, _grams(ideal_QD, ideal_QQ, own), own)
         if run.config.weights_adamw is not None:
-            batch, one = _adamw(run, arm, ideal_QD)
+            batch, one = _adamw(run, steps.get(arm, {}), ideal_QD)
             found[arm, "all"] = replace(found[arm, "all"], adamw=batch, adamw_one=one)
     return found
 
 
-def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
+def _adamw(
+    run: Run, steps: Mapping[tuple[str, ...], Floats], ideal_QD: Floats
+) -> tuple[Estimate, Estimate]:
     """Return the gain of a step of AdamW of length 1 on a batch, and on one question.
 
     The step on some questions meets the ideal updates of all others, batch by batch: the mean over
@@ -91,7 +95,6 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
     each are questions.
     """
     place = {question: number for number, question in enumerate(question_ids(run))}
-    steps = adamw_sketches(run, arm)
 
     def gain(groups: Sequence[Sequence[str]]) -> Estimate:
         if len(groups) < 2:
@@ -106,17 +109,15 @@ def _adamw(run: Run, arm: Arm, ideal_QD: Floats) -> tuple[Estimate, Estimate]:
     return gain(whole), gain([(name,) for name in place])
 
 
-def adamw_sketches(run: Run, arm: Arm) -> dict[tuple[str, ...], Floats]:
-    """Return an arm's steps of AdamW as sketches, by the questions that each is taken on."""
-    steps: dict[tuple[str, ...], Floats] = {}
+def adamw_sketches(run: Run) -> dict[Arm, dict[tuple[str, ...], Floats]]:
+    """Return steps of AdamW as sketches, by arm and the questions that each is taken on."""
+    steps: dict[Arm, dict[tuple[str, ...], Floats]] = {}
     for shard in run.folder.files("steps"):  # one where no batch begins has none
         table = run.folder.read_table("steps", shard)
-        for names, teacher, method, sketch in zip(
-            *(table[name].to_pylist() for name in ("question_ids", "teacher", "method", "sketch")),
-            strict=True,
-        ):
-            if (teacher, method) == tuple(arm):
-                steps[tuple(names)] = np.asarray(sketch, dtype=np.float64)
+        keys = (table[name].to_pylist() for name in ("teacher", "method", "question_ids"))
+        for teacher, method, names, sketch in zip(*keys, table["sketch"], strict=True):
+            own = steps.setdefault(Arm(teacher, method), {})
+            own[tuple(names)] = sketch.values.to_numpy().astype(np.float64)
     return steps
 
 
