@@ -11,6 +11,7 @@ import numpy as np
 
 import gradalign
 from gradalign.estimates import Arm
+from gradalign.pipeline import score_config
 from validity.lengths import AdamwSettings
 from validity.pairs import Configuration, Pair
 from validity.ranks import difference
@@ -38,6 +39,9 @@ def rehearse(
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(report.path, part)
         part.rename(folder)
+    there = gradalign.read_report(str(folder))
+    if there.metadata["status"] != "done":  # a rehearsal of it was interrupted
+        score_config(there.config.model_copy(update={"output_dir": str(folder)}))
     return gradalign.rehearse(
         str(folder),
         steps=settings.checkpoints,
