@@ -31,7 +31,8 @@ def implements(configuration: Configuration) -> bool:
     if configuration.method == "dr_grpo":
         return configuration.estimator == "sampled"
     asked_alike = configuration.teacher != "" and configuration.context == "none"
-    return asked_alike and configuration.method in BETA
+    expected = configuration.estimator == "expected"
+    return asked_alike and expected and configuration.method in BETA
 
 
 def train_with_trl(

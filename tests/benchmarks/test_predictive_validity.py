@@ -244,6 +244,7 @@ def test_trl_is_not_asked_for_what_it_does_not_implement():
     by_trl = [item for item in ADDITION.configurations if implements(item)]
     assert len(by_trl) == 10
     assert {item.context for item in by_trl} == {"none"}
+    assert not implements(Configuration("demo:strong", "opd", "sampled"))
     item = Configuration("self+answer", "opd")
     with pytest.raises(ValueError, match="does not train opd @ self"):
         train_with_trl(ADDITION, item, TrainSettings(), 0)
