@@ -94,7 +94,8 @@ def matching_lines(run: Run) -> list[str]:
         lines.append(
             f"teacher {label} has another tokenizer: matched by bytes, on the "
             f"{run.kept_tokens(label)} most probable tokens of each model per node (and the drawn "
-            "one)"
+            "one). Its probabilities are off by at most `bound` in table matches: look before "
+            "you rely on its alignment"
         )
         why = {method.spec: run.why_left_out(label, method) for method in looking}
         if looking and all(why.values()):
